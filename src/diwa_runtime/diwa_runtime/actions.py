@@ -1,0 +1,31 @@
+"""The one rule of what happens to an action: in simulation, in imagination, in the bridge.
+
+An action is (..., 7) in the Spec's units: relative TCP translation 3, rotation 3, gripper (> 0 opens).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+ACTION_SIZE = 7
+GRIPPER = 6
+HOLD_ACTION: NDArray[np.float32] = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
+"""Stand still, gripper open: the action taken to precede an episode's first observation."""
+HOLD_ACTION.setflags(write=False)
+
+
+def accept_action(action: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return the action (..., 7) as any robot of ours accepts it: clipped to [-1, 1], gripper exactly -1 or +1.
+
+    Raises:
+        ValueError: wrong size, or not finite. Finiteness comes first: NaN passes any clip.
+    """
+    action = np.asarray(action)
+    if action.shape[-1:] != (ACTION_SIZE,):
+        raise ValueError(f"action has shape {action.shape}, expected (..., {ACTION_SIZE})")
+    if not np.isfinite(action).all():
+        raise ValueError(f"action is not finite: {action}")
+    accepted = np.clip(action, -1.0, 1.0).astype(np.float32)
+    accepted[..., GRIPPER] = np.where(action[..., GRIPPER] > 0, 1.0, -1.0)
+    return accepted

@@ -1,0 +1,67 @@
+"""Rotations, in the one convention of the whole project.
+
+Euler angles are extrinsic xyz (roll about x, then pitch about y, then yaw about z, all fixed axes), so
+``R = Rz(yaw) @ Ry(pitch) @ Rx(roll)``. Quaternions are (x, y, z, w), as in ROS.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+def euler_to_matrix(euler: Array) -> Array:
+    """Turn Euler angles (..., 3) rad into rotation matrices (..., 3, 3)."""
+    roll, pitch, yaw = np.moveaxis(np.asarray(euler, dtype=np.float64), -1, 0)
+    cr, sr, cp, sp, cy, sy = np.cos(roll), np.sin(roll), np.cos(pitch), np.sin(pitch), np.cos(yaw), np.sin(yaw)
+    rows = (
+        (cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr),
+        (sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr),
+        (-sp, cp * sr, cp * cr),
+    )
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def matrix_to_euler(matrix: Array) -> Array:
+    """Turn rotation matrices (..., 3, 3) into Euler angles (..., 3) rad; roll is 0 where pitch is +-90 degrees."""
+    m = np.asarray(matrix, dtype=np.float64)
+    cos_pitch = np.hypot(m[..., 0, 0], m[..., 1, 0])
+    pitch = np.arctan2(-m[..., 2, 0], cos_pitch)
+    regular = cos_pitch > 1e-9
+    roll = np.where(regular, np.arctan2(m[..., 2, 1], m[..., 2, 2]), 0.0)
+    yaw = np.where(regular, np.arctan2(m[..., 1, 0], m[..., 0, 0]), np.arctan2(-m[..., 0, 1], m[..., 1, 1]))
+    return np.stack([roll, pitch, yaw], axis=-1)
+
+
+def euler_to_quaternion(euler: Array) -> Array:
+    """Turn Euler angles (..., 3) rad into quaternions (..., 4) as (x, y, z, w) with w >= 0."""
+    half = np.asarray(euler, dtype=np.float64) / 2
+    (cr, cp, cy), (sr, sp, sy) = np.moveaxis(np.cos(half), -1, 0), np.moveaxis(np.sin(half), -1, 0)
+    quaternion = np.stack(
+        [
+            sr * cp * cy - cr * sp * sy,
+            cr * sp * cy + sr * cp * sy,
+            cr * cp * sy - sr * sp * cy,
+            cr * cp * cy + sr * sp * sy,
+        ],
+        axis=-1,
+    )
+    return np.where(quaternion[..., 3:] < 0, -quaternion, quaternion)
+
+
+def quaternion_to_matrix(quaternion: Array) -> Array:
+    """Turn unit quaternions (..., 4) as (x, y, z, w) into rotation matrices (..., 3, 3)."""
+    x, y, z, w = np.moveaxis(np.asarray(quaternion, dtype=np.float64), -1, 0)
+    rows = (
+        (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
+        (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
+        (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
+    )
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+def quaternion_to_euler(quaternion: Array) -> Array:
+    """Turn unit quaternions (..., 4) as (x, y, z, w) into Euler angles (..., 3) rad."""
+    return matrix_to_euler(quaternion_to_matrix(quaternion))
