@@ -1,0 +1,270 @@
+"""The dataset: what is written comes back, windows stay within episodes, damaged folders are refused."""
+
+import errno
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from diwa_runtime.errors import DiwaError, InputError, StorageError
+from diwa_runtime.spec import CameraSpec, Spec
+from diwa_trainer.dataset import Dataset, DatasetWriter, Episode, field_layouts
+from diwa_trainer.npy import GrowingArray
+
+VISION = Spec(mode="hybrid", cameras=(CameraSpec("static", 8, 6), CameraSpec("wrist", 4, 4)))
+
+
+def make_rows(count, spec=None, seed=0, first=0):
+    rng = np.random.default_rng(seed)
+    rows = {}
+    for name, (dtype, shape) in field_layouts(spec or Spec()).items():
+        if name == "stamp":
+            rows[name] = np.arange(first, first + count, dtype=np.int64)
+        elif dtype.kind == "u":
+            rows[name] = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+        else:
+            rows[name] = rng.standard_normal((count, *shape)).astype(dtype)
+    return rows
+
+
+def write_dataset(folder, lengths=(10, 3, 25), spec=None):
+    with DatasetWriter(folder, spec or Spec()) as writer:
+        for number, length in enumerate(lengths):
+            rows = make_rows(length, spec, seed=number, first=1000 * number)
+            about = {} if number % 2 == 0 else {"kind": "demonstration", "task": "open_drawer", "outcome": "success"}
+            writer.add_episode(rows, bag=f"bag_{number}", seed=number, marks=[(length - 1, "open_drawer")], **about)
+    return Dataset.open(folder)
+
+
+@pytest.mark.parametrize("spec", [Spec(), VISION], ids=["state", "hybrid"])
+def test_rows_come_back_bit_for_bit(tmp_path, spec):
+    dataset = write_dataset(tmp_path / "data", spec=spec)
+
+    for number, episode in enumerate(dataset.episodes):
+        expected = make_rows(len(episode), spec, seed=number, first=1000 * number)
+        actual = dataset.rows(episode)
+        assert actual.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(actual[name], values, err_msg=name)
+            assert actual[name].dtype == values.dtype
+    assert dataset.spec == spec
+    assert set(dataset.images) == ({camera.name for camera in spec.cameras} if spec.uses_cameras else set())
+
+
+def test_images_stay_on_disk(tmp_path):
+    dataset = write_dataset(tmp_path / "data", spec=VISION)
+
+    assert all(isinstance(images, np.memmap) for images in dataset.images.values())
+    assert not isinstance(dataset.proprio, np.memmap)
+
+
+def test_what_an_episode_is_comes_back(tmp_path):
+    dataset = write_dataset(tmp_path / "data", lengths=(4, 5))
+
+    assert dataset.episodes == (
+        Episode(0, 4, "play", None, None, 0, "bag_0", "", ((3, "open_drawer"),)),
+        Episode(4, 9, "demonstration", "open_drawer", "success", 1, "bag_1", "", ((8, "open_drawer"),)),
+    )
+    assert dataset.episodes_of(kind="play") == dataset.episodes[:1]
+    assert dataset.episodes_of(task="open_drawer", outcome="success") == dataset.episodes[1:]
+    assert dataset.episodes_of(kind="play", task="open_drawer") == ()
+
+
+def test_appending_in_pieces_is_the_same_as_at_once(tmp_path):
+    rows = make_rows(11, VISION)
+    with DatasetWriter(tmp_path / "data", VISION) as writer:
+        for cut in np.split(np.arange(11), [4, 4, 9]):
+            writer.append({name: values[cut] for name, values in rows.items()})
+        writer.end_episode()
+
+    for name, values in Dataset.open(tmp_path / "data").arrays.items():
+        np.testing.assert_array_equal(values, rows[name], err_msg=name)
+
+
+def test_a_discarded_episode_leaves_no_rows(tmp_path):
+    with DatasetWriter(tmp_path / "data", VISION) as writer:
+        writer.add_episode(make_rows(3, VISION, seed=1))
+        writer.append(make_rows(4, VISION, seed=2))
+        assert writer.discard_episode() == 4
+        writer.add_episode(make_rows(5, VISION, seed=3))
+        writer.drop("bag", "a reason", 4)
+        writer.drop("bag", "a reason", 2)
+    dataset = Dataset.open(tmp_path / "data")
+
+    assert [(episode.start, episode.end) for episode in dataset.episodes] == [(0, 3), (3, 8)]
+    np.testing.assert_array_equal(dataset.images["wrist"][3:], make_rows(5, VISION, seed=3)["wrist"])
+    assert [(item.bag, item.reason, item.count) for item in dataset.dropped] == [("bag", "a reason", 6)]
+
+
+def test_windows_never_cross_episodes_and_reach_every_start(tmp_path):
+    dataset = write_dataset(tmp_path / "data", lengths=(10, 3, 25))
+    episode_of_row = np.repeat([0, 1, 2], [10, 3, 25])
+
+    window = dataset.windows(np.random.default_rng(0), batch=2000, length=4)
+
+    assert (np.diff(window["row"], axis=1) == 1).all()
+    assert (episode_of_row[window["row"]] == episode_of_row[window["row"][:, :1]]).all()
+    assert set(window["row"][:, 0]) == {*range(7), *range(13, 35)}
+    np.testing.assert_array_equal(window["is_first"], np.isin(window["row"], [0, 10, 13]))
+
+
+@pytest.mark.parametrize("spec", [Spec(), VISION], ids=["state", "hybrid"])
+def test_windows_copy_the_rows_that_they_name(tmp_path, spec):
+    dataset = write_dataset(tmp_path / "data", spec=spec)
+
+    window = dataset.windows(np.random.default_rng(1), batch=7, length=3)
+
+    for name, array in dataset.arrays.items():
+        np.testing.assert_array_equal(window[name], np.asarray(array)[window["row"]], err_msg=name)
+        assert not np.shares_memory(window[name], array), name
+
+
+def test_windows_come_from_the_given_episodes_and_fields_only(tmp_path):
+    dataset = write_dataset(tmp_path / "data", lengths=(10, 12, 25))
+
+    window = dataset.windows(np.random.default_rng(0), 50, 10, episodes=dataset.episodes[1:2], fields=["proprio"])
+
+    assert set(window) == {"proprio", "is_first", "row"}
+    assert set(window["row"][:, 0]) == {10, 11, 12}
+
+
+def test_windows_repeat_with_the_seed(tmp_path):
+    dataset = write_dataset(tmp_path / "data")
+
+    first, second = (dataset.windows(np.random.default_rng(5), 9, 2)["row"] for _ in range(2))
+
+    np.testing.assert_array_equal(first, second)
+
+
+def test_windows_longer_than_every_episode_are_refused(tmp_path):
+    dataset = write_dataset(tmp_path / "data", lengths=(10, 3))
+
+    with pytest.raises(InputError, match="longest has 10"):
+        dataset.windows(np.random.default_rng(0), 1, 11)
+
+
+def test_split_is_deterministic_disjoint_and_holds_out_some_of_each_group(tmp_path):
+    dataset = write_dataset(tmp_path / "data", lengths=(4,) * 21)
+
+    train, validation = dataset.split(0.2, seed=3)
+
+    assert sorted(train + validation, key=lambda e: e.start) == list(dataset.episodes)
+    assert len([e for e in validation if e.kind == "play"]) == 2
+    assert len([e for e in validation if e.kind == "demonstration"]) == 2
+    assert dataset.split(0.2, seed=3) == (train, validation)
+    assert dataset.split(0.2, seed=4)[1] != validation
+    assert dataset.split(0.0, seed=3) == (dataset.episodes, ())
+
+
+def test_a_failing_writer_leaves_the_old_dataset(tmp_path):
+    write_dataset(tmp_path / "data", lengths=(5,))
+
+    def write_and_fail():
+        with DatasetWriter(tmp_path / "data", Spec()) as writer:
+            writer.add_episode(make_rows(9))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        write_and_fail()
+
+    assert len(Dataset.open(tmp_path / "data")) == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(GrowingArray, "write", refuse)
+    with (
+        pytest.raises(StorageError, match=r"No space left on device.*free"),
+        DatasetWriter(tmp_path / "d", Spec()) as w,
+    ):
+        w.add_episode(make_rows(3))
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_no_dataset_is_never_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(InputError, match="is no dataset"):
+        DatasetWriter(tmp_path, Spec())
+
+
+def test_rows_that_are_not_finite_or_of_another_shape_are_refused(tmp_path):
+    rows = make_rows(3)
+    broken = {
+        "not finite": {**rows, "proprio": np.full((3, 15), np.nan, np.float32)},
+        "shape": {**rows, "action": rows["action"][:, :6]},
+        "fields": {name: values for name, values in rows.items() if name != "scene"},
+    }
+    for message, bad in broken.items():
+        with pytest.raises(ValueError, match=message), DatasetWriter(tmp_path / "data", Spec()) as writer:
+            writer.append(bad)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Canary:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def damage_pickle(folder):
+    with open(folder / "proprio.npy", "wb") as file:
+        pickle.dump(Canary(), file)
+
+
+def damage_object_array(folder):
+    np.save(folder / "proprio.npy", np.array([Canary()] * 38, dtype=object), allow_pickle=True)
+
+
+def damage_header(folder):
+    data = (folder / "proprio.npy").read_bytes()
+    (folder / "proprio.npy").write_bytes(data[:10] + b"(" * 118 + data[128:])
+
+
+def damage_json(**changes):
+    def damage(folder):
+        data = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**data, **changes}))
+
+    return damage
+
+
+def damage_camera_path(folder):
+    data = json.loads((folder / "dataset.json").read_text())
+    data["spec"]["mode"] = "vision"
+    data["spec"]["cameras"][0]["name"] = "../../outside"
+    (folder / "dataset.json").write_text(json.dumps(data))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damage_pickle, "proprio.npy: not a .npy"),
+        (damage_object_array, "proprio.npy: holds object"),
+        (damage_header, "proprio.npy: not a .npy"),
+        (lambda folder: (folder / "action.npy").unlink(), "action.npy: not there"),
+        (lambda folder: np.save(folder / "action.npy", np.zeros((38, 6), "f4")), "expected float32"),
+        (lambda folder: (folder / "scene.npy").write_bytes((folder / "scene.npy").read_bytes()[:-4]), "bytes of data"),
+        (lambda folder: (folder / "dataset.json").write_text("{"), "not JSON"),
+        (lambda folder: (folder / "dataset.json").unlink(), "no dataset"),
+        (damage_json(format=99), "format 99"),
+        (damage_json(rows=10**15), "dataset.json"),
+        (damage_json(episodes=[]), "dataset.json"),
+        (damage_json(episodes=[{"start": -5}]), "damaged"),
+        (damage_json(notes=None), "damaged"),
+        (damage_camera_path, "cannot name a file"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_damaged_datasets_are_refused_with_one_line(tmp_path, damage, message):
+    write_dataset(tmp_path / "data")
+    damage(tmp_path / "data")
+
+    with pytest.raises(DiwaError, match=message) as caught:
+        Dataset.open(tmp_path / "data")
+
+    assert "\n" not in str(caught.value)
