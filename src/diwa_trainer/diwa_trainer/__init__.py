@@ -1,0 +1,1 @@
+"""The offline sidecar: bags in, bundle out. No rclpy, no simulator."""

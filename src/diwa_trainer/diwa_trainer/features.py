@@ -1,0 +1,107 @@
+"""From raw proprio and scene vectors to what the networks see, and back.
+
+Euler triples (``*_roll, *_pitch, *_yaw``) jump at +-pi, so each becomes the first two columns of its rotation matrix
+(6 numbers, `paper.md` 3.3). Then every feature is standardised with a floor under its deviation and clamped: features
+that hardly vary would otherwise become targets of 100 deviations when a block tips over (`trial.md`, trap 1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+CLAMP = 4.0
+
+FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
+    # pattern of the feature's name, floor of the deviation (SI units), weight in the world model's loss
+    (r"tcp_[xyz]", 0.02, 4.0),
+    (r"tcp_rotation_\d", 0.05, 0.5),
+    (r"joint_\d", 0.05, 0.5),
+    (r"gripper_command", 0.2, 1.0),
+    (r"gripper_width", 0.01, 1.0),
+    (r"slider|drawer", 0.02, 2.0),
+    (r"button|switch", 0.005, 1.0),
+    (r"bulb|led", 0.1, 2.0),
+    (r".*_rotation_\d", 0.3, 0.03),
+    (r".*_[xyz]", 0.1, 0.03),
+    (r".*", 0.05, 0.5),
+)
+
+
+def feature_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Name the features of a raw vector: each Euler triple gives six ``*_rotation_i``, all else stays."""
+    out: list[str] = []
+    for name in names:
+        if name.endswith("_roll"):
+            out += [f"{name.removesuffix('_roll')}_rotation_{i}" for i in range(6)]
+        elif not name.endswith(("_pitch", "_yaw")):
+            out.append(name)
+    return tuple(out)
+
+
+def _rule(name: str) -> tuple[float, float]:
+    return next((floor, weight) for pattern, floor, weight in FEATURE_RULES if re.fullmatch(pattern, name))
+
+
+def _rotation_features(roll: Tensor, pitch: Tensor, yaw: Tensor) -> list[Tensor]:
+    """First two columns of Rz(yaw) Ry(pitch) Rx(roll), the convention of `diwa_runtime.geometry`."""
+    cr, sr, cp, sp, cy, sy = roll.cos(), roll.sin(), pitch.cos(), pitch.sin(), yaw.cos(), yaw.sin()
+    first = [cy * cp, sy * cp, -sp]
+    second = [cy * sp * sr - sy * cr, sy * sp * sr + cy * cr, cp * sr]
+    return first + second
+
+
+class Features(nn.Module):
+    """Standardised features of one raw vector (proprio or scene).
+
+    Attributes:
+        names: feature names, F of them.
+        weight: (F,) weight of each in the world model's loss.
+    """
+
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+
+    def __init__(self, raw_names: Sequence[str]) -> None:
+        super().__init__()
+        self.raw_names = tuple(raw_names)
+        self.names = feature_names(raw_names)
+        self.register_buffer("mean", torch.zeros(len(self.names)))
+        self.register_buffer("std", torch.ones(len(self.names)))
+        self.register_buffer("weight", torch.tensor([_rule(name)[1] for name in self.names]), persistent=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @torch.no_grad()
+    def fit(self, raw: NDArray[np.float32]) -> None:
+        """Set mean and floored deviation from raw rows (N, D)."""
+        features = self.raw_features(torch.as_tensor(np.asarray(raw, dtype=np.float32))).double()
+        floors = torch.tensor([_rule(name)[0] for name in self.names])
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(torch.maximum(features.std(0).float(), floors))
+
+    def raw_features(self, raw: Tensor) -> Tensor:
+        """Turn raw vectors (..., D) into features (..., F) in SI units."""
+        columns: list[Tensor] = []
+        for i, name in enumerate(self.raw_names):
+            if name.endswith("_roll"):
+                columns += _rotation_features(raw[..., i], raw[..., i + 1], raw[..., i + 2])
+            elif not name.endswith(("_pitch", "_yaw")):
+                columns.append(raw[..., i])
+        return torch.stack(columns, dim=-1)
+
+    def forward(self, raw: Tensor) -> Tensor:
+        """Standardise and clamp raw vectors (..., D) into (..., F)."""
+        return ((self.raw_features(raw) - self.mean) / self.std).clamp(-CLAMP, CLAMP)
+
+    def physical(self, features: Tensor, name: str) -> Tensor:
+        """Return one named feature of standardised features (..., F) in SI units (...)."""
+        index = self.names.index(name)
+        return features[..., index] * self.std[index] + self.mean[index]

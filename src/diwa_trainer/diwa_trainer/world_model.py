@@ -1,0 +1,154 @@
+"""The world model: an encoder of frames, the RSSM, and heads that decode what the mode asks for.
+
+The frame encoder is a part of its own: it turns one observation into an embedding and knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
+from diwa_runtime.errors import ConfigError
+from diwa_runtime.spec import Spec
+from diwa_trainer.features import Features
+from diwa_trainer.rssm import RSSM, Observed, RSSMConfig, balanced_kl
+
+Observation = dict[str, Tensor]
+"""Raw observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) float32."""
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Sizes and loss of the world model."""
+
+    rssm: RSSMConfig = field(default_factory=RSSMConfig)
+    hidden: int = 256
+    kl_weight: float = 0.005
+    kl_balance: float = 0.8
+    free_nats: float = 1.0
+    first_step_weight: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.kl_balance <= 1:
+            raise ConfigError(f"kl_balance must be within 0 and 1, not {self.kl_balance}")
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM and decoder for one Spec."""
+
+    def __init__(self, spec: Spec, config: WorldModelConfig) -> None:
+        super().__init__()
+        if spec.mode != "state":
+            raise ConfigError(f"the world model of this version learns mode 'state' only, the Spec says {spec.mode!r}")
+        self.spec = spec
+        self.config = config
+        self.proprio = Features(spec.proprio)
+        self.scene = Features(spec.scene)
+        features = len(self.proprio) + len(self.scene)
+        self.encoder = _mlp(features, config.hidden, config.hidden)
+        self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE)
+        self.decoder = _mlp(config.rssm.latent, config.hidden, features)
+
+    @property
+    def latent_size(self) -> int:
+        """Z."""
+        return self.config.rssm.latent
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the decoded features, proprio first."""
+        return self.proprio.names + self.scene.names
+
+    @property
+    def feature_weights(self) -> Tensor:
+        """Weight of each decoded feature in the loss (F,)."""
+        return torch.cat([self.proprio.weight, self.scene.weight])
+
+    def features(self, observation: Observation) -> Tensor:
+        """Standardise an observation into (..., F)."""
+        return torch.cat([self.proprio(observation["proprio"]), self.scene(observation["scene"])], -1)
+
+    def embed(self, observation: Observation) -> Tensor:
+        """Encode frames, each for itself: (..., E)."""
+        return self.encoder(self.features(observation))
+
+    def observe(
+        self,
+        observation: Observation,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        mode: bool = False,
+    ) -> Observed:
+        """Filter windows (B, T, ...) from a reset: the action before the first frame is to hold, whatever came before.
+
+        `actions[:, t]` is what was accepted after frame t (the dataset's convention).
+        """
+        embeddings = self.embed(observation)
+        latent = self.rssm.initial(len(embeddings))
+        return self.rssm.observe(embeddings, previous_actions(actions), latent, generator, mode=mode)
+
+    def filter(self, observation: Observation, action: Tensor, latent: Tensor) -> Tensor:
+        """One step of the deployed filter: frame (B, ...), action accepted before it (B, 7), latent (B, Z) -> (B, Z).
+
+        Takes the posterior's likeliest state, so that a deployed filter has no randomness.
+        """
+        embeddings = self.embed(observation)[:, None]
+        return self.rssm.observe(embeddings, action[:, None], latent, mode=True).latents[:, 0]
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Predict standardised features (..., F) from latents (..., Z)."""
+        return self.decoder(latent)
+
+    def decoded_scene(self, latent: Tensor, name: str) -> Tensor:
+        """Predict one scene value (...) in SI units from latents (..., Z)."""
+        return self.scene.physical(self.decode(latent)[..., len(self.proprio) :], name)
+
+    def loss(
+        self, observation: Observation, actions: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of windows (B, T, ...) and its parts.
+
+        Half the weighted squared error of the features plus the balanced KL (`paper.md` 3.2). The first frame of a
+        window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
+        """
+        config = self.config
+        observed = self.observe(observation, actions, generator)
+        target = self.features(observation)
+        squared = (self.decode(observed.latents) - target).square() * self.feature_weights
+        reconstruction = 0.5 * squared.sum(-1)
+        kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)
+        step_weight = torch.ones(target.shape[1])
+        step_weight[0] = config.first_step_weight
+        step_weight = step_weight / step_weight.mean()
+        total = ((reconstruction + config.kl_weight * kl.clamp(min=config.free_nats)) * step_weight).mean()
+        metrics = {
+            "loss": total.item(),
+            "reconstruction": reconstruction.mean().item(),
+            "reconstruction_first": reconstruction[:, 0].mean().item(),
+            "kl": kl.mean().item(),
+            "kl_first": kl[:, 0].mean().item(),
+        }
+        return total, metrics
+
+
+def previous_actions(actions: Tensor) -> Tensor:
+    """Shift actions (B, T, 7) so that index t holds what led to frame t; before the first frame: hold."""
+    hold = torch.from_numpy(np.array(HOLD_ACTION)).expand(len(actions), 1, -1)
+    return torch.cat([hold, actions[:, :-1]], 1)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.LayerNorm(hidden, eps=1e-3),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.LayerNorm(hidden, eps=1e-3),
+        nn.SiLU(),
+        nn.Linear(hidden, outputs),
+    )
