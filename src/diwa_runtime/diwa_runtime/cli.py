@@ -1,0 +1,33 @@
+"""The edge of every command line: a fault that a person can mend is one line on stderr, not a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from diwa_runtime.errors import DiwaError
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+
+
+def run_verb(verb: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> int:
+    """Call ``verb(argv)`` and return the process's exit code; `argv` None means what the process was given.
+
+    A DiwaError is printed as one line and gives 2; Ctrl-C gives 130, with what the KeyboardInterrupt says, if anything
+    (``KeyboardInterrupt("update 400 is kept; --resume goes on from it")``). Anything else is a fault of ours and is
+    let through, traceback and all.
+    """
+    try:
+        verb(sys.argv[1:] if argv is None else argv)
+    except DiwaError as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{': ' if interrupt.args else ''}{_one_line(interrupt)}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from diwa_runtime.cli import run_verb
+from diwa_runtime.errors import DiwaError, InputError
+
+
+def raiser(error: BaseException) -> object:
+    def verb(argv: Sequence[str]) -> None:  # noqa: ARG001
+        raise error
+
+    return verb
+
+
+def test_arguments_reach_the_verb_and_the_end_is_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[str] = []
+    assert run_verb(seen.extend, ["--seed", "3"]) == 0
+    assert seen == ["--seed", "3"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("error", [DiwaError("bag: cut\nrecord it again"), InputError("bag: cut record it again")])
+def test_a_fault_that_a_person_can_mend_is_one_line_and_exit_2(
+    error: DiwaError, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verb(raiser(error), []) == 2
+    assert capsys.readouterr().err == "error: bag: cut record it again\n"
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "line"),
+    [
+        (KeyboardInterrupt(), "interrupted\n"),
+        (KeyboardInterrupt("update 400 is kept"), "interrupted: update 400 is kept\n"),
+    ],
+)
+def test_ctrl_c_is_one_line_and_exit_130(
+    interrupt: KeyboardInterrupt, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_verb(raiser(interrupt), []) == 130
+    assert capsys.readouterr().err == line
+
+
+def test_a_fault_of_ours_is_let_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_verb(raiser(ZeroDivisionError()), [])

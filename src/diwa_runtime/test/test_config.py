@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diwa_runtime.config import config_from, load_config, to_yaml
+from diwa_runtime.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """How the policy is improved."""
+
+    clip: float = 0.01  # ratio clip at the last denoising step
+    epochs: int = 5
+    hidden: tuple[int, ...] = (256, 256)
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Fine-tune a policy in imagination."""
+
+    data: Path
+    # Adam's step size,
+    # for the actor
+    learning_rate: float = 1e-4
+    task: str = "open_drawer"
+    reward: Literal["classifier", "decoded"] = "classifier"
+    limit: int | None = None
+    """steps of an episode; none = the task's own"""
+    video: bool = True
+    betas: tuple[float, float] = (0.9, 0.999)
+    ppo: Ppo = field(default_factory=Ppo, metadata={"help": "not shown"})
+    critic: Ppo | None = None
+    weights: dict[str, float] = field(default_factory=dict, metadata={"help": "weight of each term"})
+    stages: tuple[Ppo, ...] = ()
+
+
+BASE = ["--data", "d"]
+PRESETS = {"tiny": {"learning_rate": 0.5, "ppo": {"epochs": 1}}}
+
+
+def load(*argv: str) -> Finetune:
+    return load_config(Finetune, [*BASE, *argv], PRESETS)
+
+
+def written(tmp_path: Path, text: str, name: str = "a.yaml") -> str:
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "expected"),
+    [
+        (["--learning-rate", "1e-3"], "learning_rate", 1e-3),
+        (["--learning_rate=1e-3"], "learning_rate", 1e-3),
+        (["--task", "turn_on_led"], "task", "turn_on_led"),
+        (["--task", "5"], "task", "5"),
+        (["--reward", "decoded"], "reward", "decoded"),
+        (["--limit", "96"], "limit", 96),
+        (["--limit", "1e3"], "limit", 1000),
+        (["--limit", "none"], "limit", None),
+        (["--no-video"], "video", False),
+        (["--video", "false"], "video", False),
+        (["--video"], "video", True),
+        (["--betas", "0.5", "0.6"], "betas", (0.5, 0.6)),
+        (["--betas=-0.5,0.6"], "betas", (-0.5, 0.6)),
+        (["--ppo.clip", "0.2"], "ppo", Ppo(clip=0.2)),
+        (["--ppo.hidden", "[64]"], "ppo", Ppo(hidden=(64,))),
+        (["--ppo.hidden", "64", "32", "--ppo.epochs", "2"], "ppo", Ppo(hidden=(64, 32), epochs=2)),
+        (["--critic.epochs", "3"], "critic", Ppo(epochs=3)),
+        (["--data", "x/y"], "data", Path("x/y")),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_flags_set_typed_fields(argv: list[str], name: str, expected: Any) -> None:
+    value = getattr(load(*argv), name)
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--learning-rat", "1"], "unknown flag --learning-rat; did you mean '--learning-rate'"),
+        (["--ppo.clp", "1"], "did you mean '--ppo.clip'"),
+        (["--ppo", "1"], "unknown flag --ppo"),
+        (["--learning-rate", "fast"], "--learning-rate: 'fast' is not a number"),
+        (["--learning-rate", "nan"], "'nan' is not a number"),
+        (["--limit", "1.5"], "'1.5' is not a whole number or none"),
+        (["--reward", "decode"], "'decode' is not one of classifier, decoded; did you mean 'decoded'"),
+        (["--betas", "1"], r"--betas: \['1'\] is not a list of 2"),
+        (["--ppo.hidden", "64", "big"], r"--ppo.hidden\[1\]: 'big' is not a whole number"),
+        (["--video", "maybe"], "'maybe' is not true or false"),
+        (["--task", "a", "b"], "--task: takes one value, not 2"),
+        (["--task"], "--task: a value is missing"),
+        (["--preset", "tny"], "no preset 'tny'; did you mean 'tiny'"),
+        (["--config", "no/such.yaml"], "no/such.yaml: cannot be read"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_flags_are_one_line_that_says_what_was_meant(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        load(*argv)
+    assert "\n" not in str(error.value)
+
+
+def test_words_that_belong_to_no_flag_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'extra' belongs to no flag"):
+        load_config(Finetune, ["extra"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", "unknown setting 'learning_rat'; did you mean 'learning_rate'"),
+        ("ppo: {clp: 1}", "unknown setting 'ppo.clp'; did you mean 'clip'"),
+        ("ppo: 3", "'ppo' must be a mapping of settings, not 3"),
+        ("ppo: {epochs: true}", "ppo.epochs: True is not a whole number"),
+        ("task: 3", "task: 3 is not a text"),
+        ("stages: [{clp: 1}]", r"stages\[0\]: unknown setting 'clp'"),
+        ("weights: {a: b}", "weights.a: 'b' is not a number"),
+        ("- 1", "must be a mapping of settings, not list"),
+        ("a: [1", "not YAML"),
+        ("task: a\ntask: b", "'task' is given twice"),
+    ],
+)
+def test_wrong_files_are_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as error:
+        load("--config", path)
+    assert str(error.value).startswith(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_later_layer_wins_and_leaves_its_neighbours(tmp_path: Path) -> None:
+    base = written(tmp_path, "preset: tiny\nlearning_rate: 0.25\nppo: {hidden: [8]}")
+    over = written(tmp_path, "ppo: {clip: 1e-3}", "b.yaml")
+    config = load("--config", base, over, "--ppo.clip", "0.5", "--ppo.clip", "0.75")
+    assert config.learning_rate == 0.25
+    assert config.ppo == Ppo(clip=0.75, epochs=1, hidden=(8,))
+
+
+def test_the_preset_flag_wins_over_the_file_that_names_one(tmp_path: Path) -> None:
+    path = written(tmp_path, "preset: tiny")
+    config = load_config(Finetune, [*BASE, "--config", path, "--preset", "big"], {**PRESETS, "big": {"limit": 7}})
+    assert (config.limit, config.learning_rate) == (7, 1e-4)
+
+
+def test_a_missing_setting_names_its_flag() -> None:
+    with pytest.raises(ConfigError, match="'data' is missing; give --data"):
+        load_config(Finetune, [])
+
+
+def test_part_of_a_larger_file_makes_a_config() -> None:
+    config = config_from(Finetune, {"data": "d", "stages": [{"epochs": 2}], "critic": None}, "demo.yaml: finetune")
+    assert config.stages == (Ppo(epochs=2),)
+    with pytest.raises(ConfigError, match=r"demo.yaml: finetune: unknown setting 'dta'; did you mean 'data'"):
+        config_from(Finetune, {"dta": "d"}, "demo.yaml: finetune")
+
+
+@given(
+    config=st.builds(
+        Finetune,
+        data=st.just(Path("a/b")),
+        learning_rate=st.floats(allow_nan=False),
+        task=st.text(st.characters(exclude_categories=("Cs", "Cc"))),
+        limit=st.none() | st.integers(),
+        video=st.booleans(),
+        ppo=st.builds(Ppo, clip=st.floats(0, 1), hidden=st.lists(st.integers()).map(tuple)),
+        critic=st.none() | st.builds(Ppo),
+        weights=st.dictionaries(st.sampled_from("abc"), st.floats(-1, 1)),
+        stages=st.lists(st.builds(Ppo), max_size=2).map(tuple),
+    )
+)
+def test_the_resolved_config_is_read_back_equal(config: Finetune, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("config") / "config.yaml"
+    path.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(Finetune, ["--config", str(path)]) == config
+
+
+def test_help_shows_every_setting_with_its_default_and_comment(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        load("--help")
+    page = capsys.readouterr().out
+    assert end.value.code == 0
+    for expected in (
+        "Fine-tune a policy in imagination.",
+        "--data Path  (must be given)",
+        "--learning-rate float  (default 0.0001)\n      Adam's step size, for the actor",
+        "--limit int | None  (default None)\n      steps of an episode; none = the task's own",
+        "--ppo.clip float  (default 0.01)\n      ratio clip at the last denoising step",
+        "--weights dict[str, float]  (default {})\n      weight of each term",
+        "a named set of settings: tiny",
+    ):
+        assert expected in page
