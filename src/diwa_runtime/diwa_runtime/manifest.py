@@ -1,0 +1,211 @@
+"""What a bundle says about itself: `manifest.json`, read with suspicion."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.actions import ACTION_SIZE
+from diwa_runtime.errors import BundleError
+from diwa_runtime.spec import Spec
+
+FORMAT_VERSION = 1
+GRAPHS = ("filter.onnx", "policy.onnx", "reward.onnx")
+GRAPH_LIMIT_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class FieldStatistics:
+    """What the training data showed of one observation field, feature by feature, in the Spec's units."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    minimum: tuple[float, ...]
+    maximum: tuple[float, ...]
+
+    @classmethod
+    def of(cls, rows: NDArray[Any]) -> FieldStatistics:
+        """Sum up rows (N, features)."""
+        rows = np.asarray(rows, dtype=np.float64)
+        return cls(*(tuple(map(float, sums(rows, axis=0))) for sums in (np.mean, np.std, np.min, np.max)))
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and hash of one file of the bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says about itself.
+
+    Attributes:
+        skill: the task that the policy was made for; what a robot asks for by name.
+        normalisation: per observation field the statistics that `filter.onnx` normalises with (inside the graph).
+        proprio_starts: proprio at the first frames of the training episodes; a robot far from these is not started.
+        provenance: plain JSON about the making: runs, data, seeds, versions, commit.
+        success_threshold: `probability` above this counts as success.
+        files: filled in by `write_bundle`.
+    """
+
+    skill: str
+    spec: Spec
+    normalisation: Mapping[str, FieldStatistics]
+    proprio_starts: FieldStatistics
+    provenance: Mapping[str, Any]
+    chunk_length: int
+    denoising_steps: int
+    latent_size: int
+    success_threshold: float
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """The shape of one draw of noise: (K + 1, Ta, 7)."""
+        return (self.denoising_steps + 1, self.chunk_length, ACTION_SIZE)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` turns back into an equal manifest."""
+        data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        data["spec"] = self.spec.to_json()
+        data["proprio_starts"] = dataclasses.asdict(self.proprio_starts)
+        for name in ("normalisation", "files"):
+            data[name] = {key: dataclasses.asdict(value) for key, value in data[name].items()}
+        return json.loads(json.dumps(data, allow_nan=False))
+
+    @classmethod
+    def from_json(cls, data: Any, source: str = "manifest.json") -> Manifest:
+        """Build a manifest from plain data.
+
+        Raises:
+            BundleError: another format version, or a field is missing, unknown or of the wrong kind.
+        """
+        fields = _mapping(data, source, "the manifest")
+        _check_version(fields.get("format_version"), source)
+        known = {f.name for f in dataclasses.fields(cls)}
+        if odd := sorted(known ^ set(fields)):
+            word = "lacks" if odd[0] in known else "has the unknown field"
+            raise BundleError(f"{source}: the manifest {word} {odd[0]!r}; export the bundle again")
+
+        def many(name: str, read: Callable[[Any, str, str], Any]) -> dict[str, Any]:
+            items = _mapping(fields[name], source, name).items()
+            return {key: read(value, source, f"{name}.{key}") for key, value in items}
+
+        spec = Spec.from_json(fields["spec"], f"{source}: spec")
+        return cls(
+            skill=_text(fields["skill"], source, "skill"),
+            spec=spec,
+            normalisation=many("normalisation", _statistics),
+            proprio_starts=_statistics(fields["proprio_starts"], source, "proprio_starts", len(spec.proprio)),
+            provenance=_mapping(fields["provenance"], source, "provenance"),
+            chunk_length=_count(fields["chunk_length"], source, "chunk_length"),
+            denoising_steps=_count(fields["denoising_steps"], source, "denoising_steps"),
+            latent_size=_count(fields["latent_size"], source, "latent_size"),
+            success_threshold=_number(fields["success_threshold"], source, "success_threshold"),
+            files=many("files", _file_record),
+        )
+
+
+def parse_manifest(raw: bytes, source: str) -> Manifest:
+    """Read and check the bytes of a `manifest.json`; `source` is its name in messages.
+
+    Raises:
+        BundleError: not UTF-8, not JSON, of another format version, incomplete, or at odds with itself.
+    """
+    manifest = Manifest.from_json(_parse_json(raw, source), source)
+    _check_fields(manifest, source)
+    return manifest
+
+
+def _parse_json(raw: bytes, source: str) -> Any:
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no number")
+
+    try:
+        return json.loads(raw.decode("utf-8"), parse_constant=refuse)
+    except UnicodeDecodeError:
+        raise BundleError(f"{source}: not UTF-8 text; copy or export the bundle again") from None
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{source}: not JSON ({error}); copy or export the bundle again") from None
+
+
+def _check_version(version: Any, source: str) -> None:
+    if type(version) is not int:
+        raise BundleError(f"{source}: no bundle's manifest (it has no 'format_version')")
+    if version > FORMAT_VERSION:
+        raise BundleError(f"{source}: format version {version}, this DiWA reads {FORMAT_VERSION}; update DiWA here")
+    if version < FORMAT_VERSION:
+        raise BundleError(f"{source}: format version {version}, this DiWA reads {FORMAT_VERSION}; export it again")
+
+
+def _check_fields(manifest: Manifest, source: str) -> None:
+    """See that the manifest's parts agree with each other."""
+    for name in sorted(set(manifest.files) ^ set(GRAPHS)):
+        fault = "lacks" if name in GRAPHS else "names a file that is no part of a bundle:"
+        raise BundleError(f"{source}: 'files' {fault} {name!r}; export the bundle again")
+    if not 0 < manifest.success_threshold < 1:
+        raise BundleError(f"{source}: 'success_threshold' is {manifest.success_threshold}, expected between 0 and 1")
+    for name, statistics in manifest.normalisation.items():
+        if name not in ("proprio", "scene"):
+            raise BundleError(f"{source}: 'normalisation' has the unknown field {name!r}; export the bundle again")
+        expected = len(getattr(manifest.spec, name))
+        if len(statistics.mean) != expected:
+            raise BundleError(f"{source}: 'normalisation.{name}' has {len(statistics.mean)} features, not {expected}")
+
+
+# Reading the manifest's plain data: each returns what it was asked for or says which field is not that.
+
+
+def _mapping(data: Any, source: str, name: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise BundleError(f"{source}: {name} is not a JSON object; export the bundle again")
+    return data
+
+
+def _text(data: Any, source: str, name: str) -> str:
+    if not isinstance(data, str) or not data or not data.isprintable():
+        raise BundleError(f"{source}: '{name}' is {data!r}, expected a name")
+    return data
+
+
+def _count(data: Any, source: str, name: str, least: int = 1, most: int = 1 << 20) -> int:
+    if type(data) is not int or not least <= data <= most:
+        raise BundleError(f"{source}: '{name}' is {data!r}, expected a whole number from {least} to {most}")
+    return data
+
+
+def _number(data: Any, source: str, name: str) -> float:
+    if type(data) not in (int, float) or not abs(data) < float("inf"):
+        raise BundleError(f"{source}: '{name}' is {data!r}, expected a number")
+    return float(data)
+
+
+def _statistics(data: Any, source: str, name: str, size: int | None = None) -> FieldStatistics:
+    fields = _mapping(data, source, f"'{name}'")
+    columns = [f.name for f in dataclasses.fields(FieldStatistics)]
+    if set(fields) != set(columns) or not all(isinstance(fields[column], list) for column in columns):
+        raise BundleError(f"{source}: '{name}' must have the lists {', '.join(columns)}; export the bundle again")
+    size = len(fields["mean"]) if size is None else size
+    if any(len(fields[column]) != size for column in columns):
+        raise BundleError(f"{source}: '{name}' must have {size} numbers in each of {', '.join(columns)}")
+    return FieldStatistics(
+        *(tuple(_number(value, source, f"{name}.{column}") for value in fields[column]) for column in columns)
+    )
+
+
+def _file_record(data: Any, source: str, name: str) -> FileRecord:
+    fields = _mapping(data, source, f"'{name}'")
+    if set(fields) != {"size", "sha256"}:
+        raise BundleError(f"{source}: '{name}' must have 'size' and 'sha256'; export the bundle again")
+    size = _count(fields["size"], source, f"{name}.size", least=0, most=GRAPH_LIMIT_BYTES)
+    return FileRecord(size, _text(fields["sha256"], source, f"{name}.sha256"))

@@ -1,0 +1,162 @@
+"""One robot, one episode: observations in, actions out. The evaluator and the policy node both drive this class.
+
+At each step the filter takes the new observation and the action that was accepted since the last one; a new chunk of
+actions is drawn when the last one is used up. Nothing here reads a clock: who calls `step`, and how often, decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.actions import HOLD_ACTION, accept_action
+from diwa_runtime.bundle import Bundle, observation_type
+from diwa_runtime.errors import BundleError, InputError
+from diwa_runtime.spec import Spec
+
+NOISE_LIMIT = 3.0
+"""Noise is clipped to +-3 standard deviations, as in training."""
+
+Float = NDArray[np.float32]
+
+
+def check_observation(observation: Mapping[str, Any], spec: Spec) -> None:
+    """See that an unbatched observation has every field of the Spec's mode, whole and finite.
+
+    Raises:
+        InputError: names the field that is missing, of another dtype or shape, or not finite.
+    """
+    for name in spec.observation_fields:
+        dtype, shape = observation_type(spec, name)
+        if name not in observation:
+            raise InputError(
+                f"observation lacks {name!r}; mode {spec.mode!r} needs {', '.join(spec.observation_fields)}"
+            )
+        value = observation[name]
+        if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
+            found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+            raise InputError(f"observation {name!r} is {found}, expected {dtype} {shape}")
+        if dtype == "float32" and not np.isfinite(value).all():
+            index = int(np.flatnonzero(~np.isfinite(value))[0])
+            raise InputError(f"observation {name!r} is not finite: {getattr(spec, name)[index]} is {value[index]}")
+
+
+@dataclass
+class EpisodeState:
+    """All that an episode in progress consists of.
+
+    Attributes:
+        latent: what the filter believes (Z,).
+        generator: where this episode's noise comes from.
+        chunk: the accepted actions (Ta, 7) drawn last.
+        used: how many of them were given out.
+        steps: observations taken since the reset.
+    """
+
+    latent: Float
+    generator: np.random.Generator
+    chunk: Float
+    used: int
+    steps: int = 0
+
+
+class PolicySession:
+    """Runs a bundle through one episode at a time.
+
+    Attributes:
+        bundle: what is run; may be shared between sessions.
+        state: the episode in progress.
+    """
+
+    def __init__(self, bundle: Bundle, seed: int = 0) -> None:
+        self.bundle = bundle
+        self.reset(seed)
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode: forget the last one; `seed` fixes all the noise of this one."""
+        manifest = self.bundle.manifest
+        self._probability: float | None = None
+        self.state = EpisodeState(
+            latent=np.zeros(manifest.latent_size, np.float32),
+            generator=np.random.Generator(np.random.PCG64(seed)),
+            chunk=np.tile(HOLD_ACTION, (manifest.chunk_length, 1)),
+            used=manifest.chunk_length,
+        )
+
+    def step(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> Float:
+        """Take one observation; return the action (7,) to send until the next one.
+
+        Args:
+            observation: unbatched fields of the Spec's mode; others are ignored.
+            executed_action: what the robot accepted since the last observation (7,), which need not be what this
+                session asked for. None means "as asked". Not looked at in an episode's first step, which begins
+                from `HOLD_ACTION` everywhere: in training, in imagination and here.
+
+        Raises:
+            InputError: the observation or the executed action cannot be used; the episode is as it was before.
+            BundleError: the graphs gave something that is not finite.
+        """
+        check_observation(observation, self.bundle.spec)
+        state, executed = self.state, self._executed(executed_action)
+        batch = {name: observation[name][None] for name in self.bundle.spec.observation_fields}
+        latent = self.bundle.filter(batch, executed[None], state.latent[None])[0]
+        if not np.isfinite(latent).all():
+            raise BundleError(
+                f"{self.bundle.source}: the filter's latent is not finite at step {state.steps}; stop here"
+            )
+        state.latent, state.steps, self._probability = latent, state.steps + 1, None
+        if state.used == len(state.chunk):
+            state.chunk, state.used = self._draw_chunk(), 0
+        action = state.chunk[state.used].copy()
+        state.used += 1
+        return action
+
+    @property
+    def latent(self) -> Float:
+        """What the filter believes now (Z,)."""
+        return self.state.latent
+
+    @property
+    def steps(self) -> int:
+        """Observations taken since the reset."""
+        return self.state.steps
+
+    @property
+    def success_probability(self) -> float:
+        """How sure the reward model is, in [0, 1], that the skill is done; computed when asked for.
+
+        0 before the first observation, when nothing is known.
+        """
+        if self.state.steps == 0:
+            return 0.0
+        if self._probability is None:
+            self._probability = float(self.bundle.probability(self.state.latent[None])[0])
+        return self._probability
+
+    @property
+    def success(self) -> bool:
+        """Whether `success_probability` is above the bundle's threshold."""
+        return self.success_probability > self.bundle.manifest.success_threshold
+
+    def _executed(self, executed_action: NDArray[Any] | None) -> Float:
+        state = self.state
+        if state.steps == 0:
+            return HOLD_ACTION
+        if executed_action is None:
+            return state.chunk[state.used - 1]
+        try:
+            return accept_action(executed_action)
+        except ValueError as error:
+            raise InputError(f"executed {error}") from None
+
+    def _draw_chunk(self) -> Float:
+        noise = self.state.generator.standard_normal((1, *self.bundle.manifest.noise_shape), dtype=np.float32)
+        chunk = self.bundle.policy(self.state.latent[None], np.clip(noise, -NOISE_LIMIT, NOISE_LIMIT))[0]
+        try:
+            return accept_action(chunk)
+        except ValueError as error:
+            raise BundleError(f"{self.bundle.source}: the policy's {error}; stop here") from None

@@ -1,0 +1,313 @@
+"""A bundle loads as it was written, or is refused by name before anything in it runs (F13, F15)."""
+
+import dataclasses
+import hashlib
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from diwa_runtime.bundle import MANIFEST, Bundle, write_bundle
+from diwa_runtime.errors import BundleError, InputError, StorageError
+from diwa_runtime.manifest import GRAPHS, FieldStatistics, Manifest
+from diwa_runtime.spec import CameraSpec, Spec
+from diwa_runtime.toy_bundle import ToyWeights, toy_graphs, toy_manifest, write_toy_bundle
+
+LATENT = 8
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_toy_bundle(tmp_path / "bundle", latent_size=LATENT)
+    return tmp_path / "bundle"
+
+
+def change_manifest(folder: Path, **changes) -> None:
+    data = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**data, **changes}))
+
+
+def replace_graph(folder: Path, name: str, raw: bytes) -> None:
+    """Put another graph into the bundle and make the manifest vouch for it."""
+    (folder / name).write_bytes(raw)
+    data = json.loads((folder / MANIFEST).read_text())
+    data["files"][name] = {"size": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps(data))
+
+
+def refused(folder: Path, *words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Bundle.load(folder)
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize("mode", ["state", "vision", "hybrid"])
+def test_graphs_compute_what_they_were_given(tmp_path, mode):
+    spec = Spec(mode=mode, cameras=(CameraSpec("static", 6, 8), CameraSpec("wrist", 4, 4)))
+    weights = ToyWeights.random(spec, LATENT)
+    write_toy_bundle(tmp_path / "bundle", spec, weights)
+    bundle = Bundle.load(tmp_path / "bundle")
+    random = np.random.default_rng(1)
+    fields = {
+        "static": random.integers(0, 256, (3, 6, 8, 3), dtype=np.uint8),
+        "wrist": random.integers(0, 256, (3, 4, 4, 3), dtype=np.uint8),
+        "proprio": random.standard_normal((3, 15), dtype=np.float32),
+        "scene": random.standard_normal((3, 24), dtype=np.float32),
+    }
+    action, latent = random.random((3, 7), dtype=np.float32), random.random((3, LATENT), dtype=np.float32)
+    noise = random.standard_normal((3, 4, 4, 7), dtype=np.float32)
+
+    images = [fields[name].mean((1, 2)) / 255 for name in ("static", "wrist")] if mode != "state" else []
+    features = np.concatenate([*images, *([fields["proprio"], fields["scene"]][: 2 if mode == "state" else 1])], 1)
+    expected = latent @ weights.carry + features @ weights.observe + action @ weights.act
+    np.testing.assert_allclose(bundle.filter(fields, action, latent), expected, rtol=1e-4, atol=1e-5)
+    chunk = (latent @ weights.decide)[:, None] + weights.noise_scale * noise.sum(1)
+    np.testing.assert_allclose(bundle.policy(latent, noise), chunk, rtol=1e-4, atol=1e-5)
+    probability = 1 / (1 + np.exp(-(latent @ weights.judge)))
+    np.testing.assert_allclose(bundle.probability(latent), probability, rtol=1e-4, atol=1e-5)
+
+
+def test_manifest_comes_back_as_written(folder):
+    loaded = Bundle.load(folder)
+    written = toy_manifest(Spec(), LATENT)
+    assert dataclasses.replace(loaded.manifest, files={}) == written
+    assert set(loaded.manifest.files) == set(GRAPHS)
+    assert loaded.sha256 == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
+
+
+def test_runs_repeat_bit_for_bit(folder):
+    latent = np.random.default_rng(0).standard_normal((1, LATENT), dtype=np.float32)
+    noise = np.random.default_rng(1).standard_normal((1, 4, 4, 7), dtype=np.float32)
+    first, second = Bundle.load(folder), Bundle.load(folder)
+    assert first.policy(latent, noise).tobytes() == second.policy(latent, noise).tobytes()
+    assert first.policy(latent, noise).tobytes() == first.policy(latent, noise).tobytes()
+
+
+# F13: hostile or damaged bundles.
+
+
+def test_manifest_that_is_not_a_manifest_is_refused(folder):
+    for raw, word in [
+        (b"\xff\xfe\x00", "UTF-8"),
+        (b"", "JSON"),
+        (b"{", "JSON"),
+        (b"[" * 100_000, "JSON"),
+        (b"[]", "object"),
+        (b"{}", "format_version"),
+        (b" " * (1 << 21), "larger"),
+    ]:
+        (folder / MANIFEST).write_bytes(raw)
+        refused(folder, MANIFEST, word)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"format_version": 0}, "export it again"),
+        ({"format_version": 2}, "update DiWA"),
+        ({"format_version": "1"}, "format_version"),
+        ({"format_version": True}, "format_version"),
+        ({"chunk_length": 0}, "chunk_length"),
+        ({"latent_size": 1.5}, "latent_size"),
+        ({"latent_size": 10**12}, "latent_size"),
+        ({"latent_size": 9}, "'latent'"),
+        ({"denoising_steps": 4}, "'noise'"),
+        ({"success_threshold": 1}, "success_threshold"),
+        ({"success_threshold": "high"}, "success_threshold"),
+        ({"skill": ""}, "skill"),
+        ({"skill": "open\ndrawer"}, "skill"),
+        ({"normalisation": {"proprio": []}}, "normalisation.proprio"),
+        ({"proprio_starts": {"mean": [1.0], "std": [1.0], "minimum": [1.0], "maximum": [1.0]}}, "proprio_starts"),
+        ({"spec": {"version": 99}}, "version"),
+        ({"spec": {**Spec().to_json(), "rate_hz": "fast"}}, "spec"),
+        ({"spec": {**Spec().to_json(), "mode": "vision"}}, "filter.onnx"),
+        ({"surprise": 1}, "surprise"),
+        ({"files": {}}, "filter.onnx"),
+        ({"files": "none"}, "files"),
+    ],
+)
+def test_manifest_with_a_wrong_field_is_refused_by_its_name(folder, change, word):
+    change_manifest(folder, **change)
+    refused(folder, word)
+
+
+def test_number_that_is_none_is_refused(folder):
+    raw = (folder / MANIFEST).read_text().replace('"success_threshold": 0.5', '"success_threshold": NaN')
+    (folder / MANIFEST).write_text(raw)
+    refused(folder, "NaN")
+
+
+@pytest.mark.parametrize("name", ["../escape.onnx", "/etc/passwd", "a/b.onnx"])
+def test_path_that_leaves_the_folder_is_refused(folder, name):
+    data = json.loads((folder / MANIFEST).read_text())
+    data["files"][name] = data["files"].pop("policy.onnx")
+    (folder / MANIFEST).write_text(json.dumps(data))
+    refused(folder, "files")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *GRAPHS])
+def test_link_is_refused(folder, tmp_path, name):
+    (folder / name).rename(tmp_path / "elsewhere")
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+    refused(folder, name, "link")
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *GRAPHS])
+def test_missing_file_is_named(folder, name):
+    (folder / name).unlink()
+    refused(folder, name)
+
+
+def test_folder_that_is_not_there_or_holds_more_is_refused(folder, tmp_path):
+    refused(tmp_path / "nothing", "no bundle")
+    (folder / "weights.bin").write_bytes(b"1")
+    refused(folder, "weights.bin")
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_changed_byte_or_size_is_refused(folder, name):
+    raw = (folder / name).read_bytes()
+    (folder / name).write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    refused(folder, name, "sha256")
+    (folder / name).write_bytes(raw[:-1])
+    refused(folder, name, "bytes")
+    (folder / name).write_bytes(raw + b"1")
+    refused(folder, name, "larger")
+
+
+def test_graph_that_keeps_weights_in_another_file_is_refused(folder, tmp_path):
+    model = onnx.load_from_string((folder / "policy.onnx").read_bytes())
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name == "decide")
+    (tmp_path / "secret").write_bytes(weights.raw_data)
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=str(tmp_path / "secret"))
+    replace_graph(folder, "policy.onnx", model.SerializeToString())
+    refused(folder, "policy.onnx", "another file")
+
+
+def test_weights_hidden_in_a_branch_of_a_branch_are_found(folder):
+    inner = onnx.helper.make_tensor("hidden", onnx.TensorProto.FLOAT, [1], [0.0])
+    inner.external_data.add(key="location", value="/etc/passwd")
+    branch = onnx.helper.make_graph([], "branch", [], [], [inner])
+    outer = onnx.helper.make_graph([onnx.helper.make_node("If", ["c"], ["o"], then_branch=branch)], "outer", [], [])
+    model = onnx.load_from_string((folder / "reward.onnx").read_bytes())
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["x"], body=outer))
+    replace_graph(folder, "reward.onnx", model.SerializeToString())
+    refused(folder, "reward.onnx", "another file")
+
+
+def test_graph_of_other_shapes_is_refused_with_both_shapes(folder):
+    wrong = toy_graphs(Spec(), ToyWeights.random(Spec(), LATENT), chunk_length=5)
+    replace_graph(folder, "policy.onnx", wrong["policy.onnx"])
+    refused(folder, "policy.onnx", "'noise'", "(B, 4, 5, 7)", "(B, 4, 4, 7)")
+    replace_graph(folder, "policy.onnx", wrong["reward.onnx"])
+    refused(folder, "policy.onnx", "noise")
+
+
+def test_bytes_that_are_no_graph_are_refused(folder):
+    good = (folder / "filter.onnx").read_bytes()
+    for raw in (b"", b"\x00", b"\xff" * 64, good[:-1], good[: len(good) // 2], good + good):
+        replace_graph(folder, "filter.onnx", raw)
+        refused(folder, "filter.onnx")
+
+
+def test_operator_that_does_not_exist_is_refused(folder):
+    model = onnx.load_from_string((folder / "reward.onnx").read_bytes())
+    model.graph.node[0].op_type = "Detonate"
+    replace_graph(folder, "reward.onnx", model.SerializeToString())
+    refused(folder, "reward.onnx")
+
+
+class Canary:
+    """Leaves a mark when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *GRAPHS])
+def test_pickle_in_any_file_is_refused_and_does_not_run(folder, tmp_path, name):
+    """F15."""
+    mark = tmp_path / "it_ran"
+    raw = pickle.dumps(Canary(mark))
+    if name == MANIFEST:
+        (folder / MANIFEST).write_bytes(raw)
+    else:
+        replace_graph(folder, name, raw)
+    refused(folder, name)
+    assert not mark.exists()
+    pickle.loads(raw)
+    assert mark.exists(), "the canary is alive: unpickled anywhere, it would have left its mark"
+
+
+# Writing.
+
+
+def test_bad_graph_is_not_written_and_the_old_bundle_stays(folder):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    weights = ToyWeights.random(Spec(), LATENT + 1)
+    with pytest.raises(BundleError, match="'latent'"):
+        write_bundle(folder, toy_manifest(Spec(), LATENT), toy_graphs(Spec(), weights))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == ["bundle"]
+
+
+def test_missing_graph_is_named(tmp_path):
+    with pytest.raises(BundleError, match=r"reward\.onnx"):
+        write_bundle(tmp_path / "bundle", toy_manifest(Spec(), LATENT), {"filter.onnx": b"", "policy.onnx": b""})
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_folder_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.tex").write_text("four years")
+    with pytest.raises(BundleError, match="choose another"):
+        write_toy_bundle(tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(StorageError, match="No space left"):
+        write_toy_bundle(tmp_path / "bundle")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_statistics_of_rows():
+    statistics = FieldStatistics.of(np.array([[1, 5], [3, 5]]))
+    assert statistics == FieldStatistics(mean=(2, 5), std=(1, 0), minimum=(1, 5), maximum=(3, 5))
+
+
+def test_manifest_json_refuses_what_json_cannot_hold():
+    manifest = dataclasses.replace(toy_manifest(Spec(), LATENT), provenance={"loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        manifest.to_json()
+    assert Manifest.from_json(toy_manifest(Spec(), LATENT).to_json()) == toy_manifest(Spec(), LATENT)
+
+
+def test_runtime_loads_neither_torch_nor_ros():
+    """Every module of the runtime but the toy bundle, which is for tests and needs `onnx`."""
+    program = (
+        "import pkgutil, importlib, sys, diwa_runtime\n"
+        "names = [m.name for m in pkgutil.iter_modules(diwa_runtime.__path__) if m.name != 'toy_bundle']\n"
+        "assert {'bundle', 'session', 'spec'} <= set(names), names\n"
+        "for name in names: importlib.import_module('diwa_runtime.' + name)\n"
+        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'rclpy', 'onnx', 'gymnasium', 'mujoco'}))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
