@@ -1,0 +1,30 @@
+# Each target does all the set-up that it needs; the work is in scripts/, which CI runs too.
+.DEFAULT_GOAL := help
+.PHONY: help setup build test check demo results bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+
+setup:  ## system packages, virtual environment, Python packages, ROS
+	@scripts/setup
+
+build:  ## build the workspace with colcon into install/
+	@scripts/build
+
+test:  ## run every test (ARGS="-k name" chooses)
+	@scripts/test $(ARGS)
+
+check:  ## lint, format and types
+	@scripts/check
+
+demo:  ## from nothing to three better policies, in at most 30 minutes on 2 cores
+	@scripts/demo $(ARGS)
+
+results:  ## all eight tasks and the ablation, about 3 hours; writes docs/results.md
+	@scripts/results $(ARGS)
+
+bench:  ## measure what the project claims; writes benchmarks/results.json and docs/performance.md
+	@scripts/bench $(ARGS)
+
+clean:  ## remove what was built; .venv and runs stay
+	@rm -rf build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis
