@@ -31,7 +31,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_dir() and path.exists():
             _remove(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         _remove(temporary)
         raise StorageError(f"{path}: could not be written ({error.strerror or error}); {_space_left(path)}") from error
