@@ -1,0 +1,175 @@
+"""Scripted policies: from where the hand and the table are now to the next action, with no memory.
+
+Having no memory makes them robust (a slip is just another state) and easy to imitate. An expert sees the scene and the
+proprioception, acts in the action space like any policy, and knows the layout of the table.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.spec import SCENE_NAMES, ActionScale, TaskSpec
+from diwa_sim.controller import TCP_HOME_EULER
+from diwa_sim.model import Layout
+
+Array = NDArray[np.float64]
+
+OPEN, CLOSED = 1.0, -1.0
+_SLIDER, _DRAWER, _SWITCH = (SCENE_NAMES.index(name) for name in ("slider", "drawer", "switch"))
+_GAIN = 0.5
+"""Share of the remaining way commanded each step: the arm lags its command by about a step, so 1 would overshoot."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Where the hand should go next, world frame (m), with the gripper open or closed and at most this fast."""
+
+    position: Array
+    gripper: float
+    speed: float = 0.65
+
+
+class Expert(ABC):
+    """One task's scripted policy.
+
+    Attributes:
+        done: whether the task's predicate holds since the first observation.
+    """
+
+    def __init__(
+        self, task: TaskSpec, layout: Layout, noise: float = 0.0, rng: np.random.Generator | None = None
+    ) -> None:
+        """Make the policy; `noise` is the standard deviation added to each motion component, drawn from `rng`.
+
+        Raises:
+            ValueError: noise without a generator.
+        """
+        if noise > 0 and rng is None:
+            raise ValueError("an expert with noise needs a generator")
+        self.task, self.layout = task, layout
+        self._noise, self._rng = noise, rng
+        self._scale = ActionScale()
+        self._start: Array | None = None
+        self.done = False
+
+    def act(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the action (7,) for an observation with ``proprio`` and ``scene``."""
+        proprio = np.asarray(observation["proprio"], dtype=np.float64)
+        scene = np.asarray(observation["scene"], dtype=np.float64)
+        if self._start is None:
+            self._start = scene.copy()
+        self.done = self.done or bool(self.task.achieved(self._start, scene, SCENE_NAMES))
+        goal = self.goal(proprio[:3], float(proprio[6]), scene)
+        action = np.empty(7)
+        action[:3] = _bounded(_GAIN * (goal.position - proprio[:3]) / self._scale.translation_m, goal.speed)
+        turn = (TCP_HOME_EULER - proprio[3:6] + np.pi) % (2 * np.pi) - np.pi
+        action[3:6] = np.clip(_GAIN * turn / self._scale.rotation_rad, -1.0, 1.0)
+        action[6] = goal.gripper
+        if self._noise > 0 and self._rng is not None:
+            action[:6] = np.clip(action[:6] + self._noise * self._rng.standard_normal(6), -1.0, 1.0)
+        return action.astype(np.float32)
+
+    @abstractmethod
+    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:
+        """Say where to go from TCP (3,) with the fingers `width` apart and the scene (24,)."""
+
+
+class DrawerExpert(Expert):
+    """Open: lower the closed fingers behind the handle and pull. Close: lower them before it and push."""
+
+    _SAFE_HEIGHT_M = 0.53
+
+    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
+        opening = self.task.change > 0
+        handle = self.layout.drawer_handle - np.array([0.0, scene[_DRAWER], 0.0])
+        contact = handle + np.array([0.0, 0.031 if opening else -0.040, -0.005])
+        away = tcp - contact
+        beside = abs(away[0]) < 0.06 and (-0.016 if opening else -0.05) < away[1] < (0.018 if opening else 0.03)
+        if beside and away[2] < 0.015:
+            return Goal(contact + np.array([0.0, -0.08 if opening else 0.08, 0.0]), CLOSED)
+        if beside and abs(away[0]) < 0.05 and abs(away[1]) < 0.02:
+            return Goal(contact, CLOSED)
+        return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
+
+
+class SliderExpert(Expert):
+    """Straddle the handle from above with open fingers, close them and drag."""
+
+    _SAFE_HEIGHT_M = 0.66
+
+    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
+        leftwards = self.task.change > 0
+        handle = self.layout.slider_handle - np.array([scene[_SLIDER], 0.0, 0.0])
+        contact = handle + np.array([0.0, 0.0, 0.015])
+        away = tcp - contact
+        if abs(away[0]) < 0.035 and abs(away[1]) < 0.020 and away[2] < 0.020:
+            pull = np.array([-0.08 if leftwards else 0.08, 0.0, 0.0])
+            return Goal(contact + pull, CLOSED)
+        if abs(away[0]) < 0.018 and abs(away[1]) < 0.015:
+            return Goal(contact, OPEN)
+        return _approach(tcp, contact, self._SAFE_HEIGHT_M, OPEN)
+
+
+class SwitchExpert(Expert):
+    """Lower the closed fingers beside the lever and push it to its other end."""
+
+    _SAFE_HEIGHT_M = 0.60
+
+    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
+        away_from_operator = 1.0 if self.task.change > 0 else -1.0
+        lever = self.layout.switch_lever + np.array([0.0, scene[_SWITCH], 0.0])
+        contact = lever - np.array([0.0, 0.045 * away_from_operator, 0.0])
+        away = tcp - contact
+        behind = away[1] * away_from_operator
+        if abs(away[0]) < 0.012 and -0.05 < behind < 0.035 and away[2] < 0.020:
+            return Goal(contact + np.array([0.0, 0.08 * away_from_operator, 0.0]), CLOSED)
+        if abs(away[0]) < 0.012 and abs(away[1]) < 0.015:
+            return Goal(contact, CLOSED)
+        return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
+
+
+class ButtonExpert(Expert):
+    """Press the button from above with closed fingers."""
+
+    _SAFE_HEIGHT_M = 0.54
+
+    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
+        contact = self.layout.button_top
+        away = tcp - contact
+        if abs(away[0]) < 0.022 and abs(away[1]) < 0.022:
+            return Goal(contact - np.array([0.0, 0.0, 0.04]), CLOSED, speed=0.5)
+        return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
+
+
+def make_expert(task: TaskSpec, layout: Layout, noise: float = 0.0, rng: np.random.Generator | None = None) -> Expert:
+    """Return the expert of a task by the part of the table that it moves."""
+    return _EXPERTS[task.field](task, layout, noise, rng)
+
+
+def _approach(tcp: Array, contact: Array, safe_height: float, gripper: float) -> Goal:
+    """Go above the contact point: up first where the way there is far, then across, then down the last part."""
+    across = float(np.hypot(*(contact[:2] - tcp[:2])))
+    above = np.array([contact[0], contact[1], max(safe_height, contact[2])])
+    if across > 0.03 and tcp[2] < safe_height - 0.02:
+        return Goal(np.array([tcp[0], tcp[1], safe_height + 0.04]), gripper)
+    return Goal(above, gripper)
+
+
+def _bounded(motion: Array, speed: float) -> Array:
+    """Scale a motion (3,) so that its largest component is at most `speed`: the direction stays."""
+    largest = float(np.abs(motion).max())
+    return motion if largest <= speed else motion * (speed / largest)
+
+
+_EXPERTS: dict[str, type[Expert]] = {
+    "drawer": DrawerExpert,
+    "slider": SliderExpert,
+    "bulb": SwitchExpert,
+    "led": ButtonExpert,
+}
