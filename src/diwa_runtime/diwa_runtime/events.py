@@ -1,0 +1,19 @@
+"""The marks on a bag's time line, as `diwa_msgs/msg/EpisodeEvent` numbers them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+TOPIC = "episode/event"
+TYPE = "diwa_msgs/msg/EpisodeEvent"
+NO_SEED = -1
+
+
+class EventKind(IntEnum):
+    """What a mark says."""
+
+    START = 1
+    END = 2
+    SUCCESS = 3
+    FAILURE = 4
+    DISCARD = 5

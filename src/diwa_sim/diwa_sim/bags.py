@@ -1,0 +1,135 @@
+"""Writes what the simulator does as a ROS 2 bag (MCAP), as a recorder of the live topics would, only faster."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2.errors import WriterError
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+from diwa_runtime import events
+from diwa_runtime.errors import StorageError
+from diwa_runtime.events import EventKind
+from diwa_runtime.files import written_whole
+from diwa_runtime.interfaces import message_definitions
+from diwa_runtime.spec import ActionScale
+from diwa_sim import messages
+from diwa_sim.messages import Fields
+from diwa_sim.snapshot import Snapshot
+
+_NEVER = QosTime(2147483647, 4294967295)
+RELIABLE = Qos(
+    QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE,
+    _NEVER, _NEVER, QosLiveliness.AUTOMATIC, _NEVER, avoid_ros_namespace_conventions=False,
+)  # fmt: skip
+
+
+@cache
+def typestore() -> Typestore:
+    """Return the message types of ROS 2 Jazzy and of diwa_msgs.
+
+    Raises:
+        InputError: diwa_msgs is not to be found.
+    """
+    store = get_typestore(Stores.ROS2_JAZZY)
+    types = {}
+    for name, text in message_definitions().items():
+        types.update(get_types_from_msg(text, name))
+    store.register(types)
+    return store
+
+
+def make_message(store: Typestore, name: str, fields: Fields) -> Any:
+    """Make a message of type `name` from plain fields; nested dicts become nested messages."""
+    made = {}
+    for field, (_, about) in store.fielddefs[name][1]:
+        value = fields[field]
+        made[field] = make_message(store, str(about), value) if isinstance(value, dict) else value
+    return store.types[name](**made)
+
+
+class BagWriter(AbstractContextManager["BagWriter"]):
+    """One bag, written whole or not at all.
+
+    While it is written it lies beside its place as ``.NAME.PID.partial``; its chunks go to disk as they fill, so that
+    what a killed process leaves there can still be read up to its last whole chunk.
+    """
+
+    def __init__(self, folder: Path | str, scale: ActionScale | None = None) -> None:
+        """Prepare to write.
+
+        Args:
+            folder: the bag; a bag that is there already is replaced at the end.
+            scale: what an action of 1 means.
+        """
+        self.folder = Path(folder)
+        self._scale = scale or ActionScale()
+        self._store = typestore()
+        self._connections: dict[str, Connection] = {}
+
+    def __enter__(self) -> Self:
+        self._whole = written_whole(self.folder)
+        self._temporary = self._whole.__enter__()
+        # rosbags names the file after its folder: give it the final name inside, and lift it out when closed.
+        self._writer = Writer(self._temporary / self.folder.name, version=9, storage_plugin=StoragePlugin.MCAP)
+        try:
+            self._writer.open()
+        except (OSError, WriterError) as error:
+            self._abandon(error)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if error is not None:
+            self._abandon(error)
+        try:
+            self._writer.close()
+            for path in self._writer.path.iterdir():
+                path.rename(self._temporary / path.name)
+            self._writer.path.rmdir()
+        except BaseException as failure:
+            self._abandon(failure)
+        self._whole.__exit__(None, None, None)
+        return None
+
+    def write(self, topic: tuple[str, str], fields: Fields, stamp_ns: int) -> None:
+        """Write one message of a (topic, type), received when it was stamped.
+
+        Raises:
+            OSError: the disk refused; the context manager makes it a StorageError.
+        """
+        name, kind = topic
+        if name not in self._connections:
+            self._connections[name] = self._writer.add_connection(
+                f"/{name}", kind, typestore=self._store, offered_qos_profiles=[RELIABLE]
+            )
+        data = self._store.serialize_cdr(make_message(self._store, kind, fields), kind)
+        self._writer.write(self._connections[name], stamp_ns, data)
+
+    def write_snapshot(self, snapshot: Snapshot, stamp_ns: int) -> None:
+        """Write all topics of one instant."""
+        self.write(messages.ROBOT_STATE, messages.robot_state(snapshot, stamp_ns, self._scale), stamp_ns)
+        self.write(messages.JOINT_STATES, messages.joint_states(snapshot, stamp_ns), stamp_ns)
+        self.write(messages.SCENE_STATE, messages.scene_state(snapshot, stamp_ns), stamp_ns)
+        for camera, image in snapshot.images.items():
+            fields = messages.compressed_image(image, stamp_ns, camera)
+            self.write(messages.image_topic(camera), fields, stamp_ns)
+
+    def write_event(self, kind: EventKind, stamp_ns: int, task: str | None = None, seed: int | None = None) -> None:
+        """Write a mark that belongs to the snapshot of that stamp."""
+        self.write((events.TOPIC, events.TYPE), messages.episode_event(kind, stamp_ns, task, seed), stamp_ns)
+
+    def _abandon(self, error: BaseException) -> None:
+        self._writer.abort()
+        if isinstance(error, WriterError):
+            error = StorageError(f"{self.folder}: {error}")
+        self._whole.__exit__(type(error), error, error.__traceback__)
+        raise error

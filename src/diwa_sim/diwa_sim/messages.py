@@ -1,0 +1,115 @@
+"""What a snapshot is as messages: plain fields by name, for the bag writer and for the ROS node alike.
+
+Every function is pure and returns a dict that mirrors the message's definition; nested messages are nested dicts.
+`robot/state` says what the assembler reads back, so values keep their full precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.events import NO_SEED, EventKind
+from diwa_runtime.images import encode_jpeg
+from diwa_runtime.spec import SCENE_NAMES, ActionScale
+from diwa_sim.snapshot import Snapshot
+
+Fields = dict[str, Any]
+
+ROBOT_STATE = ("robot/state", "diwa_msgs/msg/RobotState")
+JOINT_STATES = ("joint_states", "sensor_msgs/msg/JointState")
+SCENE_STATE = ("scene/state", "diwa_msgs/msg/SceneState")
+BASE_FRAME = "base"
+JOINT_NAMES = tuple(f"panda_joint{number}" for number in range(1, 8))
+FINGER_NAMES = ("panda_finger_joint1", "panda_finger_joint2")
+MODE_MOVING = 1
+NANOSECONDS = 1_000_000_000
+
+
+def image_topic(camera: str) -> tuple[str, str]:
+    """Return topic and type of a camera's compressed images."""
+    return f"camera/{camera}/image/compressed", "sensor_msgs/msg/CompressedImage"
+
+
+def robot_state(
+    snapshot: Snapshot,
+    stamp_ns: int,
+    scale: ActionScale,
+    mode: int = MODE_MOVING,
+    answered_ns: int = 0,
+) -> Fields:
+    """Return the fields of diwa_msgs/msg/RobotState.
+
+    Args:
+        snapshot: the robot's state and what it executed since the snapshot before.
+        stamp_ns: the message's stamp.
+        scale: what an action of 1 means; the message has metres and radians.
+        mode: one of RobotState.MODE_*.
+        answered_ns: stamp of the observation that the newest command answers; 0: none.
+    """
+    accepted = np.asarray(snapshot.accepted_action, dtype=np.float64)
+    return {
+        "header": header(stamp_ns),
+        "tcp_pose": {
+            "position": _vector(snapshot.tcp_position),
+            "orientation": dict(zip("xyzw", map(float, snapshot.tcp_quaternion), strict=True)),
+        },
+        "joint_positions": np.asarray(snapshot.joint_positions, np.float64),
+        "joint_velocities": np.asarray(snapshot.joint_velocities, np.float64),
+        "gripper_width": float(snapshot.gripper_width),
+        "gripper_command": float(snapshot.gripper_command),
+        "accepted_translation": _vector(accepted[:3] * scale.translation_m),
+        "accepted_rotation": _vector(accepted[3:6] * scale.rotation_rad),
+        "answered_stamp": _time(answered_ns),
+        "mode": int(mode),
+    }
+
+
+def joint_states(snapshot: Snapshot, stamp_ns: int) -> Fields:
+    """Return the fields of sensor_msgs/msg/JointState: seven joints and two fingers, each half of the width."""
+    fingers = [snapshot.gripper_width / 2] * 2
+    return {
+        "header": header(stamp_ns),
+        "name": [*JOINT_NAMES, *FINGER_NAMES],
+        "position": np.concatenate([snapshot.joint_positions, fingers]).astype(np.float64),
+        "velocity": np.concatenate([snapshot.joint_velocities, [0.0, 0.0]]).astype(np.float64),
+        "effort": np.zeros(0),
+    }
+
+
+def scene_state(snapshot: Snapshot, stamp_ns: int, names: Sequence[str] = SCENE_NAMES) -> Fields:
+    """Return the fields of diwa_msgs/msg/SceneState."""
+    return {"header": header(stamp_ns), "names": list(names), "values": np.asarray(snapshot.scene, np.float64)}
+
+
+def compressed_image(image: NDArray[np.uint8], stamp_ns: int, camera: str) -> Fields:
+    """Return the fields of sensor_msgs/msg/CompressedImage: a JPEG of an RGB image (H, W, 3)."""
+    data = np.frombuffer(encode_jpeg(image), np.uint8)
+    return {"header": header(stamp_ns, f"camera_{camera}"), "format": "jpeg", "data": data}
+
+
+def episode_event(kind: EventKind, stamp_ns: int, task: str | None = None, seed: int | None = None) -> Fields:
+    """Return the fields of diwa_msgs/msg/EpisodeEvent; no task is play."""
+    return {
+        "header": header(stamp_ns),
+        "kind": int(kind),
+        "task": task or "",
+        "seed": NO_SEED if seed is None else seed,
+    }
+
+
+def header(stamp_ns: int, frame: str = BASE_FRAME) -> Fields:
+    """Return the fields of std_msgs/msg/Header."""
+    return {"stamp": _time(stamp_ns), "frame_id": frame}
+
+
+def _time(stamp_ns: int) -> Fields:
+    seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
+    return {"sec": seconds, "nanosec": nanoseconds}
+
+
+def _vector(values: NDArray[np.floating]) -> Fields:
+    return dict(zip("xyz", map(float, values), strict=True))
