@@ -37,6 +37,21 @@ class FieldStatistics:
 
 
 @dataclass(frozen=True)
+class Normalisation:
+    """How the filter's graph turns one observation field into what the network sees: (feature - mean) / std, clamped.
+
+    Attributes:
+        names: the features, which need not be the raw values: Euler angles become columns of a rotation matrix.
+        clamp: standardised values are limited to +- this.
+    """
+
+    names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    clamp: float
+
+
+@dataclass(frozen=True)
 class FileRecord:
     """Size and hash of one file of the bundle."""
 
@@ -50,7 +65,7 @@ class Manifest:
 
     Attributes:
         skill: the task that the policy was made for; what a robot asks for by name.
-        normalisation: per observation field the statistics that `filter.onnx` normalises with (inside the graph).
+        normalisation: what `filter.onnx` does to each vector field, for people to read: the graph does it by itself.
         proprio_starts: proprio at the first frames of the training episodes; a robot far from these is not started.
         provenance: plain JSON about the making: runs, data, seeds, versions, commit.
         success_threshold: `probability` above this counts as success.
@@ -59,7 +74,7 @@ class Manifest:
 
     skill: str
     spec: Spec
-    normalisation: Mapping[str, FieldStatistics]
+    normalisation: Mapping[str, Normalisation]
     proprio_starts: FieldStatistics
     provenance: Mapping[str, Any]
     chunk_length: int
@@ -105,7 +120,7 @@ class Manifest:
         return cls(
             skill=_text(fields["skill"], source, "skill"),
             spec=spec,
-            normalisation=many("normalisation", _statistics),
+            normalisation=many("normalisation", _normalisation),
             proprio_starts=_statistics(fields["proprio_starts"], source, "proprio_starts", len(spec.proprio)),
             provenance=_mapping(fields["provenance"], source, "provenance"),
             chunk_length=_count(fields["chunk_length"], source, "chunk_length"),
@@ -155,12 +170,6 @@ def _check_fields(manifest: Manifest, source: str) -> None:
         raise BundleError(f"{source}: 'files' {fault} {name!r}; export the bundle again")
     if not 0 < manifest.success_threshold < 1:
         raise BundleError(f"{source}: 'success_threshold' is {manifest.success_threshold}, expected between 0 and 1")
-    for name, statistics in manifest.normalisation.items():
-        if name not in ("proprio", "scene"):
-            raise BundleError(f"{source}: 'normalisation' has the unknown field {name!r}; export the bundle again")
-        expected = len(getattr(manifest.spec, name))
-        if len(statistics.mean) != expected:
-            raise BundleError(f"{source}: 'normalisation.{name}' has {len(statistics.mean)} features, not {expected}")
 
 
 # Reading the manifest's plain data: each returns what it was asked for or says which field is not that.
@@ -170,6 +179,15 @@ def _mapping(data: Any, source: str, name: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise BundleError(f"{source}: {name} is not a JSON object; export the bundle again")
     return data
+
+
+def _exactly(data: Any, source: str, name: str, cls: type) -> dict[str, Any]:
+    """Return the JSON object `data`, which has the fields of the dataclass `cls` and no others."""
+    fields = _mapping(data, source, f"'{name}'")
+    known = [f.name for f in dataclasses.fields(cls)]
+    if set(fields) != set(known):
+        raise BundleError(f"{source}: '{name}' must have {', '.join(known)}; export the bundle again")
+    return fields
 
 
 def _text(data: Any, source: str, name: str) -> str:
@@ -190,22 +208,27 @@ def _number(data: Any, source: str, name: str) -> float:
     return float(data)
 
 
-def _statistics(data: Any, source: str, name: str, size: int | None = None) -> FieldStatistics:
-    fields = _mapping(data, source, f"'{name}'")
-    columns = [f.name for f in dataclasses.fields(FieldStatistics)]
-    if set(fields) != set(columns) or not all(isinstance(fields[column], list) for column in columns):
-        raise BundleError(f"{source}: '{name}' must have the lists {', '.join(columns)}; export the bundle again")
-    size = len(fields["mean"]) if size is None else size
-    if any(len(fields[column]) != size for column in columns):
-        raise BundleError(f"{source}: '{name}' must have {size} numbers in each of {', '.join(columns)}")
-    return FieldStatistics(
-        *(tuple(_number(value, source, f"{name}.{column}") for value in fields[column]) for column in columns)
-    )
+def _numbers(data: Any, source: str, name: str, size: int) -> tuple[float, ...]:
+    if not isinstance(data, list) or len(data) != size:
+        raise BundleError(f"{source}: '{name}' must be a list of {size} numbers; export the bundle again")
+    return tuple(_number(value, source, name) for value in data)
+
+
+def _statistics(data: Any, source: str, name: str, size: int) -> FieldStatistics:
+    fields = _exactly(data, source, name, FieldStatistics)
+    return FieldStatistics(**{key: _numbers(value, source, f"{name}.{key}", size) for key, value in fields.items()})
+
+
+def _normalisation(data: Any, source: str, name: str) -> Normalisation:
+    fields = _exactly(data, source, name, Normalisation)
+    if not isinstance(fields["names"], list):
+        raise BundleError(f"{source}: '{name}.names' is not a list; export the bundle again")
+    names = tuple(_text(feature, source, f"{name}.names") for feature in fields["names"])
+    mean, std = (_numbers(fields[key], source, f"{name}.{key}", len(names)) for key in ("mean", "std"))
+    return Normalisation(names, mean, std, _number(fields["clamp"], source, f"{name}.clamp"))
 
 
 def _file_record(data: Any, source: str, name: str) -> FileRecord:
-    fields = _mapping(data, source, f"'{name}'")
-    if set(fields) != {"size", "sha256"}:
-        raise BundleError(f"{source}: '{name}' must have 'size' and 'sha256'; export the bundle again")
+    fields = _exactly(data, source, name, FileRecord)
     size = _count(fields["size"], source, f"{name}.size", least=0, most=GRAPH_LIMIT_BYTES)
     return FileRecord(size, _text(fields["sha256"], source, f"{name}.sha256"))

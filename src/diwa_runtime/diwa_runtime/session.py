@@ -100,6 +100,19 @@ class PolicySession:
             InputError: the observation or the executed action cannot be used; the episode is as it was before.
             BundleError: the graphs gave something that is not finite.
         """
+        self.observe(observation, executed_action)
+        state = self.state
+        if state.used == len(state.chunk):
+            state.chunk, state.used = self._draw_chunk(), 0
+        action = state.chunk[state.used].copy()
+        state.used += 1
+        return action
+
+    def observe(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> None:
+        """Take an observation without asking for an action: the last one of an episode, which only the reward needs.
+
+        Arguments and errors are those of `step`.
+        """
         check_observation(observation, self.bundle.spec)
         state, executed = self.state, self._executed(executed_action)
         batch = {name: observation[name][None] for name in self.bundle.spec.observation_fields}
@@ -109,11 +122,6 @@ class PolicySession:
                 f"{self.bundle.source}: the filter's latent is not finite at step {state.steps}; stop here"
             )
         state.latent, state.steps, self._probability = latent, state.steps + 1, None
-        if state.used == len(state.chunk):
-            state.chunk, state.used = self._draw_chunk(), 0
-        action = state.chunk[state.used].copy()
-        state.used += 1
-        return action
 
     @property
     def latent(self) -> Float:

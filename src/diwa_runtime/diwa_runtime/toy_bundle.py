@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.bundle import observation_type, write_bundle
-from diwa_runtime.manifest import FieldStatistics, Manifest
+from diwa_runtime.manifest import FieldStatistics, Manifest, Normalisation
 from diwa_runtime.spec import Spec
 
 Float = NDArray[np.float32]
@@ -76,7 +76,9 @@ def toy_manifest(spec: Spec, latent_size: int, chunk_length: int = 4, denoising_
     return Manifest(
         skill="open_drawer",
         spec=spec,
-        normalisation={"proprio": starts},
+        normalisation={
+            "proprio": Normalisation(spec.proprio, (0.0,) * len(spec.proprio), (1.0,) * len(spec.proprio), clamp=4.0)
+        },
         proprio_starts=starts,
         provenance={"made_by": "toy_bundle"},
         chunk_length=chunk_length,

@@ -192,6 +192,17 @@ def test_unusable_executed_action_is_refused(bundle, executed):
     assert session.steps == 1
 
 
+def test_last_observation_moves_the_belief_and_asks_for_nothing(bundle):
+    first, second = make_observations(2)
+    watched, acted = PolicySession(bundle, 1), PolicySession(bundle, 1)
+    for session in (watched, acted):
+        session.step(first)
+    watched.observe(second)
+    acted.step(second)
+    np.testing.assert_array_equal(watched.latent, acted.latent)
+    assert (watched.steps, watched.state.used, acted.state.used) == (2, 1, 2)
+
+
 @pytest.mark.parametrize("part", ["observe", "decide"])
 def test_graph_that_gives_nan_stops_the_episode(tmp_path, part):
     shape = ToyWeights.random(Spec(), LATENT)

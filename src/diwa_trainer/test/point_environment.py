@@ -1,0 +1,80 @@
+"""A point that must reach zero on a line, behind the observation contract: small enough to know every answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.actions import accept_action
+from diwa_runtime.spec import Spec
+
+STRIDE, LIMIT, REACHED = 0.1, 0.5, 0.05
+
+
+class Expert:
+    """Walks towards zero."""
+
+    def act(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the action for where the point is."""
+        return np.array([-10 * observation["proprio"][0], 0, 0, 0, 0, 0, 1], np.float32)
+
+
+class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
+    """`proprio[0]` is where the point is, at most 1 from zero; it accepts at most half of an action."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str = "open_drawer",
+        rate_hz: float = 30.0,
+        reports_success: bool = True,
+        draws: bool = True,
+        render_mode: str | None = None,
+    ) -> None:
+        self.task, self.render_mode = task, render_mode
+        self._reports_success, self._draws = reports_success, draws
+        self.contract = Spec(rate_hz=rate_hz)
+        self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            {name: gymnasium.spaces.Box(-np.inf, np.inf, (size,)) for name, size in (("proprio", 15), ("scene", 24))}
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Put the point somewhere."""
+        super().reset(seed=seed, options=options)
+        self.position = float(self.np_random.uniform(-1, 1))
+        return self._observation(), {}
+
+    def step(self, action: NDArray[np.floating]) -> Any:
+        """Move it."""
+        accepted = accept_action(action)
+        accepted[:6] = np.clip(accepted[:6], -LIMIT, LIMIT)
+        self.position += STRIDE * float(accepted[0])
+        success = abs(self.position) < REACHED
+        info = {"success": success, "action": accepted} if self._reports_success else {}
+        return self._observation(), 0.0, False, False, info
+
+    def render(self) -> Any:
+        """Draw it."""
+        if not self._draws:
+            raise RuntimeError("no OpenGL here")
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[20:28, int(np.clip(32 + 28 * self.position, 0, 63))] = 255
+        return frame
+
+    def expert(self) -> Expert:
+        """Return the scripted policy."""
+        return Expert()
+
+    def _observation(self) -> dict[str, NDArray[Any]]:
+        proprio = np.zeros(15, np.float32)
+        proprio[0] = self.position
+        return {"proprio": proprio, "scene": np.zeros(24, np.float32)}
+
+
+gymnasium.register("Point-v0", entry_point=Point)
+gymnasium.register("Dumb-v0", entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv")

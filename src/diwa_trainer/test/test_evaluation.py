@@ -1,0 +1,278 @@
+"""An evaluation counts what happened, feeds back what was accepted, and does not depend on how it is run."""
+
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from diwa_runtime.actions import HOLD_ACTION
+from diwa_runtime.bundle import MANIFEST, Bundle
+from diwa_runtime.errors import BundleError, ConfigError, InputError, SpecMismatchError
+from diwa_runtime.manifest import GRAPHS
+from diwa_runtime.session import PolicySession
+from diwa_runtime.spec import Spec
+from diwa_runtime.toy_bundle import ToyWeights, write_toy_bundle
+from diwa_trainer.agents import BundleAgent, RandomAgent
+from diwa_trainer.episodes import make_environment, run_episode
+from diwa_trainer.evaluation import EvaluateConfig, evaluate
+from diwa_trainer.statistics import wilson_interval
+from diwa_trainer.verbs import evaluate as verb
+from diwa_trainer.video import encode_mp4
+
+POINT = "point_environment:Point-v0"
+STEPS = 12
+
+
+@pytest.fixture(autouse=True)
+def _point_can_be_imported(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def walking_bundle(folder: Path, **changes) -> Path:
+    """A bundle that walks towards zero and takes a position below -0.3 for success."""
+    random = ToyWeights.random(Spec(), latent_size=2)
+    zeros = {name: np.zeros_like(getattr(random, name)) for name in ("carry", "observe", "act", "decide", "judge")}
+    zeros["observe"][0, 0] = 1.0  # latent[0] is the position
+    zeros["act"][0, 1] = 1.0  # latent[1] is what was accepted
+    zeros["decide"][0, 0] = -20.0
+    zeros["judge"][0] = -100.0
+    weights = ToyWeights(**{**zeros, "judge_bias": -30.0, "noise_scale": 0.01, **changes})
+    write_toy_bundle(folder / "bundle", Spec(), weights)
+    return folder / "bundle"
+
+
+def config(folder: Path, **changes) -> EvaluateConfig:
+    settings = {
+        "output": folder / "run",
+        "bundle": None if changes.keys() & {"policy", "bundle"} else walking_bundle(folder),
+        "environment": POINT,
+        "episodes": 20,
+        "max_steps": STEPS,
+        "workers": 1,
+        "videos": 0,
+    }
+    return EvaluateConfig(**{**settings, **changes})
+
+
+def starts(settings: EvaluateConfig) -> np.ndarray:
+    environment = make_environment(POINT, {}, STEPS)
+    return np.array([environment.reset(seed=seed)[0]["proprio"][0] for seed in settings.seeds])
+
+
+def test_counts_are_those_of_a_walk_that_can_be_worked_out(tmp_path):
+    settings = config(tmp_path)
+    evaluation = evaluate(settings)
+    distance = np.abs(starts(settings))
+    # Half of an action is accepted: 0.05 a step, until less than 0.05 is left.
+    reachable = distance - 0.05 * STEPS < 0.05
+    successes = [episode.success for episode in evaluation.episodes]
+    np.testing.assert_array_equal(successes, reachable)
+    assert 0 < sum(successes) < 20
+    data = evaluation.to_json()
+    assert (data["successes"], data["episodes"]) == (sum(successes), 20)
+    assert data["interval95"] == list(wilson_interval(sum(successes), 20))
+    lengths = np.array([episode.length for episode in evaluation.episodes])
+    assert set(lengths[~reachable]) == {STEPS}
+    far = reachable & (distance > 0.1)
+    np.testing.assert_array_equal(lengths[far], np.ceil((distance[far] - 0.05) / 0.05))
+    assert data["mean_length"] == lengths.mean()
+    assert evaluation.episodes[0].seconds == lengths[0] / 30
+
+
+def test_false_alarms_are_firings_in_failed_episodes(tmp_path):
+    settings = config(tmp_path)
+    evaluation = evaluate(settings)
+    position = starts(settings)
+    for episode, start in zip(evaluation.episodes, position, strict=True):
+        assert (episode.first_fired is not None) == (start < -0.3)
+        assert episode.first_fired in (0, None)
+        assert (episode.max_probability > 0.5) == (start < -0.3)
+    failed = np.array([not episode.success for episode in evaluation.episodes])
+    classifier = evaluation.to_json()["classifier"]
+    assert classifier["fired_on_failure"] == (failed & (position < -0.3)).sum() > 0
+    assert classifier["fired_on_success"] == (~failed & (position < -0.3)).sum() > 0
+    assert classifier["failures"] == failed.sum()
+
+
+def test_last_observation_is_judged_too(tmp_path):
+    """The reward may fire on the very observation that ends the episode."""
+    weights = {"judge": np.array([100, 0], np.float32), "judge_bias": 20.0}  # fires above -0.2
+    settings = config(tmp_path, bundle=walking_bundle(tmp_path, **weights), max_steps=1, episodes=200)
+    fired = [episode.first_fired for episode in evaluate(settings).episodes]
+    one_step_away = (starts(settings) > -0.249) & (starts(settings) < -0.201)
+    assert {step for step, close in zip(fired, one_step_away, strict=True) if close} == {1}
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_result_does_not_depend_on_the_number_of_processes(tmp_path, workers):
+    one = evaluate(config(tmp_path, episodes=6, videos=1))
+    many = evaluate(config(tmp_path, episodes=6, videos=1, workers=workers))
+    assert many.to_json() == one.to_json()
+    assert many.videos == one.videos
+
+
+def test_policy_is_told_what_was_accepted(tmp_path):
+    """The filter's second latent is the accepted translation: hold at first, then the environment's half."""
+    session, seen = PolicySession(Bundle.load(walking_bundle(tmp_path))), []
+
+    class Watched(BundleAgent):
+        def act(self, observation, executed):
+            action = super().act(observation, executed)
+            seen.append((session.latent[1], action[0]))
+            return action
+
+    far = next(seed for seed in range(100) if abs(starts(config(tmp_path, first_seed=seed, episodes=1))[0]) > 0.6)
+    run_episode(make_environment(POINT, {}, STEPS), Watched(session), far, threshold=0.5, rate_hz=30)
+    latents, asked = np.array(seen).T
+    assert latents[0] == HOLD_ACTION[0]
+    assert np.abs(asked[:3]).min() == 1
+    np.testing.assert_array_equal(latents[1:4], asked[:3] / 2)
+
+
+def test_films_show_every_step_of_the_first_episodes(tmp_path):
+    evaluation = evaluate(config(tmp_path, episodes=3, videos=2))
+    assert list(evaluation.videos) == [100_000, 100_001]
+    (tmp_path / "film.mp4").write_bytes(evaluation.videos[100_000])
+    film = cv2.VideoCapture(str(tmp_path / "film.mp4"))
+    assert film.get(cv2.CAP_PROP_FRAME_COUNT) == evaluation.episodes[0].length + 1
+    assert film.get(cv2.CAP_PROP_FPS) == 30
+    shown, frame = film.read()
+    assert shown
+    assert frame.shape == (240, 320, 3)
+    brightest = frame[120].max(-1).argmax() / 320 * 64
+    assert brightest == pytest.approx(32 + 28 * starts(evaluation.config)[0], abs=1.5)
+
+
+def test_same_frames_give_the_same_film():
+    frames = [np.full((48, 64, 3), 20 * i, np.uint8) for i in range(5)]
+    assert encode_mp4(frames, 30) == encode_mp4(frames, 30)
+    with pytest.raises(ValueError, match="shapes"):
+        encode_mp4([*frames, np.zeros((4, 4, 3), np.uint8)], 30)
+
+
+def test_nothing_is_drawn_without_films(tmp_path):
+    blind = {"environment_kwargs": {"draws": False}, "episodes": 2}
+    assert len(evaluate(config(tmp_path, **blind)).episodes) == 2
+    with pytest.raises(InputError, match=r"no OpenGL here.*--videos 0"):
+        evaluate(config(tmp_path, videos=1, **blind))
+
+
+def test_baselines_stand_still_drift_and_solve(tmp_path):
+    settings = config(tmp_path, policy="zero", task="open_drawer")
+    still = evaluate(settings)
+    np.testing.assert_array_equal([e.success for e in still.episodes], np.abs(starts(settings)) < 0.05)
+    assert still.to_json()["classifier"] is None
+    solved = evaluate(dataclasses.replace(settings, policy="expert", max_steps=40))
+    assert solved.successes == 20
+    drifting = dataclasses.replace(settings, policy="random")
+    assert evaluate(drifting).to_json() == evaluate(drifting).to_json()
+    assert evaluate(drifting).to_json()["episodes_detail"] != still.to_json()["episodes_detail"]
+
+
+def test_random_motion_is_smooth_and_seeded():
+    agent = RandomAgent()
+
+    def motion(seed):
+        agent.reset(seed)
+        return np.array([agent.act({}, None) for _ in range(2000)])
+
+    first = motion(1)
+    np.testing.assert_array_equal(motion(1), first)
+    assert not np.array_equal(motion(2), first)
+    assert (
+        np.abs(np.diff(first[:, 0])).mean()
+        < 0.5 * np.abs(np.diff(np.random.default_rng(0).permutation(first[:, 0]))).mean()
+    )
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_disagreeing_specs_are_refused_even_from_a_worker(tmp_path, workers):
+    with pytest.raises(SpecMismatchError, match="rate_hz"):
+        evaluate(config(tmp_path, environment_kwargs={"rate_hz": 20.0}, workers=workers))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"environment": "point_environment:Line-v0"}, ConfigError, "Line"),
+        ({"environment": "no_such_simulator:Table-v0"}, ConfigError, "no_such_simulator"),
+        ({"environment_kwargs": {"colour": "red"}}, ConfigError, "colour"),
+        ({"environment_kwargs": {"reports_success": False}}, InputError, "success"),
+        ({"environment": "point_environment:Dumb-v0", "policy": "expert"}, ConfigError, "no expert"),
+    ],
+)
+def test_unusable_environments_are_refused(tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        evaluate(config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"episodes": 0}, {"workers": 0}, {"max_steps": 0}, {"videos": -1}, {"policy": "zero", "bundle": Path("b")}],
+)
+def test_impossible_settings_are_refused(tmp_path, changes):
+    with pytest.raises(ConfigError):
+        config(tmp_path, **changes)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, *GRAPHS])
+def test_pickle_in_a_bundle_is_refused_and_does_not_run(tmp_path, name):
+    """F15."""
+
+    class Canary:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "it_ran",))
+
+    settings = config(tmp_path)
+    (settings.bundle / name).write_bytes(pickle.dumps(Canary()))
+    with pytest.raises(BundleError, match=name):
+        verb.run(settings)
+    assert not (tmp_path / "it_ran").exists()
+
+
+def test_verb_writes_the_run_once(tmp_path, capsys):
+    settings = config(tmp_path, episodes=3, videos=1)
+    verb.run(settings)
+    found = json.loads((settings.output / "evaluation.json").read_text())
+    assert found == evaluate(settings).to_json()
+    assert found["bundle"]["sha256"] == Bundle.load(settings.bundle).sha256
+    assert (settings.output / found["videos"]["100000"]).read_bytes()[4:8] == b"ftyp"
+    summary = json.loads((settings.output / "summary.json").read_text())
+    assert (summary["successes"], summary["episodes"]) == (found["successes"], 3)
+    capsys.readouterr()
+    before = (settings.output / "evaluation.json").stat().st_mtime_ns
+    verb.run(settings)
+    assert (settings.output / "evaluation.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match="episodes"):
+        verb.run(dataclasses.replace(settings, episodes=4))
+
+
+def test_interrupted_verb_leaves_no_result(tmp_path, monkeypatch):
+    settings = config(tmp_path, episodes=3)
+
+    def interrupted(_config, show):
+        import signal
+
+        signal.raise_signal(signal.SIGINT)
+        show(1, 0)
+
+    monkeypatch.setattr(verb, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="starts the evaluation again"):
+        verb.run(settings)
+    assert not (settings.output / "evaluation.json").exists()
+    monkeypatch.undo()
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    verb.run(settings)
+    assert (settings.output / "evaluation.json").exists()
+
+
+def test_worker_processes_do_not_load_torch():
+    program = "import sys, diwa_trainer.evaluation; print({'torch', 'rclpy'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"
