@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
+from diwa_trainer.dataset import Dataset
 from diwa_trainer.features import Features
 from diwa_trainer.rssm import RSSM, Observed, RSSMConfig, balanced_kl
 
@@ -59,6 +60,11 @@ class WorldModel(nn.Module):
         return self.config.rssm.latent
 
     @property
+    def decodes_scene(self) -> bool:
+        """Whether the scene can be read off a latent."""
+        return self.spec.mode in ("state", "hybrid")
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the decoded features, proprio first."""
         return self.proprio.names + self.scene.names
@@ -67,6 +73,11 @@ class WorldModel(nn.Module):
     def feature_weights(self) -> Tensor:
         """Weight of each decoded feature in the loss (F,)."""
         return torch.cat([self.proprio.weight, self.scene.weight])
+
+    def fit_features(self, dataset: Dataset) -> None:
+        """Set the standardisation from recorded rows."""
+        self.proprio.fit(dataset.proprio)
+        self.scene.fit(dataset.scene)
 
     def features(self, observation: Observation) -> Tensor:
         """Standardise an observation into (..., F)."""

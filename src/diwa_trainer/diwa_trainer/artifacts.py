@@ -1,0 +1,104 @@
+"""Trained networks as files: weights in safetensors, and what they are in its header. Nothing is ever unpickled.
+
+The header's metadata carries format, kind, config, Spec and whatever the next verb must know, as JSON; so one file is
+enough to build the network again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from diwa_runtime.config import config_from, to_plain
+from diwa_runtime.errors import InputError
+from diwa_runtime.files import sha256_of, written_whole
+from diwa_runtime.spec import Spec
+
+ARTIFACT_VERSION = 1
+Config = TypeVar("Config")
+Module = TypeVar("Module", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file of weights with what its header says.
+
+    Attributes:
+        config: the network's own config as plain data.
+        about: facts that later stages need (thresholds, latent size, provenance).
+        sha256: of the file.
+    """
+
+    path: Path
+    kind: str
+    config: dict[str, Any]
+    spec: Spec
+    about: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    sha256: str
+
+    def config_as(self, cls: type[Config]) -> Config:
+        """Return the network's config as its dataclass."""
+        return config_from(cls, self.config, str(self.path))
+
+    def fill(self, module: Module) -> Module:
+        """Load the weights into a network built from this file's config; return it frozen, in evaluation mode.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        try:
+            module.load_state_dict(self.weights)
+        except RuntimeError as error:
+            raise InputError(f"{self.path}: weights do not fit ({str(error).splitlines()[-1].strip()})") from None
+        return module.eval().requires_grad_(False)
+
+
+def save_artifact(path: Path, kind: str, module: nn.Module, config: Any, spec: Spec, about: dict[str, Any]) -> None:
+    """Write a network whole or not at all."""
+    header = {
+        "format": str(ARTIFACT_VERSION),
+        "kind": kind,
+        "config": json.dumps(to_plain(config)),
+        "spec": json.dumps(spec.to_json()),
+        "about": json.dumps(about),
+    }
+    weights = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
+    with written_whole(path) as temporary:
+        save_file(weights, temporary, header)
+
+
+def load_artifact(path: Path, kind: str, made_by: str) -> Artifact:
+    """Read a network's file.
+
+    Raises:
+        InputError: it is not there, no safetensors file, of another kind or another version; says which verb makes it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: not there; make it with `{made_by}`")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path}: not a safetensors file ({error}); make it anew with `{made_by}`") from None
+    if header.get("kind") != kind:
+        raise InputError(f"{path}: holds {header.get('kind', 'something else')!r}, needed {kind!r} from `{made_by}`")
+    if header.get("format") != str(ARTIFACT_VERSION):
+        raise InputError(
+            f"{path}: format {header.get('format')!r}, this DiWA reads {ARTIFACT_VERSION!r}; "
+            f"make it anew with `{made_by}`"
+        )
+    try:
+        config, spec, about = (json.loads(header[name]) for name in ("config", "spec", "about"))
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: damaged header ({error}); make it anew with `{made_by}`") from None
+    return Artifact(path, kind, config, Spec.from_json(spec, str(path)), about, weights, sha256_of(path))

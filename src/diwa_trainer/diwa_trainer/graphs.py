@@ -1,0 +1,96 @@
+"""The three ONNX graphs of a bundle, from the trained networks: what is evaluated is what is deployed."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from diwa_runtime.actions import ACTION_SIZE
+from diwa_trainer.diffusion import DiffusionPolicy
+from diwa_trainer.reward import Classifier
+from diwa_trainer.world_model import WorldModel
+
+OPSET = 17
+
+
+class FilterGraph(nn.Module):
+    """(observation fields..., action, latent) -> next latent."""
+
+    def __init__(self, model: WorldModel) -> None:
+        super().__init__()
+        self.model = model
+        self.fields = model.spec.observation_fields
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Take the observation fields in the Spec's order, then action (B, 7) and latent (B, Z)."""
+        *fields, action, latent = inputs
+        return self.model.filter(dict(zip(self.fields, fields, strict=True)), action, latent)
+
+
+class PolicyGraph(nn.Module):
+    """(latent, noise) -> chunk, with the denoising loop unrolled and everything that is constant folded in."""
+
+    std: Tensor
+
+    def __init__(self, pretrained: DiffusionPolicy, finetuned: DiffusionPolicy) -> None:
+        super().__init__()
+        self.pretrained, self.finetuned = pretrained, finetuned
+        self.tables = [p.denoiser.time_table().detach() for p in (pretrained, finetuned)]
+        self.std = finetuned.evaluation_std()
+
+    def forward(self, latent: Tensor, noise: Tensor) -> Tensor:
+        """Denoise `noise` (B, K+1, Ta, 7) under latents (B, Z) into chunks (B, Ta, 7)."""
+        config = self.finetuned.config
+        noise = noise.flatten(2)
+        x = noise[:, 0]
+        shares = [p.denoiser.latent_share(latent) for p in (self.pretrained, self.finetuned)]
+        for i, t in enumerate(range(config.denoising_steps - 1, -1, -1)):
+            which = int(t < config.finetuned_steps)
+            policy = (self.pretrained, self.finetuned)[which]
+            x = policy.mean(x, shares[which] + self.tables[which][t], t) + self.std[t] * noise[:, i + 1]
+        return x.unflatten(-1, (config.chunk, ACTION_SIZE))
+
+
+def make_graphs(
+    model: WorldModel, pretrained: DiffusionPolicy, finetuned: DiffusionPolicy, classifier: Classifier
+) -> dict[str, bytes]:
+    """Export `filter.onnx`, `policy.onnx` and `reward.onnx`; the batch axis stays free."""
+    latent = torch.zeros(1, model.latent_size)
+    config = finetuned.config
+    sizes = {"proprio": len(model.spec.proprio), "scene": len(model.spec.scene)}
+    fields = {name: torch.zeros(1, sizes[name]) for name in model.spec.observation_fields}
+    noise = torch.zeros(1, config.denoising_steps + 1, config.chunk, ACTION_SIZE)
+    return {
+        "filter.onnx": _export(
+            FilterGraph(model),
+            (*fields.values(), torch.zeros(1, ACTION_SIZE), latent),
+            (*fields, "action", "latent"),
+            "next_latent",
+        ),
+        "policy.onnx": _export(PolicyGraph(pretrained, finetuned), (latent, noise), ("latent", "noise"), "chunk"),
+        "reward.onnx": _export(classifier, (latent,), ("latent",), "probability"),
+    }
+
+
+def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], output: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter(
+            "ignore"
+        )  # the exporter warns of its own deprecation and of shapes that we fix on purpose
+        path = Path(folder) / "graph.onnx"
+        torch.onnx.export(
+            module.eval(),
+            inputs,
+            str(path),
+            input_names=list(names),
+            output_names=[output],
+            dynamic_axes={name: {0: "batch"} for name in (*names, output)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return path.read_bytes()

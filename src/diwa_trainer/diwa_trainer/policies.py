@@ -1,0 +1,22 @@
+"""Diffusion policies as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diwa_trainer.artifacts import Artifact, load_artifact
+from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy
+
+WEIGHTS = "policy.safetensors"
+PRETRAINED, FINETUNED = "pretrained_policy", "finetuned_policy"
+
+
+def load_policy(folder: Path, kind: str, made_by: str) -> tuple[DiffusionPolicy, Artifact]:
+    """Build the frozen policy of a run.
+
+    Raises:
+        InputError: the run is not done, or its file is damaged.
+    """
+    artifact = load_artifact(Path(folder) / WEIGHTS, kind, made_by)
+    policy = DiffusionPolicy(artifact.config_as(DiffusionConfig), artifact.about["latent_size"])
+    return artifact.fill(policy), artifact

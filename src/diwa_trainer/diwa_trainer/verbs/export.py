@@ -1,0 +1,85 @@
+"""`export`: trained networks in, bundle out: what a robot runs, and what `evaluate` judges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from diwa_runtime.bundle import write_bundle
+from diwa_runtime.errors import InputError
+from diwa_runtime.manifest import FieldStatistics, Manifest
+from diwa_trainer.artifacts import Artifact
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.graphs import make_graphs
+from diwa_trainer.policies import FINETUNED, PRETRAINED, load_policy
+from diwa_trainer.segments import demonstrations
+from diwa_trainer.verbs.train_reward import load_classifier
+from diwa_trainer.verbs.train_world_model import load_world_model
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Put filter, policy and reward into one folder that needs neither torch nor this package."""
+
+    dataset: Path = field(metadata={"help": "recordings that the training started from; their statistics travel along"})
+    world_model: Path = field(metadata={"help": "run folder of train_world_model"})
+    policy: Path = field(metadata={"help": "run folder of pretrain: the base policy"})
+    reward: Path = field(metadata={"help": "run folder of train_reward"})
+    output: Path = field(metadata={"help": "the bundle"})
+    finetuned: Path | None = field(
+        default=None, metadata={"help": "run folder of finetune; none: export the base policy"}
+    )
+    iteration: int | None = field(default=None, metadata={"help": "a kept iteration of finetune; none: the last"})
+
+
+def run(config: ExportConfig) -> None:
+    """Export the bundle, replacing an older one.
+
+    Raises:
+        InputError: parts that were not trained on one another.
+    """
+    dataset = Dataset.open(config.dataset)
+    model, model_file = load_world_model(config.world_model)
+    pretrained, base_file = load_policy(config.policy, PRETRAINED, "pretrain")
+    classifier, reward_file = load_classifier(config.reward)
+    finetuned, policy_file = pretrained, base_file
+    if config.finetuned is not None:
+        folder = (
+            config.finetuned if config.iteration is None else config.finetuned / f"iteration_{config.iteration:04d}"
+        )
+        finetuned, policy_file = load_policy(folder, FINETUNED, "finetune --keep-every")
+    _check_lineage(model_file, base_file, reward_file, policy_file)
+    task = base_file.about["task"]
+    starts = [episode.start for episode in demonstrations(dataset, task, 1)]
+    manifest = Manifest(
+        skill=task,
+        spec=model.spec,
+        normalisation={name: FieldStatistics.of(dataset.arrays[name]) for name in ("proprio", "scene")},
+        proprio_starts=FieldStatistics.of(dataset.proprio[np.array(starts)]),
+        provenance={
+            "dataset": dataset.fingerprint,
+            "world_model": model_file.sha256,
+            "policy": base_file.sha256,
+            "reward": reward_file.sha256,
+            "finetuned": policy_file.sha256 if config.finetuned is not None else None,
+            "iterations": policy_file.about.get("iterations", 0),
+        },
+        chunk_length=finetuned.config.chunk,
+        denoising_steps=finetuned.config.denoising_steps,
+        latent_size=model.latent_size,
+        success_threshold=reward_file.about["threshold"],
+    )
+    write_bundle(config.output, manifest, make_graphs(model, pretrained, finetuned, classifier))
+    print(f"[{config.output.name}] bundle of {task} written", flush=True)
+
+
+def _check_lineage(model: Artifact, base: Artifact, reward: Artifact, policy: Artifact) -> None:
+    for file in (base, reward, policy):
+        if file.about["world_model"] != model.sha256:
+            raise InputError(f"{file.path}: was trained on another world model than {model.path}; train it anew")
+    if reward.about["task"] != base.about["task"]:
+        raise InputError(f"{reward.path}: rewards {reward.about['task']}, {base.path} does {base.about['task']}")
+    if policy is not base and policy.about["policy"] != base.sha256:
+        raise InputError(f"{policy.path}: was not fine-tuned from {base.path}; name the policy that it came from")

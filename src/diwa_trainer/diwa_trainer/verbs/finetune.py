@@ -1,0 +1,277 @@
+"""`finetune`: PPO on the denoising steps of a base policy, entirely in imagination.
+
+There is no way to give this verb an environment: every episode starts from a recorded frame and happens in the model.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diwa_runtime.errors import InputError
+from diwa_runtime.spec import check_same_spec
+from diwa_trainer.artifacts import Artifact, save_artifact
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.diffusion import DiffusionPolicy
+from diwa_trainer.imagination import Rollout, imagine
+from diwa_trainer.latents import encode_starts
+from diwa_trainer.policies import FINETUNED, PRETRAINED, WEIGHTS, load_policy
+from diwa_trainer.ppo import Critic, PPOConfig, make_batch, update
+from diwa_trainer.reward import ClassifierReward, Reward, RewardKind, Starts, choose_reward, make_rewards
+from diwa_trainer.runs import Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.segments import demonstrations, start_rows
+from diwa_trainer.verbs.train_reward import THRESHOLDS, load_classifier
+from diwa_trainer.verbs.train_world_model import load_world_model
+from diwa_trainer.world_model import WorldModel
+
+DISAGREEMENT, HEADROOM = 0.2, 0.97
+START_ENCODINGS = 4
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Improve a base policy in the world model's imagination, held near where it came from."""
+
+    dataset: Path = field(metadata={"help": "recordings whose frames imagined episodes start from"})
+    world_model: Path = field(metadata={"help": "run folder of train_world_model"})
+    policy: Path = field(metadata={"help": "run folder of pretrain"})
+    reward: Path = field(metadata={"help": "run folder of train_reward"})
+    output: Path
+    reward_kind: RewardKind = field(
+        default="classifier",
+        metadata={"help": "classifier on latents, predicate on the decoded scene, or both at once"},
+    )
+    threshold: float | None = field(default=None, metadata={"help": "of the classifier; none: as it was trained for"})
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    iterations: int = 60
+    episodes: int = field(default=128, metadata={"help": "imagined episodes an iteration"})
+    chunks: int = field(default=24, metadata={"help": "chunks an imagined episode at most"})
+    play_starts: int = field(
+        default=150, metadata={"help": "starts from play that look like demonstrations' first frames"}
+    )
+    judged_episodes: int = field(default=256, metadata={"help": "imagined episodes to judge a policy by"})
+    judge_every: int = 10
+    seed: int = 0
+    threads: int = 1
+    save_every: int = 10
+    keep_every: int = field(
+        default=0, metadata={"help": "keep the policy every so many iterations, for `export --iteration`"}
+    )
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What fine-tuning is made of."""
+
+    model: WorldModel
+    pretrained: DiffusionPolicy
+    rewards: dict[str, Reward]
+    paid: Reward
+    starts: Starts
+    task: str
+
+
+def run(config: FinetuneConfig) -> None:
+    """Preflight, then iterations of imagining and updating; keep the last policy."""
+    parts, files = _load(config)
+    with Run(config.output, config, files) as run, intra_op_threads(config.threads):
+        if run.is_done:
+            return
+        state, policy, critic = _make(config, parts)
+        if not run.restore(state):
+            write_json(run.folder / "preflight.json", _preflight(config, parts))
+        while state.step < config.iterations:
+            run.stop_if_interrupted(state)
+            if state.step % config.judge_every == 0:
+                run.log(state.step, _judge(config, parts, policy), show="")
+            starts = parts.starts.draw(config.episodes, state.generator)
+            rollout = _imagine(config, parts, policy, parts.paid, starts, state.generator, explore=True)
+            batch = make_batch(rollout, policy, parts.pretrained, critic, config.ppo, state.generator)
+            metrics = update(
+                batch,
+                policy,
+                critic,
+                state.optimizers["actor"],
+                state.optimizers["critic"],
+                config.ppo,
+                state.generator,
+                critic_only=state.step < config.ppo.critic_warmup,
+            )
+            state.step += 1
+            state.extra["imagined_steps"] += int(rollout.live.sum()) * policy.config.chunk
+            metrics |= _rollout_metrics(rollout, state)
+            run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
+            if state.step % config.save_every == 0:
+                run.save(state)
+            if config.keep_every and state.step % config.keep_every == 0:
+                _keep(run.folder / f"iteration_{state.step:04d}" / WEIGHTS, parts, policy, files, state.step)
+        final = _judge(config, parts, policy)
+        run.log(state.step, final)
+        _keep(run.folder / WEIGHTS, parts, policy, files, state.step)
+        run.finish({"seconds": run.seconds, "env_steps": 0, "imagined_steps": state.extra["imagined_steps"], **final})
+
+
+def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
+    dataset = Dataset.open(config.dataset)
+    model, model_file = load_world_model(config.world_model)
+    pretrained, policy_file = load_policy(config.policy, PRETRAINED, "pretrain")
+    classifier, reward_file = load_classifier(config.reward)
+    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
+    _check_same_world_model(model_file, policy_file, reward_file)
+    task = policy_file.about["task"]
+    if reward_file.about["task"] != task:
+        raise InputError(
+            f"{config.reward}: rewards {reward_file.about['task']}, the policy of {config.policy} does {task}"
+        )
+    rewards = make_rewards(model, classifier, config.threshold or reward_file.about["threshold"], model.spec.task(task))
+    parts = Parts(
+        model,
+        pretrained,
+        rewards,
+        choose_reward(rewards, config.reward_kind),
+        _starts(config, dataset, model, task),
+        task,
+    )
+    files = {"dataset": dataset.fingerprint} | {
+        name: file.sha256
+        for name, file in (("world_model", model_file), ("policy", policy_file), ("reward", reward_file))
+    }
+    return parts, files
+
+
+def _check_same_world_model(model: Artifact, *others: Artifact) -> None:
+    for other in others:
+        if other.about["world_model"] != model.sha256:
+            raise InputError(f"{other.path}: was trained on another world model than {model.path}; train it anew")
+
+
+def _starts(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: str) -> Starts:
+    """First-frame latents of demonstrations, and of play rows that look like them, in several draws each."""
+    like = demonstrations(dataset, task, 1)
+    rng = np.random.default_rng(config.seed)
+    rows = np.array([episode.start for episode in like])
+    if config.play_starts:
+        rows = np.concatenate([rows, start_rows(dataset, like, dataset.episodes, config.play_starts, rng)])
+    rows = np.tile(rows, START_ENCODINGS)
+    latents = encode_starts(model, dataset, rows, torch.Generator().manual_seed(config.seed))
+    if "scene" not in dataset.arrays:
+        return Starts(latents, torch.full((len(rows),), torch.nan))
+    column = dataset.spec.scene.index(dataset.spec.task(task).field)
+    return Starts(latents, torch.from_numpy(dataset.scene[rows, column]))
+
+
+def _make(config: FinetuneConfig, parts: Parts) -> tuple[TrainState, DiffusionPolicy, Critic]:
+    torch.manual_seed(config.seed)
+    policy = copy.deepcopy(parts.pretrained).train().requires_grad_(True)
+    critic = Critic(parts.model.latent_size, config.ppo.critic_hidden)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        "actor": torch.optim.AdamW(policy.parameters(), config.ppo.actor_learning_rate, weight_decay=0.0),
+        "critic": torch.optim.AdamW(critic.parameters(), config.ppo.critic_learning_rate, weight_decay=0.0),
+    }
+    state = make_state({"policy": policy, "critic": critic}, optimizers, config.seed)
+    state.extra["imagined_steps"] = 0
+    return state, policy, critic
+
+
+def _imagine(
+    config: FinetuneConfig,
+    parts: Parts,
+    policy: DiffusionPolicy,
+    reward: Reward,
+    starts: Starts,
+    generator: torch.Generator,
+    *,
+    explore: bool,
+) -> Rollout:
+    return imagine(
+        parts.model.rssm,
+        parts.pretrained,
+        policy,
+        reward.judge(starts),
+        starts.latents,
+        config.chunks,
+        generator,
+        explore=explore,
+    )
+
+
+def _judge(config: FinetuneConfig, parts: Parts, policy: DiffusionPolicy) -> dict[str, float]:
+    """Imagined success of a policy as deployed, by each reward apart, and how far it has gone from the base policy."""
+    metrics: dict[str, float] = {}
+    for name, reward in parts.rewards.items():
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        starts = parts.starts.draw(config.judged_episodes, generator)
+        rollout = _imagine(config, parts, policy, reward, starts, generator, explore=False)
+        metrics[f"judged_success_{name}"] = float(rollout.success.float().mean())
+        metrics[f"judged_chunks_{name}"] = float(rollout.lengths.float().mean())
+        if reward is parts.paid:
+            metrics["kl_to_pretrained"] = _kl_to_pretrained(parts.pretrained, policy, rollout)
+    return metrics
+
+
+@torch.no_grad()
+def _kl_to_pretrained(pretrained: DiffusionPolicy, policy: DiffusionPolicy, rollout: Rollout) -> float:
+    """KL(fine-tuned || pre-trained) of a chunk's K' denoising steps in nats, under the exploration deviations."""
+    latents, chains = rollout.latents[rollout.live], rollout.chains[rollout.live]
+    difference = policy.chain_log_prob(latents, chains) - pretrained.chain_log_prob(latents, chains)
+    return float(difference.sum((-2, -1)).mean())
+
+
+def _preflight(config: FinetuneConfig, parts: Parts) -> dict[str, Any]:
+    """Seconds that can save minutes: what each reward says of the base policy before any update."""
+    judged = _judge(config, parts, parts.pretrained)
+    success = {name: judged[f"judged_success_{name}"] for name in parts.rewards}
+    warnings = []
+    if "decoded" in success and abs(success["classifier"] - success["decoded"]) > DISAGREEMENT:
+        warnings.append(
+            f"classifier and decoded scene disagree on the base policy ({success['classifier']:.2f} against "
+            f"{success['decoded']:.2f}): look at the reward before trusting imagined success"
+        )
+    if success[config.reward_kind] > HEADROOM:
+        share = success[config.reward_kind]
+        warnings.append(f"the base policy already succeeds in {share:.0%} of imagined episodes: no headroom")
+    for warning in warnings:
+        print(f"[{config.output.name}] preflight: {warning}", flush=True)
+    return {"base": success, "by_threshold": _by_threshold(config, parts), "warnings": warnings}
+
+
+def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]]:
+    """The classifier's verdict on the base policy at other thresholds, to calibrate it against the decoded scene."""
+    classifier = parts.rewards["classifier"]
+    assert isinstance(classifier, ClassifierReward)
+    rows = []
+    for threshold in THRESHOLDS:
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        starts = parts.starts.draw(config.judged_episodes, generator)
+        reward = dataclasses.replace(classifier, threshold=threshold)
+        rollout = _imagine(config, parts, parts.pretrained, reward, starts, generator, explore=False)
+        rows.append({"threshold": threshold, "success": float(rollout.success.float().mean())})
+    return rows
+
+
+def _keep(path: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
+    about = {"task": parts.task, "latent_size": parts.model.latent_size, **files, "iterations": iterations}
+    save_artifact(path, FINETUNED, policy, policy.config, parts.model.spec, about)
+
+
+def _rollout_metrics(rollout: Rollout, state: TrainState) -> dict[str, float]:
+    return {
+        "success": float(rollout.success.float().mean()),
+        "chunks": float(rollout.lengths.float().mean()),
+        "imagined_steps": float(state.extra["imagined_steps"]),
+    }
+
+
+def _progress(config: FinetuneConfig, parts: Parts, step: int, metrics: dict[str, float], run: Run) -> str:
+    if step % 5 and step != config.iterations:
+        return ""
+    return (
+        f"{parts.task} {step}/{config.iterations} iterations, imagined success {metrics['success']:.2f} in "
+        f"{metrics['chunks']:.1f} chunks, {run.seconds:.0f} s"
+    )

@@ -1,0 +1,220 @@
+"""`train_reward`: labelled rows and world model in, classifier of success on latents out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diwa_runtime.errors import InputError
+from diwa_runtime.spec import check_same_spec
+from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.latents import action_at, encode
+from diwa_trainer.reward import Classifier, ClassifierConfig
+from diwa_trainer.runs import Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.segments import Segment, demonstration_segments, demonstrations, play_segments
+from diwa_trainer.verbs.train_world_model import load_world_model
+from diwa_trainer.world_model import WorldModel
+
+WEIGHTS = "reward.safetensors"
+KIND = "reward_classifier"
+THRESHOLDS = (0.5, 0.9, 0.97, 0.99)
+
+
+@dataclass(frozen=True)
+class TrainRewardConfig:
+    """Learn to tell success from a latent, on demonstrations and on stretches of play."""
+
+    dataset: Path
+    world_model: Path = field(metadata={"help": "run folder of train_world_model"})
+    output: Path
+    task: str
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    threshold: float = field(default=0.97, metadata={"help": "probability above which a latent counts as success"})
+    demonstrations: int = field(
+        default=50, metadata={"help": "how many train; at least 10 others are held out if there"}
+    )
+    play: int = field(default=300, metadata={"help": "stretches of play that train (0: demonstrations alone)"})
+    play_length: int = field(default=96, metadata={"help": "rows a stretch of play"})
+    imagined: bool = field(
+        default=False,
+        metadata={"help": "add replays of the demonstrations by the model, labelled by what happened in reality"},
+    )
+    encodings: int = field(default=2, metadata={"help": "draws of the posterior a stretch"})
+    updates: int = 800
+    batch: int = field(default=192, metadata={"help": "latents an update, half of them successes"})
+    learning_rate: float = 3e-4
+    validation: float = field(default=0.15, metadata={"help": "share of the play episodes held out"})
+    seed: int = 0
+    threads: int = 1
+    log_every: int = 50
+    save_every: int = 200
+
+
+def run(config: TrainRewardConfig) -> None:
+    """Train the classifier, then count on held-out episodes where it is right and where it fires."""
+    dataset = Dataset.open(config.dataset)
+    model, model_file = load_world_model(config.world_model)
+    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
+    inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
+    with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
+        if run.is_done:
+            return
+        sets = _segments(config, dataset)
+        state, classifier = _make(config, model)
+        latents, labels = _training_latents(config, model, dataset, sets)
+        run.restore(state)
+        while state.step < config.updates:
+            run.stop_if_interrupted(state)
+            loss = _update(config, latents, labels, classifier, state)
+            if state.step % config.log_every == 0:
+                run.log(
+                    state.step, {"loss": loss}, show=f"{config.task} {state.step}/{config.updates}, loss {loss:.3f}"
+                )
+            if state.step % config.save_every == 0:
+                run.save(state)
+        classifier.eval().requires_grad_(False)
+        report = {
+            "task": config.task,
+            "threshold": config.threshold,
+            "train": {"successes": int(labels.sum()), "others": int((~labels).sum())},
+            "held_out": {
+                name: _judge(model, dataset, classifier, sets[name])
+                for name in ("demonstrations", "play")
+                if sets[name]
+            },
+        }
+        write_json(run.folder / "reward.json", report)
+        about = {
+            "task": config.task,
+            "latent_size": model.latent_size,
+            "threshold": config.threshold,
+            "world_model": model_file.sha256,
+        }
+        save_artifact(run.folder / WEIGHTS, KIND, classifier, config.classifier, dataset.spec, about)
+        run.finish({"seconds": run.seconds, **report})
+
+
+def load_classifier(folder: Path) -> tuple[Classifier, Artifact]:
+    """Build the frozen classifier of a run.
+
+    Raises:
+        InputError: the run is not done, or its file is damaged.
+    """
+    artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_reward")
+    return artifact.fill(Classifier(artifact.config_as(ClassifierConfig), artifact.about["latent_size"])), artifact
+
+
+def _segments(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Segment]]:
+    """Stretches to train on (``train_*``) and to judge by, from other episodes."""
+    rng = np.random.default_rng(config.seed)
+    found = demonstrations(dataset, config.task, 10)
+    shuffled = [found[i] for i in rng.permutation(len(found))]
+    trained = min(config.demonstrations, max(len(found) - 10, len(found) // 2))
+    train, held_out = dataset.split(config.validation, config.seed)
+    sets = {
+        "train_demonstrations": demonstration_segments(dataset, config.task, shuffled[:trained]),
+        "demonstrations": demonstration_segments(dataset, config.task, shuffled[trained:]),
+        "train_play": [],
+        "play": [],
+    }
+    if config.play:
+        for name, episodes, count in (("train_play", train, config.play), ("play", held_out, config.play // 3)):
+            sets[name] = play_segments(dataset, config.task, found, episodes, count, config.play_length, rng)
+    return sets
+
+
+def _training_latents(
+    config: TrainRewardConfig, model: WorldModel, dataset: Dataset, sets: dict[str, list[Segment]]
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(config.seed)
+    segments = sets["train_demonstrations"] + sets["train_play"]
+    latents, labels = [], []
+    for _ in range(config.encodings):
+        latents += _encode(model, dataset, segments, generator)
+        labels += [segment.success for segment in segments]
+    if config.imagined:
+        latents += [_replay(model, dataset, segment, generator) for segment in sets["train_demonstrations"]]
+        labels += [segment.success for segment in sets["train_demonstrations"]]
+    joined = torch.from_numpy(np.concatenate(labels))
+    if not joined.any() or joined.all():
+        which = "no success" if not joined.any() else "nothing but success"
+        raise InputError(
+            f"{dataset.folder}: the rows for {config.task} show {which}; record both, marked on episode/event"
+        )
+    return torch.cat(latents), joined
+
+
+def _encode(
+    model: WorldModel, dataset: Dataset, segments: Sequence[Segment], generator: torch.Generator
+) -> list[Tensor]:
+    return encode(model, dataset, [s.start for s in segments], [s.end for s in segments], generator)
+
+
+@torch.no_grad()
+def _replay(model: WorldModel, dataset: Dataset, segment: Segment, generator: torch.Generator) -> Tensor:
+    """Imagine a demonstration from its first latent and its actions: (T, Z). Its labels may be wrong (trap 2)."""
+    latent = encode(model, dataset, [segment.start], [segment.start + 1], generator)[0]
+    latents = [latent]
+    for action in action_at(dataset, np.arange(segment.start, segment.end - 1)):
+        latents.append(model.rssm.imagine_step(latents[-1], action[None], generator))
+    return torch.cat(latents)
+
+
+def _make(config: TrainRewardConfig, model: WorldModel) -> tuple[TrainState, Classifier]:
+    torch.manual_seed(config.seed)
+    classifier = Classifier(config.classifier, model.latent_size)
+    optimizer = torch.optim.Adam(classifier.parameters(), config.learning_rate)
+    return make_state({"classifier": classifier}, {"classifier": optimizer}, config.seed), classifier
+
+
+def _update(
+    config: TrainRewardConfig, latents: Tensor, labels: Tensor, classifier: Classifier, state: TrainState
+) -> float:
+    """One step on a batch of which half are successes, whatever their share in the data."""
+    half = config.batch // 2
+    rows = torch.cat([_draw(which, half, state.generator) for which in (labels.nonzero(), (~labels).nonzero())])
+    loss = classifier.loss(latents[rows], labels[rows].long())
+    optimizer = state.optimizers["classifier"]
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    state.step += 1
+    return loss.item()
+
+
+def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return rows[torch.randint(len(rows), (count,), generator=generator), 0]
+
+
+@torch.no_grad()
+def _judge(model: WorldModel, dataset: Dataset, classifier: Classifier, segments: Sequence[Segment]) -> dict[str, Any]:
+    """Frame precision and recall, and in what share of succeeded and of failed episodes it ever fires, by threshold."""
+    latents = encode(model, dataset, [s.start for s in segments], [s.end for s in segments], None, mode=True)
+    probabilities = [classifier(latent).numpy() for latent in latents]
+    succeeded = np.array([segment.success.any() for segment in segments])
+    rows = []
+    for threshold in THRESHOLDS:
+        fired = [probability > threshold for probability in probabilities]
+        said, true = np.concatenate(fired), np.concatenate([segment.success for segment in segments])
+        ever = np.array([one.any() for one in fired])
+        rows.append(
+            {
+                "threshold": threshold,
+                "precision": _share(true[said]),
+                "recall": _share(said[true]),
+                "fires_in_succeeded": _share(ever[succeeded]),
+                "fires_in_failed": _share(ever[~succeeded]),
+            }
+        )
+    return {"succeeded": int(succeeded.sum()), "failed": int((~succeeded).sum()), "by_threshold": rows}
+
+
+def _share(flags: np.ndarray) -> float | None:
+    return float(flags.mean()) if len(flags) else None

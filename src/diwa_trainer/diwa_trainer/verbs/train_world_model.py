@@ -1,0 +1,119 @@
+"""`train_world_model`: dataset in, world model out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
+from diwa_trainer.data_summary import summarise_dataset
+from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.latents import action_at, observation_at
+from diwa_trainer.open_loop import open_loop_report
+from diwa_trainer.runs import Run, TrainState, cosine, intra_op_threads, make_state, write_json
+from diwa_trainer.world_model import WorldModel, WorldModelConfig
+
+WEIGHTS = "world_model.safetensors"
+KIND = "world_model"
+
+
+@dataclass(frozen=True)
+class TrainWorldModelConfig:
+    """Learn the world model from every recorded step, play and demonstrations alike."""
+
+    dataset: Path
+    output: Path
+    model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    updates: int = field(default=4000, metadata={"help": "gradient steps"})
+    batch: int = field(default=16, metadata={"help": "windows a gradient step"})
+    length: int = field(default=50, metadata={"help": "rows a window; the filter is reset at its first"})
+    learning_rate: float = 1e-3
+    final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
+    gradient_clip: float = 10.0
+    validation: float = field(default=0.1, metadata={"help": "share of the episodes held out"})
+    split_seed: int = field(default=0, metadata={"help": "decides which episodes are held out; the same in every verb"})
+    seed: int = 0
+    threads: int = field(default=1, metadata={"help": "intra-op threads; more than one only pays on an idle machine"})
+    log_every: int = 50
+    save_every: int = 500
+
+
+def run(config: TrainWorldModelConfig) -> None:
+    """Train until `updates`, keep checkpoints, then measure open-loop prediction on held-out play."""
+    dataset = Dataset.open(config.dataset)
+    with Run(config.output, config, {"dataset": dataset.fingerprint}) as run, intra_op_threads(config.threads):
+        if run.is_done:
+            return
+        train, held_out = dataset.split(config.validation, config.split_seed)
+        state, model = _make(config, dataset)
+        run.restore(state)
+        write_json(run.folder / "data.json", summarise_dataset(dataset, model))
+        while state.step < config.updates:
+            run.stop_if_interrupted(state)
+            metrics = _update(config, dataset, train, model, state)
+            if state.step % config.log_every == 0:
+                metrics |= _validation(config, dataset, held_out, model)
+                run.log(state.step, metrics, show=_progress(config, state.step, metrics, run))
+            if state.step % config.save_every == 0:
+                run.save(state)
+        model.eval().requires_grad_(False)
+        report = open_loop_report(model, dataset, held_out, seed=config.seed)
+        write_json(run.folder / "open_loop.json", report)
+        about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
+        save_artifact(run.folder / WEIGHTS, KIND, model, config.model, dataset.spec, about)
+        run.finish({"seconds": run.seconds, "updates": config.updates, **_validation(config, dataset, held_out, model)})
+
+
+def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
+    """Build the frozen world model of a run.
+
+    Raises:
+        InputError: the run is not done, or its file is damaged.
+    """
+    artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_world_model")
+    return artifact.fill(WorldModel(artifact.spec, artifact.config_as(WorldModelConfig))), artifact
+
+
+def _make(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[TrainState, WorldModel]:
+    torch.manual_seed(config.seed)
+    model = WorldModel(dataset.spec, config.model)
+    model.fit_features(dataset)
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
+    return make_state({"model": model}, {"model": optimizer}, config.seed), model
+
+
+def _update(
+    config: TrainWorldModelConfig, dataset: Dataset, train: Sequence[Episode], model: WorldModel, state: TrainState
+) -> dict[str, float]:
+    optimizer = state.optimizers["model"]
+    for group in optimizer.param_groups:
+        group["lr"] = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
+    rows = dataset.windows(state.numpy_rng, config.batch, config.length, train, fields=())["row"]
+    loss, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), state.generator)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+    optimizer.step()
+    state.step += 1
+    return metrics | {"gradient_norm": float(norm)}
+
+
+@torch.no_grad()
+def _validation(
+    config: TrainWorldModelConfig, dataset: Dataset, held_out: Sequence[Episode], model: WorldModel
+) -> dict[str, float]:
+    rows = dataset.windows(np.random.default_rng(0), 4 * config.batch, config.length, held_out, fields=())["row"]
+    generator = torch.Generator().manual_seed(0)
+    _, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), generator)
+    return {f"held_out_{name}": value for name, value in metrics.items()}
+
+
+def _progress(config: TrainWorldModelConfig, step: int, metrics: dict[str, float], run: Run) -> str:
+    return (
+        f"{step}/{config.updates} updates, loss {metrics['loss']:.3f}, held out {metrics['held_out_loss']:.3f} "
+        f"(first frame {metrics['held_out_reconstruction_first']:.2f}), {run.seconds:.0f} s"
+    )
