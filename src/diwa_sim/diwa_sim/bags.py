@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
@@ -62,15 +63,19 @@ class BagWriter(AbstractContextManager["BagWriter"]):
     what a killed process leaves there can still be read up to its last whole chunk.
     """
 
-    def __init__(self, folder: Path | str, scale: ActionScale | None = None) -> None:
+    def __init__(
+        self, folder: Path | str, scale: ActionScale | None = None, notes: Mapping[str, str] | None = None
+    ) -> None:
         """Prepare to write.
 
         Args:
             folder: the bag; a bag that is there already is replaced at the end.
             scale: what an action of 1 means.
+            notes: text by name, kept in the bag's metadata as rosbag2's custom data.
         """
         self.folder = Path(folder)
         self._scale = scale or ActionScale()
+        self._notes = dict(notes or {})
         self._store = typestore()
         self._connections: dict[str, Connection] = {}
 
@@ -79,6 +84,8 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self._temporary = self._whole.__enter__()
         # rosbags names the file after its folder: give it the final name inside, and lift it out when closed.
         self._writer = Writer(self._temporary / self.folder.name, version=9, storage_plugin=StoragePlugin.MCAP)
+        for name, text in self._notes.items():
+            self._writer.set_custom_data(name, text)
         try:
             self._writer.open()
         except (OSError, WriterError) as error:
