@@ -21,7 +21,7 @@ def euler_to_matrix(euler: Array) -> Array:
         (sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr),
         (-sp, cp * sr, cp * cr),
     )
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    return _matrix(rows)
 
 
 def matrix_to_euler(matrix: Array) -> Array:
@@ -53,15 +53,25 @@ def euler_to_quaternion(euler: Array) -> Array:
 
 def quaternion_to_matrix(quaternion: Array) -> Array:
     """Turn unit quaternions (..., 4) as (x, y, z, w) into rotation matrices (..., 3, 3)."""
-    x, y, z, w = np.moveaxis(np.asarray(quaternion, dtype=np.float64), -1, 0)
+    quaternion = np.asarray(quaternion, dtype=np.float64)
+    x, y, z, w = (quaternion[..., i] for i in range(4))
     rows = (
         (1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)),
         (2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)),
         (2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)),
     )
-    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+    return _matrix(rows)
 
 
 def quaternion_to_euler(quaternion: Array) -> Array:
     """Turn unit quaternions (..., 4) as (x, y, z, w) into Euler angles (..., 3) rad."""
     return matrix_to_euler(quaternion_to_matrix(quaternion))
+
+
+def _matrix(rows: tuple[tuple[Array, ...], ...]) -> Array:
+    """Put entries (...,) together as matrices (..., 3, 3); several times as fast as nested `np.stack`."""
+    matrix = np.empty((*rows[0][0].shape, 3, 3))
+    for i, row in enumerate(rows):
+        for j, entry in enumerate(row):
+            matrix[..., i, j] = entry
+    return matrix

@@ -21,7 +21,7 @@ from diwa_sim.model import Layout
 Array = NDArray[np.float64]
 
 OPEN, CLOSED = 1.0, -1.0
-_SLIDER, _DRAWER, _SWITCH = (SCENE_NAMES.index(name) for name in ("slider", "drawer", "switch"))
+_SLIDER, _DRAWER, _BUTTON, _SWITCH = (SCENE_NAMES.index(name) for name in ("slider", "drawer", "button", "switch"))
 _GAIN = 0.5
 """Share of the remaining way commanded each step: the arm lags its command by about a step, so 1 would overshoot."""
 
@@ -56,6 +56,8 @@ class Expert(ABC):
         self._noise, self._rng = noise, rng
         self._scale = ActionScale()
         self._start: Array | None = None
+        self._forwards = task.change > 0
+        self._direction = 1.0 if self._forwards else -1.0
         self.done = False
 
     def act(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
@@ -65,19 +67,23 @@ class Expert(ABC):
         if self._start is None:
             self._start = scene.copy()
         self.done = self.done or bool(self.task.achieved(self._start, scene, SCENE_NAMES))
-        goal = self.goal(proprio[:3], float(proprio[6]), scene)
+        goal = self.goal(proprio[:3], scene)
         action = np.empty(7)
         action[:3] = _bounded(_GAIN * (goal.position - proprio[:3]) / self._scale.translation_m, goal.speed)
         turn = (TCP_HOME_EULER - proprio[3:6] + np.pi) % (2 * np.pi) - np.pi
-        action[3:6] = np.clip(_GAIN * turn / self._scale.rotation_rad, -1.0, 1.0)
+        action[3:6] = np.minimum(np.maximum(_GAIN * turn / self._scale.rotation_rad, -1.0), 1.0)
         action[6] = goal.gripper
         if self._noise > 0 and self._rng is not None:
             action[:6] = np.clip(action[:6] + self._noise * self._rng.standard_normal(6), -1.0, 1.0)
         return action.astype(np.float32)
 
     @abstractmethod
-    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:
-        """Say where to go from TCP (3,) with the fingers `width` apart and the scene (24,)."""
+    def contact(self, scene: Array) -> Array:
+        """Return where the TCP (3,) meets what it will move, in a scene (24,)."""
+
+    @abstractmethod
+    def goal(self, tcp: Array, scene: Array) -> Goal:
+        """Say where to go from TCP (3,) in a scene (24,)."""
 
 
 class DrawerExpert(Expert):
@@ -85,14 +91,17 @@ class DrawerExpert(Expert):
 
     _SAFE_HEIGHT_M = 0.53
 
-    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
-        opening = self.task.change > 0
-        handle = self.layout.drawer_handle - np.array([0.0, scene[_DRAWER], 0.0])
-        contact = handle + np.array([0.0, 0.031 if opening else -0.040, -0.005])
+    def contact(self, scene: Array) -> Array:
+        side = 0.031 if self._forwards else -0.040
+        return self.layout.drawer_handle + np.array([0.0, side - scene[_DRAWER], -0.005])
+
+    def goal(self, tcp: Array, scene: Array) -> Goal:
+        contact = self.contact(scene)
         away = tcp - contact
-        beside = abs(away[0]) < 0.06 and (-0.016 if opening else -0.05) < away[1] < (0.018 if opening else 0.03)
+        before, behind = (0.016, 0.018) if self._forwards else (0.05, 0.03)
+        beside = abs(away[0]) < 0.06 and -before < away[1] < behind
         if beside and away[2] < 0.015:
-            return Goal(contact + np.array([0.0, -0.08 if opening else 0.08, 0.0]), CLOSED)
+            return Goal(contact + np.array([0.0, -0.08 if self._forwards else 0.08, 0.0]), CLOSED)
         if beside and abs(away[0]) < 0.05 and abs(away[1]) < 0.02:
             return Goal(contact, CLOSED)
         return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
@@ -103,14 +112,14 @@ class SliderExpert(Expert):
 
     _SAFE_HEIGHT_M = 0.66
 
-    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
-        leftwards = self.task.change > 0
-        handle = self.layout.slider_handle - np.array([scene[_SLIDER], 0.0, 0.0])
-        contact = handle + np.array([0.0, 0.0, 0.015])
+    def contact(self, scene: Array) -> Array:
+        return self.layout.slider_handle + np.array([-scene[_SLIDER], 0.0, 0.015])
+
+    def goal(self, tcp: Array, scene: Array) -> Goal:
+        contact = self.contact(scene)
         away = tcp - contact
         if abs(away[0]) < 0.035 and abs(away[1]) < 0.020 and away[2] < 0.020:
-            pull = np.array([-0.08 if leftwards else 0.08, 0.0, 0.0])
-            return Goal(contact + pull, CLOSED)
+            return Goal(contact + np.array([-0.08 if self._forwards else 0.08, 0.0, 0.0]), CLOSED)
         if abs(away[0]) < 0.018 and abs(away[1]) < 0.015:
             return Goal(contact, OPEN)
         return _approach(tcp, contact, self._SAFE_HEIGHT_M, OPEN)
@@ -121,30 +130,35 @@ class SwitchExpert(Expert):
 
     _SAFE_HEIGHT_M = 0.60
 
-    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
-        away_from_operator = 1.0 if self.task.change > 0 else -1.0
-        lever = self.layout.switch_lever + np.array([0.0, scene[_SWITCH], 0.0])
-        contact = lever - np.array([0.0, 0.045 * away_from_operator, 0.0])
+    def contact(self, scene: Array) -> Array:
+        return self.layout.switch_lever + np.array([0.0, scene[_SWITCH] - 0.045 * self._direction, 0.0])
+
+    def goal(self, tcp: Array, scene: Array) -> Goal:
+        contact = self.contact(scene)
         away = tcp - contact
-        behind = away[1] * away_from_operator
-        if abs(away[0]) < 0.012 and -0.05 < behind < 0.035 and away[2] < 0.020:
-            return Goal(contact + np.array([0.0, 0.08 * away_from_operator, 0.0]), CLOSED)
+        pushed = away[1] * self._direction
+        if abs(away[0]) < 0.012 and -0.05 < pushed < 0.035 and away[2] < 0.020:
+            return Goal(contact + np.array([0.0, 0.08 * self._direction, 0.0]), CLOSED)
         if abs(away[0]) < 0.012 and abs(away[1]) < 0.015:
             return Goal(contact, CLOSED)
         return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
 
 
 class ButtonExpert(Expert):
-    """Press the button from above with closed fingers."""
+    """Press the button from above with closed fingers; let go before a second press."""
 
     _SAFE_HEIGHT_M = 0.54
 
-    def goal(self, tcp: Array, width: float, scene: Array) -> Goal:  # noqa: ARG002
-        contact = self.layout.button_top
-        away = tcp - contact
+    def contact(self, scene: Array) -> Array:
+        return self.layout.button_top - np.array([0.0, 0.0, scene[_BUTTON]])
+
+    def goal(self, tcp: Array, scene: Array) -> Goal:
+        away = tcp - self.layout.button_top
+        if self.done or scene[_BUTTON] > 0.015:
+            return Goal(self.layout.button_top + np.array([0.0, 0.0, 0.06]), CLOSED)
         if abs(away[0]) < 0.022 and abs(away[1]) < 0.022:
-            return Goal(contact - np.array([0.0, 0.0, 0.04]), CLOSED, speed=0.5)
-        return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
+            return Goal(self.layout.button_top - np.array([0.0, 0.0, 0.04]), CLOSED, speed=0.45)
+        return _approach(tcp, self.layout.button_top, self._SAFE_HEIGHT_M, CLOSED)
 
 
 def make_expert(task: TaskSpec, layout: Layout, noise: float = 0.0, rng: np.random.Generator | None = None) -> Expert:

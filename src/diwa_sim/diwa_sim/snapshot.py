@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.geometry import quaternion_to_euler
-
 Array = NDArray[np.float64]
 
 
@@ -20,6 +18,7 @@ class Snapshot:
         stamp_s: simulated time since the reset.
         tcp_position: (3,) m, world frame.
         tcp_quaternion: (4,) as (x, y, z, w).
+        tcp_euler: (3,) rad, `diwa_runtime.geometry.quaternion_to_euler` of the quaternion.
         joint_positions: (7,) rad.
         joint_velocities: (7,) rad/s.
         gripper_width: distance between the fingers, m.
@@ -32,6 +31,7 @@ class Snapshot:
     stamp_s: float
     tcp_position: Array
     tcp_quaternion: Array
+    tcp_euler: Array
     joint_positions: Array
     joint_velocities: Array
     gripper_width: float
@@ -39,11 +39,6 @@ class Snapshot:
     scene: Array
     accepted_action: NDArray[np.float32]
     images: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
-
-    @property
-    def tcp_euler(self) -> Array:
-        """TCP Euler angles (3,) rad."""
-        return quaternion_to_euler(self.tcp_quaternion)
 
     def proprio(self) -> NDArray[np.float32]:
         """Return the proprioception (15,) in the order of `diwa_runtime.spec.PROPRIO_NAMES`."""
