@@ -1,0 +1,269 @@
+"""The play table as a ROS node: the topics and services of the robot's bridge, so that nothing behind it can tell.
+
+Thin: a callback converts, calls the ROS-free `LiveTable` or `CommandGate`, converts back and publishes. One
+single-threaded executor: the table is one object, and a tick with two cameras takes a tenth of its period.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import rclpy
+import rclpy.utilities
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock as ClockMessage
+from sensor_msgs.msg import CompressedImage, JointState
+from std_srvs.srv import Trigger
+
+from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState
+from diwa_runtime import events
+from diwa_runtime.events import EventKind
+from diwa_sim import messages
+from diwa_sim.command_gate import CommandGate
+from diwa_sim.environment import PlayTable
+from diwa_sim.live_table import LiveTable, RobotMode, Tick
+from diwa_sim.messages import header
+from diwa_sim.ros_messages import command_of, filled
+
+RELIABLE = QoSProfile(depth=10)
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+"""For marks, so that a recorder that comes late still learns which episode runs."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The node's parameters; none changes while it runs.
+
+    Attributes:
+        task: what counts as success; "" = play.
+        seed: of the first episode; each reset takes the next.
+        start: spread of the start states: narrow, medium or wide.
+        cameras: whether to render and publish both cameras.
+        image_size: height and width of the images, pixels.
+        rate_factor: simulated seconds in a second.
+        publish_clock: whether the simulated time is published on /clock.
+        commander_silence_s: after so long without a command another source may command.
+    """
+
+    task: str
+    seed: int
+    start: str
+    cameras: bool
+    image_size: int
+    rate_factor: float
+    publish_clock: bool
+    commander_silence_s: float
+
+
+class SimulatorNode(Node):
+    """Publishes the table's state at its control rate and obeys `robot/command`."""
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters and make all topics and services; `options` are rclpy's. `start` sets it going."""
+        super().__init__("diwa_sim", **options)
+        self.settings = declare_settings(self)
+        self._env = PlayTable(
+            task=self.settings.task or None,
+            mode="vision" if self.settings.cameras else "state",
+            image_size=self.settings.image_size,
+            start=self.settings.start,
+        )
+        self._scale = self._env.contract.action_scale
+        self._gate = CommandGate(round(self.settings.commander_silence_s * 1e9))
+        self._table = LiveTable(self._env, self._gate, origin_ns=self.get_clock().now().nanoseconds)
+        self._seed = self.settings.seed
+        self._ticks = self._reported_ticks = 0
+        self._reported_at = time.monotonic()
+        self._make_publishers()
+        self._make_services()
+        self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
+
+    def start(self) -> None:
+        """Begin the first episode and tick from now on."""
+        self._publish_start(self._table.reset(self._seed))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        period_s = 1.0 / (self._env.contract.rate_hz * self.settings.rate_factor)
+        self.create_timer(period_s, self.on_tick, clock=steady)
+        self.create_timer(1.0, self.on_diagnostics, clock=steady)
+
+    def close(self) -> None:
+        """End the episode that runs and free the renderer."""
+        if self._ticks:
+            self._publish_event(EventKind.END)
+        self._env.close()
+
+    def on_tick(self) -> None:
+        """Execute the newest command, or hold, for one period, and publish what came of it."""
+        was_faulty = self._table.mode is RobotMode.FAULT
+        tick = self._table.tick()
+        if tick.mode is RobotMode.FAULT and not was_faulty:
+            self.get_logger().error(f"{self._table.fault}; the arm holds until robot/recover")
+        self._publish(tick)
+        if tick.succeeded:
+            self._publish_event(EventKind.SUCCESS)
+
+    def on_command(self, message: EndEffectorDelta, info: dict[str, Any]) -> None:
+        """Hand a command to the gate; say so when it is refused."""
+        reason = self._gate.offer(command_of(message, info.get("publication_sequence_number")), time.monotonic_ns())
+        if reason is not None:
+            self.get_logger().error(f"robot/command refused: {reason}", throttle_duration_sec=1.0)
+
+    def on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Latch a stop."""
+        self._table.stop()
+        return _answer(response, True, "stopped until robot/release is called")
+
+    def on_release(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """Let go of a stop."""
+        released = self._table.release()
+        return _answer(response, released, "released" if released else "nothing was stopped")
+
+    def on_recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """End a fault with a fresh episode."""
+        if self._table.mode is not RobotMode.FAULT:
+            return _answer(response, False, "there is no fault")
+        self._publish_event(EventKind.DISCARD)
+        self._seed += 1
+        first = self._table.recover(self._seed)
+        assert first is not None, "a fault must be recoverable"
+        self._publish_start(first)
+        return _answer(response, True, f"recovered; a new episode with seed {self._seed} began")
+
+    def on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """End the episode and begin the next."""
+        if self._table.mode is RobotMode.FAULT:
+            return _answer(response, False, f"{self._table.fault}; call robot/recover")
+        self._publish_event(EventKind.END)
+        self._seed += 1
+        self._publish_start(self._table.reset(self._seed))
+        return _answer(response, True, f"a new episode with seed {self._seed} began")
+
+    def on_diagnostics(self) -> None:
+        """Say how fast the table runs, who commands and what was refused."""
+        now = time.monotonic()
+        rate_hz = (self._ticks - self._reported_ticks) / (now - self._reported_at)
+        self._reported_ticks, self._reported_at = self._ticks, now
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [self._clock_status(rate_hz), self._command_status()]
+        self._gate.refused.clear()
+        self._diagnostics.publish(message)
+
+    def _make_publishers(self) -> None:
+        self._robot_state = self.create_publisher(RobotState, messages.ROBOT_STATE[0], RELIABLE)
+        self._joint_states = self.create_publisher(JointState, messages.JOINT_STATES[0], RELIABLE)
+        self._scene_state = self.create_publisher(SceneState, messages.SCENE_STATE[0], RELIABLE)
+        self._events = self.create_publisher(EpisodeEvent, events.TOPIC, LATCHED)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
+        self._images = {
+            camera.name: self.create_publisher(CompressedImage, messages.image_topic(camera.name)[0], RELIABLE)
+            for camera in (self._env.contract.cameras if self.settings.cameras else ())
+        }
+        clock = self.settings.publish_clock
+        self._clock_publisher = self.create_publisher(ClockMessage, "/clock", RELIABLE) if clock else None
+
+    def _make_services(self) -> None:
+        self.create_service(Trigger, "robot/stop", self.on_stop)
+        self.create_service(Trigger, "robot/release", self.on_release)
+        self.create_service(Trigger, "robot/recover", self.on_recover)
+        self.create_service(Trigger, "sim/reset", self.on_reset)
+
+    def _publish_start(self, first: Tick) -> None:
+        self._publish_event(EventKind.START, self._seed)
+        self._publish(first)
+
+    def _publish_event(self, kind: EventKind, seed: int | None = None) -> None:
+        task = self.settings.task if kind is EventKind.START else None
+        fields = messages.episode_event(kind, self._table.now_ns, task, seed)
+        self._events.publish(filled(EpisodeEvent(), fields))
+
+    def _publish(self, tick: Tick) -> None:
+        snapshot, stamp_ns = tick.snapshot, tick.stamp_ns
+        self._ticks += 1
+        if self._clock_publisher is not None:
+            self._clock_publisher.publish(filled(ClockMessage(), {"clock": header(stamp_ns)["stamp"]}))
+        for camera, publisher in self._images.items():
+            fields = messages.compressed_image(snapshot.images[camera], stamp_ns, camera)
+            publisher.publish(filled(CompressedImage(), fields))
+        self._joint_states.publish(filled(JointState(), messages.joint_states(snapshot, stamp_ns)))
+        self._scene_state.publish(filled(SceneState(), messages.scene_state(snapshot, stamp_ns)))
+        state = messages.robot_state(snapshot, stamp_ns, self._scale, tick.mode, tick.answered_ns)
+        self._robot_state.publish(filled(RobotState(), state))
+
+    def _clock_status(self, rate_hz: float) -> DiagnosticStatus:
+        wanted_hz = self._env.contract.rate_hz * self.settings.rate_factor
+        slow = rate_hz < 0.9 * wanted_hz
+        return _status(
+            "clock",
+            DiagnosticStatus.WARN if slow else DiagnosticStatus.OK,
+            "slower than asked for" if slow else "on time",
+            {"rate_hz": f"{rate_hz:.1f}", "wanted_hz": f"{wanted_hz:.1f}"},
+        )
+
+    def _command_status(self) -> DiagnosticStatus:
+        mode, refused = self._table.mode, self._gate.refused
+        level, text = DiagnosticStatus.OK, mode.name.lower()
+        if refused:
+            level, text = DiagnosticStatus.WARN, "; ".join(refused)
+        if mode is RobotMode.FAULT:
+            level, text = DiagnosticStatus.ERROR, self._table.fault
+        values = {"mode": mode.name.lower(), "commander": self._gate.commander, "refused": str(sum(refused.values()))}
+        return _status("command", level, text, values)
+
+
+def declare_settings(node: Node) -> Settings:
+    """Declare the node's parameters with description and range, and read them."""
+
+    def read(name: str, default: Any, description: str, low: float | None = None, high: float | None = None) -> Any:
+        about = ParameterDescriptor(description=description, read_only=True)
+        if isinstance(default, float) and low is not None and high is not None:
+            about.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        elif low is not None and high is not None:
+            about.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
+        return node.declare_parameter(name, default, about).value
+
+    rate_factor = read("rate_factor", 1.0, "simulated seconds in a second", 0.1, 100.0)
+    clock = "whether the simulated time is published on /clock; by default when rate_factor is not 1"
+    return Settings(
+        task=read("task", "open_drawer", "what counts as success; empty = play"),
+        seed=read("seed", 0, "seed of the first episode; each reset takes the next", 0, 2**31 - 1),
+        start=read("start", "wide", "spread of the start states: narrow, medium or wide"),
+        cameras=read("cameras", False, "whether to render and publish both cameras"),
+        image_size=read("image_size", 64, "height and width of the images, pixels", 16, 1024),
+        rate_factor=rate_factor,
+        publish_clock=read("publish_clock", rate_factor != 1.0, clock),
+        commander_silence_s=read("commander_silence_s", 0.5, "s without a command until another may", 0.1, 10.0),
+    )
+
+
+def _answer(response: Trigger.Response, success: bool, text: str) -> Trigger.Response:
+    response.success, response.message = success, text
+    return response
+
+
+def _status(name: str, level: bytes, text: str, values: dict[str, str]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
+    return DiagnosticStatus(level=level, name=f"diwa_sim: {name}", message=text, hardware_id="diwa_sim", values=pairs)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the node until it is told to stop."""
+    rclpy.init(args=list(argv) if argv is not None else None)
+    node = SimulatorNode()
+    try:
+        node.start()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.utilities.try_shutdown()

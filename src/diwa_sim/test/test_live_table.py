@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+import pytest
+
+from diwa_runtime.spec import ActionScale
+from diwa_sim.command_gate import Command, CommandGate
+from diwa_sim.environment import PlayTable
+from diwa_sim.live_table import LiveTable, RobotMode, action_of
+
+PERIOD_NS = 33_333_333
+
+
+class Rig:
+    """A live table and the gate before it."""
+
+    def __init__(self) -> None:
+        self.env = PlayTable(task="open_drawer")
+        self.gate = CommandGate(silence_ns=500_000_000)
+        self.table = LiveTable(self.env, self.gate, origin_ns=1000)
+        self.first = self.table.reset(seed=3)
+
+    def command(self, x: float = 0.01, gripper: float = -1.0, answers_ns: int = 0) -> None:
+        motion = np.array([x, 0, 0, 0, 0, 0])
+        assert self.gate.offer(Command(motion, gripper, "policy", answers_ns), self.table.now_ns) is None
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_a_command_is_executed_in_the_next_tick_alone(rig: Rig) -> None:
+    rig.command(answers_ns=rig.table.now_ns)
+    moved, held = rig.table.tick(), rig.table.tick()
+    assert (moved.mode, held.mode) == (RobotMode.MOVING, RobotMode.IDLE)
+    np.testing.assert_array_equal(moved.snapshot.accepted_action, np.float32([0.5, 0, 0, 0, 0, 0, -1]))
+    np.testing.assert_array_equal(held.snapshot.accepted_action, np.float32([0, 0, 0, 0, 0, 0, -1]))
+    assert held.answered_ns == rig.first.stamp_ns
+
+
+def test_the_clock_moves_one_period_a_tick_and_never_back(rig: Rig) -> None:
+    stamps = [rig.first.stamp_ns, rig.table.tick().stamp_ns, rig.table.reset(4).stamp_ns, rig.table.tick().stamp_ns]
+    assert stamps[0] == 1000 + PERIOD_NS
+    assert np.diff(stamps).tolist() == [PERIOD_NS] * 3
+
+
+def test_a_stop_latches_until_it_is_released(rig: Rig) -> None:
+    rig.command()
+    rig.table.stop()
+    rig.command()
+    stopped = rig.table.tick()
+    assert stopped.mode is RobotMode.STOPPED
+    assert not stopped.snapshot.accepted_action[:6].any()
+    rig.command()
+    assert rig.table.release()
+    assert rig.table.tick().mode is RobotMode.IDLE, "what was commanded during the stop must stay undone"
+    assert not rig.table.release()
+    rig.command(answers_ns=rig.table.now_ns)
+    assert rig.table.tick().mode is RobotMode.MOVING
+
+
+def test_a_stop_survives_a_reset(rig: Rig) -> None:
+    rig.table.stop()
+    assert rig.table.reset(seed=1).mode is RobotMode.STOPPED
+
+
+def test_a_fault_freezes_the_arm_until_it_is_recovered(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(action: Any) -> Any:  # noqa: ARG001
+        raise mujoco.FatalError("diverged")
+
+    assert rig.table.recover(0) is None
+    rig.command()
+    moved = rig.table.tick()
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.env, "step", diverge)
+        fault = rig.table.tick()
+    rig.command()
+    still = rig.table.tick()
+    assert (fault.mode, still.mode) == (RobotMode.FAULT, RobotMode.FAULT)
+    assert "diverged" in rig.table.fault
+    assert not still.snapshot.accepted_action[:6].any()
+    np.testing.assert_array_equal(still.snapshot.joint_positions, moved.snapshot.joint_positions)
+    recovered = rig.table.recover(5)
+    assert recovered is not None
+    assert recovered.mode is RobotMode.IDLE
+    assert rig.table.tick().mode is RobotMode.IDLE
+
+
+def test_success_is_told_once(rig: Rig) -> None:
+    expert = rig.env.expert()
+    told = 0
+    for _ in range(120):
+        action = expert.act(rig.env.snapshot().observation(("proprio", "scene")))
+        motion = action[:6] * np.repeat([0.02, 0.05], 3)
+        rig.gate.offer(Command(motion, action[6], "expert"), rig.table.now_ns)
+        told += rig.table.tick().succeeded
+    assert told == 1
+
+
+def test_a_command_in_si_becomes_an_action_in_the_specs_units() -> None:
+    command = Command(np.array([0.02, -0.01, 0.0, 0.05, 0.0, -0.1]), -0.3, "policy")
+    np.testing.assert_allclose(action_of(command, ActionScale()), [1, -0.5, 0, 1, 0, -2, -0.3])
