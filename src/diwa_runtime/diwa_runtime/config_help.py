@@ -13,12 +13,14 @@ from typing import Any, get_type_hints
 
 WIDTH = 100
 INDENT = " " * 6
+ATTRIBUTES = "Attributes:"
 
 
 def help_text(cls: type, presets: Mapping[str, Any]) -> str:
     """Return the page for the config dataclass `cls`: what it is for, then one entry a setting."""
-    about = inspect.cleandoc(cls.__doc__ or "")
-    lines = [about, ""] if not about.startswith(f"{cls.__name__}(") else []
+    about = inspect.cleandoc(cls.__doc__ or "").partition(ATTRIBUTES)[0].strip()
+    # A dataclass without a docstring is given its signature.
+    lines = [about, ""] if about and not about.startswith(f"{cls.__name__}(") else []
     lines += ["  --config FILE ...", f"{INDENT}settings from YAML files; a later file wins, flags win over files"]
     if presets:
         lines += ["  --preset NAME", f"{INDENT}a named set of settings: {', '.join(presets)}"]
@@ -54,12 +56,28 @@ def _type_name(annotation: Any) -> str:
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """Return what stands beside each field in the source: a comment behind or above it, or a text below it."""
+    """Return what is said of each field: a comment behind or above it, a text below it, or a line of ``Attributes:``."""
     comments: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if dataclasses.is_dataclass(owner):
-            comments |= _comments_of(owner)
+            comments |= _attributes_of(owner) | _comments_of(owner)
     return comments
+
+
+def _attributes_of(cls: type) -> dict[str, str]:
+    """Read ``name: text`` under ``Attributes:``; deeper lines go on with the text."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in inspect.cleandoc(cls.__doc__ or "").partition(ATTRIBUTES)[2].splitlines():
+        indent = len(line) - len(line.lstrip())
+        if indent == 4:
+            name, _, text = line.strip().partition(":")
+            found[name] = text.strip()
+        elif indent > 4 and name:
+            found[name] += f" {line.strip()}"
+        elif line:
+            break
+    return found
 
 
 def _comments_of(cls: type) -> dict[str, str]:
@@ -73,7 +91,8 @@ def _comments_of(cls: type) -> dict[str, str]:
     for node, after in zip(body, [*body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             text = _text_below(after) or _comment_behind(node, at_line) or _comment_above(node, at_line)
-            found[node.target.id] = " ".join(text.split())
+            if text:
+                found[node.target.id] = " ".join(text.split())
     return found
 
 

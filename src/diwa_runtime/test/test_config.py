@@ -200,3 +200,28 @@ def test_help_shows_every_setting_with_its_default_and_comment(capsys: pytest.Ca
         "a named set of settings: tiny",
     ):
         assert expected in page
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Collect play.
+
+    Attributes:
+        steps: how many in all,
+            over every bag.
+        noise: of the actions.
+
+    Seeds repeat.
+    """
+
+    steps: int = 4
+    noise: float = 0.1  # standard deviation
+
+
+def test_help_reads_the_attributes_of_the_docstring(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        load_config(Collect, ["-h"])
+    page = capsys.readouterr().out
+    assert page.startswith("Collect play.\n\n  --config")
+    assert "--steps int  (default 4)\n      how many in all, over every bag.\n" in page
+    assert "--noise float  (default 0.1)\n      standard deviation" in page
