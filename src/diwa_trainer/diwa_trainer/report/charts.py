@@ -1,0 +1,278 @@
+"""Line charts and interval charts as inline SVG: no script, no font, no image file; colours follow the page's CSS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal
+
+WIDTH, HEIGHT = 440, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34
+MOST_POINTS = 300
+
+Role = Literal["new", "base", "truth", "other", "faint"]
+"""What a series stands for; the style sheet gives each role its colour, and the same one all over the page."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line: points (x, y); where y is None or not finite, the line has a gap.
+
+    Attributes:
+        dots: draw the points themselves, not only the line between them.
+        dashed: draw the line dashed.
+        intervals: for each point the (low, high) of a bar through it.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    role: Role = "new"
+    dots: bool = False
+    dashed: bool = False
+    intervals: Sequence[tuple[float, float]] = ()
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A linear or logarithmic axis.
+
+    Attributes:
+        label: with its unit.
+        low: smallest value shown; None leaves it to the data.
+        high: largest value shown; None leaves it to the data.
+        log: logarithmic, where all data are positive.
+        percent: values are shares, shown as percent.
+    """
+
+    label: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis fitted to its data: where a value lies between 0 and 1, and which ticks there are."""
+
+    low: float
+    high: float
+    log: bool
+    ticks: tuple[float, ...]
+
+    def place(self, value: float) -> float:
+        """Return the position of a value, 0 at `low` and 1 at `high`; values outside are moved to the edge."""
+        if self.log:
+            span = math.log(self.high / self.low)
+            share = math.log(max(value, self.low) / self.low) / span
+        else:
+            share = (value - self.low) / (self.high - self.low)
+        return min(1.0, max(0.0, share))
+
+
+def fit_scale(axis: Axis, values: Sequence[float]) -> Scale:
+    """Choose limits and ticks so that all finite values fit."""
+    finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
+    log = axis.log and min(finite) > 0
+    low = min(finite) if axis.low is None else axis.low
+    high = max(finite) if axis.high is None else axis.high
+    if log:
+        return _log_scale(low, high)
+    if high <= low:
+        low, high = low - (abs(low) or 1) / 2, low + (abs(low) or 1) / 2
+    step = _nice_step((high - low) / 4)
+    first = math.floor(low / step + 1e-9) if axis.low is None else math.ceil(low / step - 1e-9)
+    last = math.ceil(high / step - 1e-9) if axis.high is None else math.floor(high / step + 1e-9)
+    ticks = tuple(round(i * step, 12) for i in range(first, last + 1))
+    return Scale(min(low, ticks[0]), max(high, ticks[-1]), False, ticks)
+
+
+def _log_scale(low: float, high: float) -> Scale:
+    """Ticks at powers of ten, with 2 and 5 between them where the range is short."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    last = max(last, first + 1)
+    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    every = max(1, (last - first) // 5)
+    inside = [10.0**power * factor for power in range(first, last + 1, every) for factor in factors]
+    # Half a tick of air instead of a whole decade of it.
+    bottom = max([tick for tick in inside if tick <= low * 1.0001], default=low)
+    top = min([tick for tick in inside if tick >= high * 0.9999], default=high)
+    return Scale(bottom, top, True, tuple(tick for tick in inside if bottom <= tick <= top))
+
+
+def _nice_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return power * next(nice for nice in (1, 2, 2.5, 5, 10) if rough <= nice * power * 1.0001)
+
+
+def number(value: float, percent: bool = False) -> str:
+    """Write a number as short as it can be read: ``1.2k``, ``0.05``, ``3e-6``, ``40 %``."""
+    if percent:
+        return f"{100 * value:.3g} %"
+    if value == 0:
+        return "0"
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{value / {'G': 1e9, 'M': 1e6, 'k': 1e3}[suffix]:.3g}{suffix}"
+    if abs(value) < 1e-3:
+        mantissa, power = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(power)}"
+    return f"{value:.4g}"
+
+
+def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, note: str = "") -> str:
+    """Return a `<figure>` with a legend and the lines; series without a point are left out.
+
+    Args:
+        title: what is shown, in a few words.
+        note: a sentence under the chart.
+    """
+    shown = [_thinned(one) for one in series if any(_is_number(value) for value in one.y)]
+    xs = [value for one in shown for value in one.x]
+    ys = [value for one in shown for value in one.y if value is not None]
+    ys += [bound for one in shown for pair in one.intervals for bound in pair]
+    x_scale, y_scale = fit_scale(_tight(x, xs), xs), fit_scale(y, ys)
+    parts = [_grid(x, y, x_scale, y_scale)]
+    parts += [_line(one, x_scale, y_scale, y.percent) for one in shown]
+    description = f"{title}: {', '.join(one.name for one in shown)} over {x.label}"
+    return _figure(title, _legend(shown), _svg(HEIGHT, description, parts), note)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A share with its interval, all in [0, 1]."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    role: Role
+
+
+def interval_chart(title: str, rows: Sequence[tuple[str, Sequence[Estimate]]], note: str = "") -> str:
+    """Return a `<figure>` with one line of estimates for each labelled row, on a common axis from 0 to 100 %."""
+    names: dict[str, Series] = {}
+    label_width, lane, gap = 128, 15, 12
+    parts, top = [], 6.0
+    width = WIDTH - label_width - RIGHT
+    for label, estimates in rows:
+        height = lane * len(estimates)
+        parts.append(f'<text class="row" x="{label_width - 10}" y="{top + height / 2 + 4:.1f}">{escape(label)}</text>')
+        for index, estimate in enumerate(estimates):
+            names.setdefault(estimate.name, Series(estimate.name, (), (), estimate.role, dots=True))
+            parts.append(_estimate(estimate, label_width, width, top + lane * (index + 0.5)))
+        top += height + gap
+    ticks = "".join(
+        f'<line class="grid" x1="{label_width + width * share:.1f}" x2="{label_width + width * share:.1f}" '
+        f'y1="0" y2="{top:.1f}"/><text class="tick middle" x="{label_width + width * share:.1f}" '
+        f'y="{top + 16:.1f}">{100 * share:.0f} %</text>'
+        for share in (0, 0.25, 0.5, 0.75, 1)
+    )
+    svg = _svg(round(top + 24), f"{title}: " + ", ".join(label for label, _ in rows), [ticks, *parts])
+    return _figure(title, _legend(list(names.values())), svg, note)
+
+
+def _estimate(estimate: Estimate, left: float, width: float, y: float) -> str:
+    low, high, value = (left + width * share for share in (estimate.low, estimate.high, estimate.value))
+    text = f"{estimate.name}: {100 * estimate.value:.0f} % [{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+    return (
+        f'<g class="{estimate.role}"><title>{escape(text)}</title>'
+        f'<line class="bar" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<circle class="dot" cx="{value:.1f}" cy="{y:.1f}" r="5"/></g>'
+    )
+
+
+def _tight(axis: Axis, values: Sequence[float]) -> Axis:
+    """Let the x axis begin and end with the data."""
+    if not values or axis.low is not None or min(values) == max(values):
+        return axis
+    return Axis(axis.label, min(values), max(values), axis.log, axis.percent)
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _thinned(series: Series) -> Series:
+    """Replace many points by the means of neighbours: a page of a megabyte opens on a phone."""
+    count = len(series.y)
+    if count <= MOST_POINTS or series.intervals:
+        return series
+    bounds = [count * i // MOST_POINTS for i in range(MOST_POINTS + 1)]
+    slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    mean: Callable[[list[float]], float | None] = lambda values: sum(values) / len(values) if values else None  # noqa: E731
+    y = [mean([value for value in series.y[part] if value is not None and math.isfinite(value)]) for part in slices]
+    x = [sum(series.x[part]) / len(series.x[part]) for part in slices]
+    return Series(series.name, x, y, series.role, series.dots, series.dashed)
+
+
+def _grid(x: Axis, y: Axis, x_scale: Scale, y_scale: Scale) -> str:
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    parts = []
+    for tick in y_scale.ticks:
+        at = _y(y_scale, tick)
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="tick end" x="{LEFT - 7}" y="{at + 4:.1f}">{number(tick, y.percent)}</text>')
+    for tick in x_scale.ticks:
+        at = _x(x_scale, tick)
+        parts.append(f'<line class="notch" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
+        parts.append(f'<text class="tick middle" x="{at:.1f}" y="{bottom + 17}">{number(tick, x.percent)}</text>')
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(f'<text class="label end" x="{right}" y="{HEIGHT - 3}">{escape(x.label)}</text>')
+    if y.label:
+        parts.append(f'<text class="label" x="{LEFT + 6}" y="{TOP + 8}">{escape(y.label)}</text>')
+    return "".join(parts)
+
+
+def _line(series: Series, x_scale: Scale, y_scale: Scale, percent: bool) -> str:
+    pieces: list[list[str]] = [[]]
+    marks = []
+    for index, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
+        if y is None or not math.isfinite(y):
+            pieces.append([])
+            continue
+        at_x, at_y = _x(x_scale, x), _y(y_scale, y)
+        pieces[-1].append(f"{at_x:.1f},{at_y:.1f}")
+        if series.intervals:
+            low, high = (_y(y_scale, bound) for bound in series.intervals[index])
+            marks.append(f'<line class="bar" x1="{at_x:.1f}" x2="{at_x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>')
+        if series.dots:
+            text = f"{series.name}: {number(y, percent)} at {number(x)}"
+            title = f"<title>{escape(text)}</title>"
+            marks.append(f'<circle class="dot" cx="{at_x:.1f}" cy="{at_y:.1f}" r="4">{title}</circle>')
+    dashed = " dashed" if series.dashed else ""
+    lines = "".join(f'<polyline points="{" ".join(piece)}"/>' for piece in pieces if len(piece) > 1)
+    return f'<g class="line {series.role}{dashed}">{lines}{"".join(marks)}</g>'
+
+
+def _x(scale: Scale, value: float) -> float:
+    return LEFT + (WIDTH - LEFT - RIGHT) * scale.place(value)
+
+
+def _y(scale: Scale, value: float) -> float:
+    return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * scale.place(value)
+
+
+def _legend(series: Sequence[Series]) -> str:
+    if not series:
+        return '<p class="missing">no values</p>'
+    if len(series) == 1:
+        return ""
+    items = "".join(
+        f'<li class="{one.role}{" dashed" if one.dashed else ""}{" dots" if one.dots else ""}">{escape(one.name)}</li>'
+        for one in series
+    )
+    return f'<ul class="legend">{items}</ul>'
+
+
+def _svg(height: int, description: str, parts: Sequence[str]) -> str:
+    label = escape(description, quote=True)
+    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+
+
+def _figure(title: str, legend: str, svg: str, note: str) -> str:
+    under = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{svg}{under}</figure>"

@@ -1,0 +1,184 @@
+"""Reading run folders for the report: what is there, as plain data; what is not there is None and is named as missing.
+
+The files and their keys stand in `docs/report.md`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from diwa_runtime.errors import InputError
+
+BASE, FINETUNED = "base", "finetuned"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One verb's folder, which need not be there."""
+
+    path: Path
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a JSON file, or None if it is not there.
+
+        Raises:
+            InputError: it is not JSON.
+        """
+        return _read_json(self.path / name)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What the run ended with; empty if it did not."""
+        return self.json("summary.json") or {}
+
+    @cached_property
+    def config(self) -> str | None:
+        """The run's `config.yaml` as text."""
+        path = self.path / "config.yaml"
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float | None]]:
+        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out.
+
+        Raises:
+            InputError: another line is not JSON.
+        """
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        rows = []
+        for index, line in enumerate(lines):
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                if index < len(lines) - 1:
+                    raise InputError(f"{path}: line {index + 1} is not JSON; delete that line") from None
+        return rows
+
+    def curve(self, name: str) -> tuple[list[float], list[float | None]]:
+        """Return steps and values of one metric, where it was logged."""
+        found = [(row["step"], row[name]) for row in self.metrics if name in row and row.get("step") is not None]
+        return [float(step) for step, _ in found if step is not None], [value for _, value in found]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation and its films.
+
+    Attributes:
+        name: of the policy: `base`, `finetuned`, a variant, or `<policy>_<iteration>`.
+        data: the content of `evaluation.json`.
+        videos: MP4 files by seed.
+    """
+
+    name: str
+    data: Mapping[str, Any]
+    videos: Mapping[int, bytes]
+
+    @property
+    def rate(self) -> float:
+        """Share of episodes that succeeded."""
+        return self.data["successes"] / self.data["episodes"]
+
+    @property
+    def successes(self) -> dict[int, bool]:
+        """Success by seed."""
+        return {episode["seed"]: episode["success"] for episode in self.data["episodes_detail"]}
+
+
+@dataclass(frozen=True)
+class TaskRuns:
+    """All runs of one task.
+
+    Attributes:
+        evaluations: by the policy's name, the base first.
+        finetunes: the fine-tuning runs by name, `finetuned` first.
+    """
+
+    name: str
+    pretrained: RunFolder
+    reward: RunFolder
+    finetunes: Mapping[str, RunFolder]
+    evaluations: Mapping[str, Evaluation]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A pipeline's folder."""
+
+    path: Path
+    dataset: dict[str, Any] | None
+    world_model: RunFolder
+    tasks: tuple[TaskRuns, ...]
+
+
+def gather(folder: Path) -> Runs:
+    """Find the runs in a pipeline's folder.
+
+    Raises:
+        InputError: there is no such folder, no run in it, or a file in it is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; name the one that `pipeline` wrote")
+    runs = Runs(
+        path=folder,
+        dataset=_read_json(folder / "dataset" / "dataset.json"),
+        world_model=RunFolder(folder / "world_model"),
+        tasks=tuple(_task(path) for path in sorted(folder.iterdir()) if _is_task(path)),
+    )
+    if not runs.tasks and not runs.world_model.path.is_dir():
+        raise InputError(f"{folder}: holds neither a world_model nor a task's runs; name the folder of `pipeline`")
+    return runs
+
+
+def _is_task(path: Path) -> bool:
+    return path.is_dir() and any(
+        entry.is_dir() and (entry.name in ("pretrained", "reward", FINETUNED) or entry.name.startswith("evaluation_"))
+        for entry in path.iterdir()
+    )
+
+
+def _task(path: Path) -> TaskRuns:
+    folders = {entry.name: RunFolder(entry) for entry in sorted(path.iterdir()) if entry.is_dir()}
+    tuned = {name: run for name, run in folders.items() if name == FINETUNED or (run.path / "preflight.json").is_file()}
+    evaluations = [_evaluation(run) for name, run in folders.items() if name.startswith("evaluation_")]
+    found = [evaluation for evaluation in evaluations if evaluation is not None]
+    return TaskRuns(
+        name=path.name,
+        pretrained=RunFolder(path / "pretrained"),
+        reward=RunFolder(path / "reward"),
+        finetunes=dict(sorted(tuned.items(), key=lambda item: (item[0] != FINETUNED, item[0]))),
+        evaluations={e.name: e for e in sorted(found, key=lambda e: (e.name != BASE, e.name != FINETUNED, e.name))},
+    )
+
+
+def _evaluation(run: RunFolder) -> Evaluation | None:
+    data = run.json("evaluation.json")
+    if data is None:
+        return None
+    videos = {}
+    for seed, name in (data.get("videos") or {}).items():
+        path = run.path / "videos" / Path(name).name
+        if path.is_file():
+            videos[int(seed)] = path.read_bytes()
+    return Evaluation(run.path.name.removeprefix("evaluation_"), data, videos)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); make the run again") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: must hold a JSON object; make the run again")
+    return data
