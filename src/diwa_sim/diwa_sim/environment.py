@@ -136,7 +136,7 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         chosen = self.contract.task(task) if task is not None else self.task
         if chosen is None:
             raise ValueError("a play environment has no task of its own: name one")
-        return make_expert(chosen, self.layout, noise, rng)
+        return make_expert(chosen, self.layout, noise, rng, look=lambda: self._snapshot.scene)
 
     def render(self) -> NDArray[np.uint8] | None:
         """Return a frame (H, W, 3) of the overview camera in render mode ``rgb_array``, else None."""

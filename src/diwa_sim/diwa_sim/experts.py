@@ -1,13 +1,13 @@
-"""Scripted policies: from where the hand and the table are now to the next action, with no memory.
+"""Scripted policies: from where the hand and the table are now to the next action.
 
-Having no memory makes them robust (a slip is just another state) and easy to imitate. An expert sees the scene and the
-proprioception, acts in the action space like any policy, and knows the layout of the table.
+They remember no phase: that makes them robust (a slip is just another state) and easy to imitate. An expert sees the
+scene and the proprioception, acts in the action space like any policy, and knows the layout of the table.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +43,21 @@ class Expert(ABC):
     """
 
     def __init__(
-        self, task: TaskSpec, layout: Layout, noise: float = 0.0, rng: np.random.Generator | None = None
+        self,
+        task: TaskSpec,
+        layout: Layout,
+        noise: float = 0.0,
+        rng: np.random.Generator | None = None,
+        look: Callable[[], Array] | None = None,
     ) -> None:
-        """Make the policy; `noise` is the standard deviation added to each motion component, drawn from `rng`.
+        """Make the policy.
+
+        Args:
+            task: what to do.
+            layout: where the handles are.
+            noise: standard deviation of the noise on each of the six motion components.
+            rng: the noise's source.
+            look: returns the scene (24,) when an observation (of a mode with cameras) has none.
 
         Raises:
             ValueError: noise without a generator.
@@ -53,7 +65,7 @@ class Expert(ABC):
         if noise > 0 and rng is None:
             raise ValueError("an expert with noise needs a generator")
         self.task, self.layout = task, layout
-        self._noise, self._rng = noise, rng
+        self._noise, self._rng, self._look = noise, rng, look
         self._scale = ActionScale()
         self._start: Array | None = None
         self._forwards = task.change > 0
@@ -61,9 +73,10 @@ class Expert(ABC):
         self.done = False
 
     def act(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Return the action (7,) for an observation with ``proprio`` and ``scene``."""
+        """Return the action (7,) for an observation with ``proprio`` and, if the expert cannot look, ``scene``."""
         proprio = np.asarray(observation["proprio"], dtype=np.float64)
-        scene = np.asarray(observation["scene"], dtype=np.float64)
+        looked = self._look() if "scene" not in observation and self._look is not None else observation["scene"]
+        scene = np.asarray(looked, dtype=np.float64)
         if self._start is None:
             self._start = scene.copy()
         self.done = self.done or bool(self.task.achieved(self._start, scene, SCENE_NAMES))
@@ -161,9 +174,15 @@ class ButtonExpert(Expert):
         return _approach(tcp, self.layout.button_top, self._SAFE_HEIGHT_M, CLOSED)
 
 
-def make_expert(task: TaskSpec, layout: Layout, noise: float = 0.0, rng: np.random.Generator | None = None) -> Expert:
-    """Return the expert of a task by the part of the table that it moves."""
-    return _EXPERTS[task.field](task, layout, noise, rng)
+def make_expert(
+    task: TaskSpec,
+    layout: Layout,
+    noise: float = 0.0,
+    rng: np.random.Generator | None = None,
+    look: Callable[[], Array] | None = None,
+) -> Expert:
+    """Return the expert of a task, by the part of the table that it moves; arguments as of `Expert`."""
+    return _EXPERTS[task.field](task, layout, noise, rng, look)
 
 
 def _approach(tcp: Array, contact: Array, safe_height: float, gripper: float) -> Goal:

@@ -60,7 +60,7 @@ class PlayStep:
 
 
 class FreeMotion:
-    """Smooth random motion: a velocity that wanders (an Ornstein-Uhlenbeck process), a gripper that toggles at times."""
+    """Smooth random motion: a velocity that wanders (Ornstein-Uhlenbeck), a gripper that toggles now and then."""
 
     _MEMORY = 0.92
     _SPREAD = np.array([0.6, 0.6, 0.6, 0.25, 0.25, 0.4])
