@@ -17,6 +17,7 @@ setup(
         "console_scripts": [
             "collect = diwa_sim.__main__:collect",
             "node = diwa_sim.node:main",
+            "record = diwa_sim.recorder:main",
         ]
     },
     zip_safe=False,

@@ -56,7 +56,7 @@ def _type_name(annotation: Any) -> str:
 
 
 def field_comments(cls: type) -> dict[str, str]:
-    """Return what is said of each field: a comment behind or above it, a text below it, or a line of ``Attributes:``."""
+    """Return what is said of each field: a comment behind or above it, a text below it, or under ``Attributes:``."""
     comments: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if dataclasses.is_dataclass(owner):

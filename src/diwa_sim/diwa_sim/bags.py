@@ -113,13 +113,21 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         Raises:
             OSError: the disk refused; the context manager makes it a StorageError.
         """
+        data = self._store.serialize_cdr(make_message(self._store, topic[1], fields), topic[1])
+        self.write_serialized(topic, data, stamp_ns)
+
+    def write_serialized(self, topic: tuple[str, str], data: bytes | memoryview, received_ns: int) -> None:
+        """Write one message of a (topic, type) as the middleware gave it.
+
+        Raises:
+            OSError: as `write`.
+        """
         name, kind = topic
         if name not in self._connections:
             self._connections[name] = self._writer.add_connection(
                 f"/{name}", kind, typestore=self._store, offered_qos_profiles=[RELIABLE]
             )
-        data = self._store.serialize_cdr(make_message(self._store, kind, fields), kind)
-        self._writer.write(self._connections[name], stamp_ns, data)
+        self._writer.write(self._connections[name], received_ns, data)
 
     def write_snapshot(self, snapshot: Snapshot, stamp_ns: int) -> None:
         """Write all topics of one instant."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -259,10 +260,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rclpy.init(args=list(argv) if argv is not None else None)
     node = SimulatorNode()
     try:
-        node.start()
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
+        with suppress(KeyboardInterrupt, ExternalShutdownException):
+            node.start()
+            rclpy.spin(node)
     finally:
         node.close()
         node.destroy_node()
