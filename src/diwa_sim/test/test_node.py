@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,8 @@ class Rig:
 
     def __init__(self, **parameters: Any) -> None:
         self.context = rclpy.Context()
-        rclpy.init(context=self.context)
+        # A domain of its own: two test runs on one machine must not hear each other.
+        rclpy.init(context=self.context, domain_id=1 + os.getpid() % 100)
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = SimulatorNode(context=self.context, parameter_overrides=overrides)
         self.peer = Node("commander", context=self.context)

@@ -1,0 +1,72 @@
+"""What holds for the whole workspace: who may import whom, and that every installed executable exists."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Any
+
+import pytest
+import setuptools
+
+SOURCES = Path(__file__).resolve().parents[2]
+PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_trainer")
+ROS = {"rclpy", "diwa_msgs", "rosidl_runtime_py", "ament_index_python"}
+FORBIDDEN = {
+    "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
+    "diwa_sim": {"torch", "diwa_trainer"},
+    "diwa_trainer": ROS | {"mujoco", "diwa_sim"},
+}
+ROS_MODULES = {"diwa_sim": {"node.py", "recorder.py"}}
+"""The only modules of a package that may import ROS."""
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+def test_imports_point_one_way(package: str) -> None:
+    paths = sorted((SOURCES / package / package).rglob("*.py"))
+    assert paths
+    for path in paths:
+        ros = set() if path.name in ROS_MODULES.get(package, set()) else ROS
+        assert not imports(path) & (FORBIDDEN[package] | ros), path
+
+
+def setup_arguments(package: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
+    monkeypatch.chdir(SOURCES / package)
+    runpy.run_path("setup.py")
+    return arguments
+
+
+@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+def test_setup_agrees_with_the_package_file(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = setup_arguments(package, monkeypatch)
+    manifest = ElementTree.parse(SOURCES / package / "package.xml").getroot()
+    assert (manifest.findtext("name"), manifest.findtext("version")) == (arguments["name"], arguments["version"])
+    assert arguments["extras_require"]["test"] == ["pytest"], "without it colcon test runs nothing and says OK"
+    assert package in arguments["packages"]
+    assert (SOURCES / package / "resource" / package).exists()
+
+
+@pytest.mark.parametrize("package", ["diwa_sim", "diwa_trainer"])
+def test_every_executable_names_a_function(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = setup_arguments(package, monkeypatch)["entry_points"]["console_scripts"]
+    assert scripts
+    for script in scripts:
+        module, _, function = script.partition("=")[2].strip().partition(":")
+        tree = ast.parse((SOURCES / package / Path(*module.split("."))).with_suffix(".py").read_text(encoding="utf-8"))
+        defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        assigned = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
+        assert function in defined | assigned, script
