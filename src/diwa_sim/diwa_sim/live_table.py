@@ -35,14 +35,14 @@ class Tick:
         stamp_ns: simulated time of the snapshot.
         mode: the robot's mode.
         answered_ns: stamp of the observation that the newest command taken in answers; 0 = none.
-        succeeded: whether the task was achieved in this very tick.
+        achieved: what was achieved in this very tick: the table's task, or any task where the table has none (play).
     """
 
     snapshot: Snapshot
     stamp_ns: int
     mode: RobotMode
     answered_ns: int
-    succeeded: bool = False
+    achieved: tuple[str, ...] = ()
 
 
 class LiveTable:
@@ -56,7 +56,7 @@ class LiveTable:
         self._period_ns = round(1e9 / env.contract.rate_hz)
         self._mode = RobotMode.IDLE
         self._answered_ns = 0
-        self._succeeded = False
+        self._achieved: tuple[str, ...] = ()
         self._held = HOLD_ACTION.copy()
         self._snapshot: Snapshot | None = None
         self.fault = ""
@@ -76,7 +76,7 @@ class LiveTable:
         self._env.reset(seed=seed)
         self._snapshot = self._env.snapshot()
         self._now_ns += self._period_ns
-        self._answered_ns, self._succeeded, self.fault = 0, False, ""
+        self._answered_ns, self._achieved, self.fault = 0, (), ""
         self._held[GRIPPER] = self._snapshot.gripper_command
         self._gate.clear(not_before_ns=self._now_ns)
         if self._mode is not RobotMode.STOPPED:
@@ -105,8 +105,7 @@ class LiveTable:
             return self._fail("the arm's state is not finite")
         self._snapshot = snapshot
         self._held[GRIPPER] = self._snapshot.gripper_command
-        succeeded, self._succeeded = info["success"] and not self._succeeded, info["success"]
-        return self._tick(snapshot, succeeded)
+        return self._tick(snapshot, self._newly_achieved(info["tasks"]))
 
     def stop(self) -> None:
         """Hold from the next tick on, whatever is commanded, until `release`."""
@@ -138,8 +137,14 @@ class LiveTable:
         )
         return self._tick(self._snapshot)
 
-    def _tick(self, snapshot: Snapshot, succeeded: bool = False) -> Tick:
-        return Tick(snapshot, self._now_ns, self._mode, self._answered_ns, succeeded)
+    def _newly_achieved(self, tasks: tuple[str, ...]) -> tuple[str, ...]:
+        own = self._env.task
+        fresh = tuple(task for task in tasks if task not in self._achieved and (own is None or task == own.name))
+        self._achieved += fresh
+        return fresh
+
+    def _tick(self, snapshot: Snapshot, achieved: tuple[str, ...] = ()) -> Tick:
+        return Tick(snapshot, self._now_ns, self._mode, self._answered_ns, achieved)
 
 
 def action_of(command: Command, scale: ActionScale) -> NDArray[np.float64]:

@@ -108,8 +108,8 @@ class SimulatorNode(Node):
         if tick.mode is RobotMode.FAULT and not was_faulty:
             self.get_logger().error(f"{self._table.fault}; the arm holds until robot/recover")
         self._publish(tick)
-        if tick.succeeded:
-            self._publish_event(EventKind.SUCCESS)
+        for task in tick.achieved:
+            self._publish_event(EventKind.SUCCESS, task)
 
     def on_command(self, message: EndEffectorDelta, info: dict[str, Any]) -> None:
         """Hand a command to the gate; say so when it is refused."""
@@ -178,12 +178,11 @@ class SimulatorNode(Node):
         self.create_service(Trigger, "sim/reset", self.on_reset)
 
     def _publish_start(self, first: Tick) -> None:
-        self._publish_event(EventKind.START, self._seed)
+        self._publish_event(EventKind.START)
         self._publish(first)
 
-    def _publish_event(self, kind: EventKind, seed: int | None = None) -> None:
-        task = self.settings.task if kind is EventKind.START else None
-        fields = messages.episode_event(kind, self._table.now_ns, task, seed)
+    def _publish_event(self, kind: EventKind, task: str | None = None) -> None:
+        fields = messages.episode_event(kind, self._table.now_ns, task or self.settings.task, self._seed)
         self._events.publish(filled(EpisodeEvent(), fields))
 
     def _publish(self, tick: Tick) -> None:

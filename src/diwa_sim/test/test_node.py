@@ -188,7 +188,7 @@ def test_a_reset_marks_the_end_and_the_start_of_episodes(make_rig: Callable[...,
     assert rig.call("sim/reset").success
     rig.spin_until(lambda: len(events) == 3 and len(states) > 3)
     marks = [(event.kind, event.task, event.seed) for event in events]
-    assert marks == [(1, "turn_on_led", 5), (2, "", -1), (1, "turn_on_led", 6)]
+    assert marks == [(1, "turn_on_led", 5), (2, "turn_on_led", 5), (1, "turn_on_led", 6)]
     assert events[2].header.stamp in [state.header.stamp for state in states]
 
 
