@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, observe_sequence
+
 
 @dataclass(frozen=True)
 class RSSMConfig:
@@ -52,15 +54,15 @@ class RSSM(nn.Module):
         hidden = config.hidden
         self.stochastic_in = nn.Linear(config.stochastic, hidden)
         self.action_in = nn.Linear(action_size, hidden, bias=False)
-        self.in_norm = nn.LayerNorm(hidden, eps=1e-3)
+        self.in_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.gru = nn.GRUCell(hidden, config.deterministic)
         self.posterior_h = nn.Linear(config.deterministic, hidden)
         self.posterior_e = nn.Linear(embedding_size, hidden, bias=False)
-        self.posterior_norm = nn.LayerNorm(hidden, eps=1e-3)
+        self.posterior_norm = nn.LayerNorm(hidden, eps=NORM_EPS)
         self.posterior_out = nn.Linear(hidden, config.stochastic)
         self.prior_head = nn.Sequential(
             nn.Linear(config.deterministic, hidden),
-            nn.LayerNorm(hidden, eps=1e-3),
+            nn.LayerNorm(hidden, eps=NORM_EPS),
             nn.SiLU(),
             nn.Linear(hidden, config.stochastic),
         )
@@ -82,57 +84,77 @@ class RSSM(nn.Module):
 
         `previous_actions[:, t]` led to frame t. States are sampled straight-through, or with `mode` the likeliest.
         """
-        action_share = self.action_in(previous_actions)
-        embedding_share = self.posterior_e(embeddings)
-        noise = None if mode else self._gumbel(embeddings.shape[:2], generator)
-        latents, posterior = [], []
-        for t in range(embeddings.shape[1]):
-            h = self._advance(latent, action_share[:, t])
-            logits = self._posterior(h, embedding_share[:, t])
-            z = self._sample(logits, None if noise is None else noise[:, t])
-            latent = torch.cat([h, z.flatten(1)], -1)
-            latents.append(latent)
-            posterior.append(logits)
-        stacked = torch.stack(latents, 1)
-        prior = self.prior_logits(stacked[..., : self.config.deterministic])
-        return Observed(stacked, torch.stack(posterior, 1), prior)
+        uniforms = None if mode else self._uniforms(embeddings.shape[:2], embeddings, generator)
+        latents, logits = observe_sequence(
+            F.linear(previous_actions, self.action_in.weight, self.stochastic_in.bias),
+            F.linear(embeddings, self.posterior_e.weight, self.posterior_h.bias),
+            latent,
+            uniforms,
+            self._step_weights(),
+            classes=self.config.classes,
+            unimix=self.config.unimix,
+        )
+        prior = self.prior_logits(latents[..., : self.config.deterministic])
+        return Observed(latents, self._mix(logits), prior)
+
+    def filter(self, embedding: Tensor, previous_action: Tensor, latent: Tensor) -> Tensor:
+        """Take a single step of `observe` with the likeliest state: (B, E), (B, A), (B, Z) -> (B, Z)."""
+        h = self._advance(latent, previous_action)
+        hidden = self.posterior_norm(self.posterior_h(h) + self.posterior_e(embedding))
+        logits = self._by_variable(self.posterior_out(F.silu(hidden)))
+        return self._latent(h, logits.argmax(-1))
 
     def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Advance latents (B, Z) by actions (B, A) and a sample of the prior."""
-        h = self._advance(latent, self.action_in(action))
-        z = self._sample(self.prior_logits(h), self._gumbel(latent.shape[:1], generator))
-        return torch.cat([h, z.flatten(1)], -1)
+        """Advance latents (B, Z) by actions (B, A) and a sample of the prior; no gradient flows through the sample."""
+        h = self._advance(latent, action)
+        probabilities = self._by_variable(self.prior_head(h)).softmax(-1)
+        uniforms = self._uniforms(latent.shape[:1], latent, generator)
+        return self._latent(h, draw(probabilities, uniforms, self.config.unimix))
 
     def prior_logits(self, h: Tensor) -> Tensor:
         """Return the prior's logits (..., S, C) for deterministic states (..., H)."""
         return self._mix(self.prior_head(h))
 
-    def _advance(self, latent: Tensor, action_share: Tensor) -> Tensor:
+    def _advance(self, latent: Tensor, action: Tensor) -> Tensor:
         h, z = latent.split([self.config.deterministic, self.config.stochastic], -1)
-        return self.gru(F.silu(self.in_norm(self.stochastic_in(z) + action_share)), h)
+        return self.gru(F.silu(self.in_norm(self.stochastic_in(z) + self.action_in(action))), h)
 
-    def _posterior(self, h: Tensor, embedding_share: Tensor) -> Tensor:
-        return self._mix(self.posterior_out(F.silu(self.posterior_norm(self.posterior_h(h) + embedding_share))))
+    def _latent(self, h: Tensor, index: Tensor) -> Tensor:
+        """Join deterministic states (B, H) and chosen classes (B, S) to latents (B, Z)."""
+        one_hot = index.unsqueeze(-1) == torch.arange(self.config.classes, device=h.device)
+        return torch.cat([h, one_hot.flatten(1).to(h.dtype)], -1)
+
+    def _by_variable(self, logits: Tensor) -> Tensor:
+        return logits.unflatten(-1, (self.config.variables, self.config.classes))
 
     def _mix(self, logits: Tensor) -> Tensor:
         """Mix with a uniform: no class ever has probability zero, so the KL stays finite."""
-        logits = logits.unflatten(-1, (self.config.variables, self.config.classes))
+        logits = self._by_variable(logits)
         if not self.config.unimix:
             return logits.log_softmax(-1)
         probabilities = (1 - self.config.unimix) * logits.softmax(-1) + self.config.unimix / self.config.classes
         return probabilities.log()
 
-    def _gumbel(self, batch: torch.Size, generator: torch.Generator | None) -> Tensor:
-        shape = (*batch, self.config.variables, self.config.classes)
-        return -torch.empty(shape).exponential_(generator=generator).log()
+    def _uniforms(self, batch: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw what chooses the states (*batch, S), on the generator's device: a seed gives the same ones anywhere."""
+        shape = (*batch, self.config.variables)
+        return torch.rand(shape, generator=generator, dtype=like.dtype).to(like.device)
 
-    def _sample(self, logits: Tensor, gumbel: Tensor | None) -> Tensor:
-        index = (logits if gumbel is None else logits + gumbel).argmax(-1, keepdim=True)
-        one_hot = torch.zeros_like(logits).scatter_(-1, index, 1.0)
-        if not logits.requires_grad:
-            return one_hot
-        probabilities = logits.exp()
-        return one_hot + probabilities - probabilities.detach()
+    def _step_weights(self) -> Weights:
+        return Weights(
+            self.stochastic_in.weight,
+            self.in_norm.weight,
+            self.in_norm.bias,
+            self.gru.weight_ih,
+            self.gru.weight_hh,
+            self.gru.bias_ih,
+            self.gru.bias_hh,
+            self.posterior_h.weight,
+            self.posterior_norm.weight,
+            self.posterior_norm.bias,
+            self.posterior_out.weight,
+            self.posterior_out.bias,
+        )
 
 
 def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:

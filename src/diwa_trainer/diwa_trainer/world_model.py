@@ -108,8 +108,7 @@ class WorldModel(nn.Module):
 
         Takes the posterior's likeliest state, so that a deployed filter has no randomness.
         """
-        embeddings = self.embed(observation)[:, None]
-        return self.rssm.observe(embeddings, action[:, None], latent, mode=True).latents[:, 0]
+        return self.rssm.filter(self.embed(observation), action, latent)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Predict standardised features (..., F) from latents (..., Z)."""

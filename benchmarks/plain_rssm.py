@@ -1,0 +1,45 @@
+"""`RSSM.observe` written out step by step and left to autograd: the twin of the fast pass, in tests and benchmarks."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diwa_trainer.rssm import RSSM, Observed
+
+
+def observe(
+    rssm: RSSM, embeddings: Tensor, previous_actions: Tensor, latent: Tensor, uniforms: Tensor | None
+) -> Observed:
+    """Filter windows (B, T, ...) as `RSSM.observe` does; `uniforms` (B, T, S) choose the states, None the likeliest."""
+    latents, posterior, prior = [], [], []
+    for t in range(embeddings.shape[1]):
+        h, z = latent.split([rssm.config.deterministic, rssm.config.stochastic], -1)
+        into = rssm.in_norm(rssm.stochastic_in(z) + rssm.action_in(previous_actions[:, t]))
+        h = rssm.gru(F.silu(into), h)
+        hidden = rssm.posterior_norm(rssm.posterior_h(h) + rssm.posterior_e(embeddings[:, t]))
+        probabilities = mixed(rssm, rssm.posterior_out(F.silu(hidden)))
+        states = straight_through(probabilities, None if uniforms is None else uniforms[:, t])
+        latent = torch.cat([h, states.flatten(1)], -1)
+        latents.append(latent)
+        posterior.append(probabilities.log())
+        prior.append(mixed(rssm, rssm.prior_head(h)).log())
+    return Observed(torch.stack(latents, 1), torch.stack(posterior, 1), torch.stack(prior, 1))
+
+
+def mixed(rssm: RSSM, logits: Tensor) -> Tensor:
+    """Return probabilities (B, S, C) of logits (B, S * C), mixed with a share of a uniform."""
+    config = rssm.config
+    probabilities = logits.unflatten(-1, (config.variables, config.classes)).softmax(-1)
+    return (1 - config.unimix) * probabilities + config.unimix / config.classes
+
+
+def straight_through(probabilities: Tensor, uniforms: Tensor | None) -> Tensor:
+    """One-hots (B, S, C) whose gradient goes to the probabilities: the first class whose CDF exceeds the uniform."""
+    if uniforms is None:
+        index = probabilities.argmax(-1)
+    else:
+        index = (probabilities.cumsum(-1) <= uniforms.unsqueeze(-1)).sum(-1).clamp(max=probabilities.shape[-1] - 1)
+    one_hot = F.one_hot(index, probabilities.shape[-1]).to(probabilities.dtype)
+    return one_hot + probabilities - probabilities.detach()

@@ -1,0 +1,135 @@
+"""The recurrent state-space model: its fast pass against the plain one, its samples, its KL."""
+
+from __future__ import annotations
+
+import plain_rssm
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Categorical, Independent, kl_divergence
+
+from diwa_trainer.rssm import RSSM, Observed, RSSMConfig, balanced_kl
+from diwa_trainer.rssm_sequence import draw
+
+EMBEDDING, ACTION = 5, 3
+B, T = 3, 6
+
+
+def make_rssm(unimix: float = 0.01, seed: int = 0) -> RSSM:
+    torch.manual_seed(seed)
+    config = RSSMConfig(deterministic=7, variables=4, classes=6, hidden=9, unimix=unimix)
+    rssm = RSSM(config, EMBEDDING, ACTION).double()
+    for parameter in rssm.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return rssm
+
+
+def make_inputs(rssm: RSSM) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"embeddings": (B, T, EMBEDDING), "actions": (B, T, ACTION), "latent": (B, rssm.config.latent)}
+    return {
+        name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for name, shape in shapes.items()
+    }
+
+
+def gradients(rssm: RSSM, inputs: dict[str, Tensor], observed: Observed) -> dict[str, Tensor]:
+    """Of a loss that weighs every output number differently."""
+    generator = torch.Generator().manual_seed(2)
+    loss = torch.zeros((), dtype=torch.float64)
+    for output in (observed.latents, observed.posterior, observed.prior):
+        loss = loss + (output * torch.randn(output.shape, generator=generator, dtype=torch.float64)).sum()
+    of = dict(rssm.named_parameters()) | inputs
+    return dict(zip(of, torch.autograd.grad(loss, list(of.values())), strict=True))
+
+
+@pytest.mark.parametrize("mode", [False, True], ids=["sampled", "mode"])
+@pytest.mark.parametrize("unimix", [0.0, 0.01, 0.3])
+def test_the_fast_pass_and_all_its_gradients_are_those_of_the_plain_one(unimix: float, mode: bool) -> None:
+    rssm = make_rssm(unimix)
+    inputs = make_inputs(rssm)
+    uniforms = torch.rand(B, T, rssm.config.variables, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    fast = rssm.observe(*inputs.values(), generator=torch.Generator().manual_seed(3), mode=mode)
+    plain = plain_rssm.observe(rssm, *inputs.values(), None if mode else uniforms)
+
+    for name in ("latents", "posterior", "prior"):
+        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), rtol=0, atol=1e-9)
+    expected = gradients(rssm, inputs, plain)
+    for name, gradient in gradients(rssm, inputs, fast).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    rssm = make_rssm().float()
+    inputs = {name: value.detach().float().requires_grad_() for name, value in make_inputs(rssm).items()}
+
+    def run() -> list[Tensor]:
+        observed = rssm.observe(*inputs.values(), generator=torch.Generator().manual_seed(3))
+        of = [*rssm.parameters(), *inputs.values()]
+        loss = balanced_kl(observed.posterior, observed.prior, 0.8).sum() + observed.latents.square().sum()
+        return [observed.latents, observed.posterior, observed.prior, *torch.autograd.grad(loss, of)]
+
+    for first, second in zip(run(), run(), strict=True):
+        assert torch.equal(first, second)
+
+
+@torch.no_grad()
+def test_the_filter_goes_the_way_of_a_window_step_by_step() -> None:
+    rssm = make_rssm()
+    embeddings, actions, latent = make_inputs(rssm).values()
+    window = rssm.observe(embeddings, actions, latent, mode=True).latents
+    for t in range(T):
+        latent = rssm.filter(embeddings[:, t], actions[:, t], latent)
+        torch.testing.assert_close(latent, window[:, t], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_imagined_states_are_samples_of_the_prior() -> None:
+    rssm = make_rssm(unimix=0.3)
+    rows, size = 40_000, rssm.config.deterministic
+    latent, action = (torch.randn(1, n, dtype=torch.float64).expand(rows, n) for n in (rssm.config.latent, ACTION))
+    after = rssm.imagine_step(latent, action, torch.Generator().manual_seed(0))
+    frequencies = after[:, size:].mean(0).unflatten(0, (rssm.config.variables, rssm.config.classes))
+    prior = rssm.prior_logits(after[0, :size]).exp()
+    deviation = (prior * (1 - prior) / rows).sqrt()
+    assert ((frequencies - prior).abs() < 4 * deviation).all()
+
+
+def test_a_draw_takes_the_class_in_whose_share_the_uniform_lies() -> None:
+    probabilities = torch.tensor([0.25, 0.0, 0.5, 0.25])
+    uniforms = torch.tensor([0.0, 0.24, 0.25, 0.74, 0.75, 1 - 2**-24])
+    assert draw(probabilities.expand(6, 4), uniforms, unimix=0.0).tolist() == [0, 0, 2, 2, 3, 3]
+    # Half a uniform makes it 1/4, 1/8, 3/8, 1/4.
+    uniforms = torch.tensor([0.24, 0.26, 0.37, 0.38, 0.74, 0.76])
+    assert draw(probabilities.expand(6, 4), uniforms, unimix=0.5).tolist() == [0, 1, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("unimix", [0.01, 0.3])
+def test_no_class_falls_below_its_share_of_the_uniform(unimix: float) -> None:
+    rssm = make_rssm(unimix)
+    torch.nn.init.normal_(rssm.prior_head[-1].bias, std=1000.0)  # a prior that is sure of itself
+    probabilities = rssm.prior_logits(torch.zeros(rssm.config.deterministic, dtype=torch.float64)).exp()
+    floor = torch.tensor(unimix / rssm.config.classes, dtype=torch.float64)
+    torch.testing.assert_close(probabilities.min(-1).values, floor.expand(rssm.config.variables))
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(rssm.config.variables, dtype=torch.float64))
+
+
+def test_the_kl_and_its_gradients_are_shared_out_by_the_balance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    posterior, prior = (
+        torch.randn(B, T, 4, 6, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2)
+    )
+    weights = torch.rand(B, T, generator=generator, dtype=torch.float64)
+
+    def reference(p: Tensor, q: Tensor) -> Tensor:
+        return kl_divergence(*(Independent(Categorical(logits=logits), 1) for logits in (p, q)))
+
+    kl = balanced_kl(posterior.log_softmax(-1), prior.log_softmax(-1), 0.8)
+    to_posterior, to_prior = torch.autograd.grad((weights * kl).sum(), [posterior, prior])
+
+    expected = reference(posterior, prior)
+    full_to_posterior, full_to_prior = torch.autograd.grad((weights * expected).sum(), [posterior, prior])
+    torch.testing.assert_close(kl, expected)
+    torch.testing.assert_close(to_prior, 0.8 * full_to_prior)
+    torch.testing.assert_close(to_posterior, 0.2 * full_to_posterior)
