@@ -1,0 +1,97 @@
+"""Files and folders are written whole or not at all, whatever stops the writer."""
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from diwa_runtime.errors import StorageError
+from diwa_runtime.files import remove_orphans, written_whole
+
+
+def write_file(path: Path) -> None:
+    path.write_text("new")
+
+
+def write_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "part").write_text("new")
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+def test_what_a_block_writes_takes_the_place_of_what_was_there(tmp_path, write):
+    for _ in range(2):
+        with written_whole(tmp_path / "deep" / "it") as temporary:
+            write(temporary)
+
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("write", [write_file, write_folder])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_what_was_there(tmp_path, write, error):
+    with written_whole(tmp_path / "it") as temporary:
+        write(temporary)
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail():
+        with written_whole(tmp_path / "it") as temporary:
+            write(temporary)
+            raise error
+
+    with pytest.raises(error):
+        fail()
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_older_folder_comes_back_when_the_new_one_cannot_take_its_place(tmp_path, monkeypatch):
+    with written_whole(tmp_path / "it") as temporary:
+        write_folder(temporary)
+    rename = Path.replace
+
+    def refuse(self, target):
+        if Path(target).name == "it" and ".old." not in self.name:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(StorageError, match="Input/output error"), written_whole(tmp_path / "it") as temporary:
+        temporary.mkdir()
+
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    assert (tmp_path / "it" / "part").read_text() == "new"
+
+
+def test_a_folder_never_replaces_a_file(tmp_path):
+    (tmp_path / "thesis").write_text("years of work")
+
+    with pytest.raises(StorageError, match="thesis"), written_whole(tmp_path / "thesis") as temporary:
+        write_folder(temporary)
+
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
+def test_a_full_disk_is_named_with_what_is_left_on_it(tmp_path):
+    def fail():
+        with written_whole(tmp_path / "it"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(StorageError, match=rf"No space left.*GB are free on the disk of {tmp_path}"):
+        fail()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(tmp_path):
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f".it.{dead.pid}.partial").mkdir()
+    (tmp_path / f".it.{dead.pid}.old.partial").write_text("half")
+    (tmp_path / f".it.{os.getppid()}.partial").write_text("half, so far")
+    (tmp_path / "it").write_text("whole")
+
+    assert remove_orphans(tmp_path) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".it.{os.getppid()}.partial", "it"]
