@@ -6,6 +6,7 @@ single-threaded executor: the table is one object, and a tick with two cameras t
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ import rclpy.utilities
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -26,6 +28,8 @@ from std_srvs.srv import Trigger
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState
 from diwa_runtime import events
+from diwa_runtime.cli import run_verb
+from diwa_runtime.errors import ConfigError
 from diwa_runtime.events import EventKind
 from diwa_sim import messages
 from diwa_sim.command_gate import CommandGate
@@ -220,7 +224,11 @@ class SimulatorNode(Node):
 
 
 def declare_settings(node: Node) -> Settings:
-    """Declare the node's parameters with description and range, and read them."""
+    """Declare the node's parameters with description and range, and read them.
+
+    Raises:
+        ConfigError: one is of the wrong type or out of range.
+    """
 
     def read(name: str, default: Any, description: str, low: float | None = None, high: float | None = None) -> Any:
         about = ParameterDescriptor(description=description, read_only=True)
@@ -228,7 +236,10 @@ def declare_settings(node: Node) -> Settings:
             about.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
         elif low is not None and high is not None:
             about.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
-        return node.declare_parameter(name, default, about).value
+        try:
+            return node.declare_parameter(name, default, about).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ConfigError(f"diwa_sim: parameter {name} ({description}): {error}") from None
 
     rate_factor = read("rate_factor", 1.0, "simulated seconds in a second", 0.1, 100.0)
     clock = "whether the simulated time is published on /clock; by default when rate_factor is not 1"
@@ -254,15 +265,25 @@ def _status(name: str, level: bytes, text: str, values: dict[str, str]) -> Diagn
     return DiagnosticStatus(level=level, name=f"diwa_sim: {name}", message=text, hardware_id="diwa_sim", values=pairs)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the node until it is told to stop."""
-    rclpy.init(args=list(argv) if argv is not None else None)
-    node = SimulatorNode()
+def run(argv: Sequence[str]) -> None:
+    """Run the node until it is told to stop.
+
+    Raises:
+        ConfigError: a parameter is of the wrong type or out of range.
+        InputError: no such task.
+    """
+    rclpy.init(args=[sys.argv[0], *argv])
     try:
+        node = SimulatorNode()
         with suppress(KeyboardInterrupt, ExternalShutdownException):
             node.start()
             rclpy.spin(node)
-    finally:
         node.close()
         node.destroy_node()
+    finally:
         rclpy.utilities.try_shutdown()
+
+
+def main() -> None:
+    """Run the node with the process's arguments."""
+    sys.exit(run_verb(run))

@@ -22,6 +22,7 @@ from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState  # noqa: E402
+from diwa_runtime.errors import DiwaError  # noqa: E402
 from diwa_runtime.events import EventKind  # noqa: E402
 from diwa_sim import messages  # noqa: E402
 from diwa_sim.bags import make_message, typestore  # noqa: E402
@@ -200,3 +201,20 @@ def test_parameters_are_described_and_fixed(make_rig: Callable[..., Rig]) -> Non
         assert descriptor.description, name
         assert descriptor.read_only, name
     assert not rig.node.set_parameters([Parameter("seed", value=9)])[0].successful
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"rate_factor": 1000.0}, "parameter rate_factor"),
+        ({"seed": "one"}, "parameter seed"),
+        ({"task": "open_drawr"}, "did you mean 'open_drawer'"),
+        ({"start": "wid"}, "wide"),
+    ],
+)
+def test_an_impossible_parameter_is_one_clear_line(
+    make_rig: Callable[..., Rig], parameters: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DiwaError, match=message) as error:
+        make_rig(**parameters)
+    assert "\n" not in str(error.value)
