@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from diwa_runtime.spec import SCENE_NAMES, TASKS
+from diwa_sim.environment import PlayTable
+from diwa_sim.play import FREE, Player, PlaySettings, PlayStep
+
+STEPS = 320
+EPISODES = 6
+
+
+def play(seed: int, steps: int, settings: PlaySettings | None = None) -> list[PlayStep]:
+    player = Player(PlayTable(task=None), np.random.default_rng(seed), settings or PlaySettings())
+    return list(player.episode(seed, steps))
+
+
+@pytest.fixture(scope="module")
+def episodes() -> list[list[PlayStep]]:
+    env = PlayTable(task=None)
+    return [list(Player(env, np.random.default_rng(seed)).episode(seed, STEPS)) for seed in range(EPISODES)]
+
+
+def test_an_episode_is_its_start_and_its_steps_with_even_stamps(episodes: list[list[PlayStep]]) -> None:
+    for steps in episodes:
+        assert len(steps) == STEPS + 1
+        stamps = [step.snapshot.stamp_s for step in steps]
+        np.testing.assert_allclose(np.diff(stamps), 1 / 30, atol=1e-9)
+
+
+def test_play_mixes_skills_and_free_motion(episodes: list[list[PlayStep]]) -> None:
+    frames = Counter(step.segment for steps in episodes for step in steps)
+    assert set(frames) <= {FREE, *(task.name for task in TASKS)}
+    assert len(frames) >= 7
+    assert 0.05 < frames[FREE] / frames.total() < 0.6
+
+
+def test_play_contains_successes_and_near_misses(episodes: list[list[PlayStep]]) -> None:
+    steps = [step for episode in episodes for step in episode]
+    assert sum(len(step.achieved) for step in steps) >= EPISODES
+    segments = tried_segments(episodes)
+    failed = [name for name, achieved in segments if name != FREE and name not in achieved]
+    assert len(failed) >= EPISODES // 2
+    assert len(failed) < len(segments)
+
+
+def test_what_a_segment_achieves_is_what_its_predicate_says() -> None:
+    for step_before, step in pairs(play(1, 200, PlaySettings(free=0.0, near_miss=0.0, noise=(0.1,)))):
+        for name in step.achieved:
+            field = SCENE_NAMES.index(next(task.field for task in TASKS if task.name == name))
+            assert step.snapshot.scene[field] != step_before.snapshot.scene[field], "it comes true as it moves"
+
+
+def test_near_misses_let_go_before_success() -> None:
+    """With near misses alone, hardly any skill segment achieves its own task."""
+    steps = play(0, 600, PlaySettings(free=0.0, near_miss=1.0, noise=(0.1,)))
+    segments = tried_segments([steps])
+    assert len(segments) > 8
+    assert sum(name in achieved for name, achieved in segments) <= 0.25 * len(segments)
+
+
+def test_the_same_seed_plays_the_same() -> None:
+    first, again = play(4, 60), play(4, 60)
+    np.testing.assert_array_equal([s.snapshot.scene for s in first], [s.snapshot.scene for s in again])
+
+
+def pairs(steps: list[PlayStep]) -> list[tuple[PlayStep, PlayStep]]:
+    return list(itertools.pairwise(steps))
+
+
+def tried_segments(episodes: list[list[PlayStep]]) -> list[tuple[str, set[str]]]:
+    """Runs of one segment name, and what was achieved in each."""
+    segments: list[tuple[str, set[str]]] = []
+    for steps in episodes:
+        for before, step in pairs(steps):
+            if not segments or step.segment != before.segment or before is steps[0]:
+                segments.append((step.segment, set()))
+            segments[-1][1].update(step.achieved)
+    return segments

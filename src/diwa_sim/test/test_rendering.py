@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diwa_runtime.errors import ConfigError
+from diwa_sim.environment import PlayTable
+
+pytestmark = pytest.mark.gl
+STILL = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
+
+
+@pytest.fixture(scope="module")
+def env() -> PlayTable:
+    table = PlayTable(task="turn_on_led", mode="vision", render_mode="rgb_array", render_size=(120, 160))
+    try:
+        table.reset(seed=0)
+    except ConfigError as error:
+        pytest.skip(str(error))
+    return table
+
+
+def test_images_are_those_of_the_space_and_the_scene_is_hidden(env: PlayTable) -> None:
+    observation, _ = env.reset(seed=0)
+    assert set(observation) == {"static", "wrist", "proprio"}
+    assert env.observation_space.contains(observation)
+    for camera in ("static", "wrist"):
+        assert observation[camera].std() > 10, camera
+
+
+def test_every_frame_owns_its_memory_and_shows_motion(env: PlayTable) -> None:
+    before, _ = env.reset(seed=0)
+    kept = before["wrist"].copy()
+    for _ in range(5):
+        now, *_ = env.step(np.array([1, 0, 0, 0, 0, 0, 1]))
+    np.testing.assert_array_equal(before["wrist"], kept)
+    assert not np.shares_memory(now["wrist"], before["wrist"])
+    assert (now["wrist"] != kept).mean() > 0.1
+
+
+def test_the_led_lights_up_in_the_static_image(env: PlayTable) -> None:
+    observation, _ = env.reset(seed=0)
+    dark = observation["static"].astype(int)
+    expert = env.expert()
+    for _ in range(60):
+        observation, _, done, *_ = env.step(expert.act(observation))
+        if done:
+            break
+    greener = (observation["static"].astype(int) - dark)[..., 1] - (observation["static"].astype(int) - dark)[..., 0]
+    assert done
+    assert greener.max() > 80
+
+
+def test_looking_changes_nothing(env: PlayTable) -> None:
+    blind = PlayTable(task="turn_on_led")
+    blind.reset(seed=3)
+    env.reset(seed=3)
+    for action in np.random.default_rng(0).uniform(-1, 1, (15, 7)):
+        blind.step(action)
+        env.step(action)
+        env.render()
+    np.testing.assert_array_equal(env.snapshot().scene, blind.snapshot().scene)
+    np.testing.assert_array_equal(env.snapshot().joint_positions, blind.snapshot().joint_positions)
+
+
+def test_frames_come_in_the_size_asked_for(env: PlayTable) -> None:
+    env.reset(seed=0)
+    frame = env.render()
+    assert frame is not None
+    assert frame.shape == (120, 160, 3)
+    assert frame.dtype == np.uint8
+    assert env.camera_image("static", 300, 200).shape == (300, 200, 3)
+    assert PlayTable().render() is None
+
+
+def test_a_missing_opengl_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "nonesuch")
+    env = PlayTable()
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="libegl1"):
+        env.camera_image("static", 64, 64)
