@@ -99,7 +99,11 @@ class McapFile:
             with open(self.path, "rb") as file:
                 size = file.seek(0, 2)
                 file.seek(0)
-                if file.read(len(MAGIC)) != MAGIC:
+                head = file.read(len(MAGIC))
+                if len(head) < len(MAGIC) and MAGIC.startswith(head):
+                    self._cut(0, size)
+                    return
+                if head != MAGIC:
                     raise InputError(f"{self.path}: not an MCAP file ({size} bytes); remove it or record again")
                 if self._skip_damaged:
                     self._read_summary(file, size)
