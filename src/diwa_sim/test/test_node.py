@@ -164,6 +164,23 @@ def test_a_second_commander_is_refused_aloud(make_rig: Callable[..., Rig]) -> No
     assert any(status.name == "diwa_sim: command" for status in warnings)
 
 
+def test_two_publishers_under_one_name_are_refused_aloud(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(rate_factor=4.0, commander_silence_s=10.0)
+    states = rig.listen(RobotState, "robot/state")
+    diagnostics = rig.listen(DiagnosticArray, "/diagnostics")
+    rig.node.start()
+    for _ in range(2):
+        rig.command(x=0.01)
+    rig.spin_until(lambda: any(state.accepted_translation.x for state in states))
+    second = rig.peer.create_publisher(EndEffectorDelta, "robot/command", 10)
+    rig.spin_until(lambda: second.get_subscription_count() > 0)
+    second.publish(EndEffectorDelta(source="policy", gripper=1.0))
+    rig.spin_until(
+        lambda: any("two publishers command as 'policy'" in s.message for a in diagnostics for s in a.status)
+    )
+    assert states[-1].gripper_command == -1.0
+
+
 def test_a_stop_latches_until_it_is_released(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(rate_factor=4.0)
     states = rig.listen(RobotState, "robot/state")
