@@ -7,24 +7,30 @@ validated once, here, so that no code below has to ask again.
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, get_origin
 
 import yaml
 
 from diwa_runtime.config_help import help_text
+from diwa_runtime.config_values import (
+    NONE_WORDS,
+    Config,
+    build,
+    checked,
+    choices_of,
+    config_from,
+    convert,
+    dataclass_of,
+    fields_of,
+)
 from diwa_runtime.errors import ConfigError, nearest
 
-Config = TypeVar("Config")
-Presets = Mapping[str, Mapping[str, Any]]
+__all__ = ["config_from", "load_config", "to_plain", "to_yaml"]
 
-TRUE_WORDS = ("true", "yes", "on", "1")
-FALSE_WORDS = ("false", "no", "off", "0")
-NONE_WORDS = ("none", "null", "~")
+Presets = Mapping[str, Mapping[str, Any]]
 
 
 def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None = None) -> Config:
@@ -47,21 +53,28 @@ def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None 
     preset = arguments.preset
     for data, source in files:
         if presets and "preset" in data:
-            named = _convert(data.pop("preset"), str, f"{source}: preset")
+            named = convert(data.pop("preset"), str, f"{source}: preset")
             preset = preset or named
     layers = [_preset_layer(cls, preset, presets)] if preset else []
-    layers += [_checked(cls, data, source) for data, source in files]
+    layers += [checked(cls, data, source) for data, source in files]
     layers += arguments.layers
-    return _build(cls, _merged(layers))
+    return build(cls, _merged(layers))
 
 
-def config_from(cls: type[Config], data: Mapping[str, Any], source: str) -> Config:
-    """Build a `cls` from plain data, such as one part of a larger YAML file; errors name `source`.
+def check_bounds(config: Any, **bounds: tuple[float, float | None]) -> None:
+    """Refuse a number outside of its bounds: ``check_bounds(self, batch=(1, None), validation=(0, 0.9))``.
+
+    A setting that is None has no bounds.
 
     Raises:
-        ConfigError: as `load_config`.
+        ConfigError: names the setting, its value and the bound.
     """
-    return _build(cls, _checked(cls, data, source))
+    for name, (least, most) in bounds.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is {value}, must be at least {least}")
+        if value is not None and most is not None and value > most:
+            raise ConfigError(f"{name} is {value}, must be at most {most}")
 
 
 def to_plain(config: Any) -> Any:
@@ -129,7 +142,7 @@ def _flag_layer(cls: type, flag: str, values: list[str]) -> dict[str, Any]:
     raw: Any = values if _takes_many(leaves[path]) else _exactly_one(flag, values)
     if isinstance(raw, list) and len(raw) == 1:
         raw = _split(raw[0])
-    return _nested(path, _convert(raw, leaves[path], flag))
+    return _nested(path, convert(raw, leaves[path], flag))
 
 
 def _split(word: str) -> Any:
@@ -140,7 +153,7 @@ def _split(word: str) -> Any:
 
 
 def _takes_many(annotation: Any) -> bool:
-    return any(get_origin(choice) in (tuple, list) or choice in (tuple, list) for choice in _choices(annotation))
+    return any(get_origin(choice) in (tuple, list) or choice in (tuple, list) for choice in choices_of(annotation))
 
 
 def _at_least_one(flag: str, values: list[str]) -> list[str]:
@@ -163,8 +176,8 @@ def _nested(path: str, value: Any) -> dict[str, Any]:
 
 def _leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted name and type of each setting that a flag can reach."""
-    for name, annotation in _fields(cls).items():
-        inner = _dataclass_of(annotation)
+    for name, annotation in fields_of(cls).items():
+        inner = dataclass_of(annotation)
         if inner is None:
             yield prefix + name, annotation
         else:
@@ -201,26 +214,7 @@ def _preset_layer(cls: type, name: str, presets: Presets) -> dict[str, Any]:
     if name not in presets:
         has = f"there are {', '.join(presets)}" if presets else "this verb has none"
         raise ConfigError(f"no preset {name!r}{nearest(name, presets)} ({has})")
-    return _checked(cls, presets[name], f"preset {name}")
-
-
-def _checked(cls: type, data: Any, source: str, prefix: str = "") -> dict[str, Any]:
-    """Return `data` with every leaf converted to its field's type; nested dataclasses stay dicts."""
-    if not isinstance(data, Mapping):
-        where = f" '{prefix.rstrip('.')}'" if prefix else ""
-        raise ConfigError(f"{source}:{where} must be a mapping of settings, not {data!r}")
-    fields = _fields(cls)
-    checked = {}
-    for key, value in data.items():
-        name = str(key).replace("-", "_")
-        if name not in fields:
-            raise ConfigError(f"{source}: unknown setting '{prefix}{key}'{nearest(name, fields)}")
-        inner = _dataclass_of(fields[name])
-        if inner is not None and not (value is None and type(None) in _choices(fields[name])):
-            checked[name] = _checked(inner, value, source, f"{prefix}{name}.")
-        else:
-            checked[name] = _convert(value, fields[name], f"{source}: {prefix}{name}")
-    return checked
+    return checked(cls, presets[name], f"preset {name}")
 
 
 def _merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -230,175 +224,3 @@ def _merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
             both = isinstance(value, dict) and isinstance(merged.get(name), dict)
             merged[name] = _merged([merged[name], value]) if both else value
     return merged
-
-
-def _build(cls: type[Config], values: Mapping[str, Any], default: Any = None, prefix: str = "") -> Config:
-    """Make a `cls` of converted `values`, the rest from `default` or the fields' own defaults."""
-    types_of = _fields(cls)
-    arguments: dict[str, Any] = {}
-    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
-        name = field.name
-        inner = _dataclass_of(types_of[name])
-        if not field.init:
-            continue
-        if default is not None:
-            arguments[name] = getattr(default, name)
-        elif field.default is not dataclasses.MISSING:
-            arguments[name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            arguments[name] = field.default_factory()
-        if name in values:
-            nested = inner is not None and isinstance(values[name], Mapping)
-            arguments[name] = (
-                _build(inner, values[name], arguments.get(name), f"{prefix}{name}.")  # type: ignore[arg-type]
-                if nested
-                else values[name]
-            )
-        if name not in arguments:
-            flag = f"--{prefix}{name}".replace("_", "-")
-            raise ConfigError(f"setting '{prefix}{name}' is missing; give {flag} or set it in the --config file")
-    return cls(**arguments)
-
-
-# --- types ------------------------------------------------------------------------------------------------------
-
-
-def _fields(cls: type) -> dict[str, Any]:
-    hints = get_type_hints(cls)
-    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    union = get_origin(annotation) in (Union, types.UnionType)
-    return get_args(annotation) if union else (annotation,)
-
-
-def _dataclass_of(annotation: Any) -> type | None:
-    return next((choice for choice in _choices(annotation) if dataclasses.is_dataclass(choice)), None)  # type: ignore[return-value]
-
-
-class _WrongTypeError(Exception):
-    """A value that is not of the expected type; the message says what was expected."""
-
-
-def _convert(value: Any, annotation: Any, where: str) -> Any:
-    try:
-        return _converted(value, annotation, where)
-    except _WrongTypeError as error:
-        raise ConfigError(f"{where}: {value!r} is not {error}") from None
-
-
-def _converted(value: Any, annotation: Any, where: str) -> Any:
-    choices = _choices(annotation)
-    if len(choices) > 1:
-        return _converted_union(value, choices, where)
-    origin = get_origin(annotation)
-    if annotation is Any:
-        return value
-    if dataclasses.is_dataclass(annotation):
-        return config_from(annotation, value, where)  # type: ignore[arg-type]
-    if origin is Literal:
-        return _converted_literal(value, get_args(annotation))
-    if origin in (tuple, list):
-        return _converted_sequence(value, origin, get_args(annotation), where)
-    if origin is dict or annotation is dict:
-        return _converted_mapping(value, get_args(annotation) or (str, Any), where)
-    if annotation not in _SCALARS:
-        raise TypeError(f"{where}: settings of type {annotation} are not supported")
-    return _SCALARS[annotation](value)
-
-
-def _converted_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
-    if type(None) in choices and (value is None or (isinstance(value, str) and value.lower() in NONE_WORDS)):
-        return None
-    expected = []
-    # A str takes any word, so it is asked last.
-    for choice in sorted((c for c in choices if c is not type(None)), key=lambda c: c is str):
-        try:
-            return _converted(value, choice, where)
-        except _WrongTypeError as error:
-            expected.append(str(error))
-    raise _WrongTypeError(" or ".join([*expected, *(["none"] if type(None) in choices else [])]))
-
-
-def _converted_literal(value: Any, options: tuple[Any, ...]) -> Any:
-    for option in options:
-        if (value == option and type(value) is type(option)) or (isinstance(value, str) and value == str(option)):
-            return option
-    words = [str(option) for option in options]
-    raise _WrongTypeError(f"one of {', '.join(words)}{nearest(str(value), words)}")
-
-
-def _converted_sequence(value: Any, kind: type, arguments: tuple[Any, ...], where: str) -> Any:
-    if not isinstance(value, list | tuple):
-        raise _WrongTypeError("a list")
-    if kind is list or arguments[-1:] == (Ellipsis,):
-        types_of = [arguments[0] if arguments else Any] * len(value)
-    else:
-        types_of = list(arguments)
-    if len(types_of) != len(value):
-        raise _WrongTypeError(f"a list of {len(types_of)}")
-    items = [_convert(item, t, f"{where}[{i}]") for i, (item, t) in enumerate(zip(value, types_of, strict=True))]
-    return kind(items)
-
-
-def _converted_mapping(value: Any, arguments: tuple[Any, ...], where: str) -> dict[Any, Any]:
-    if not isinstance(value, Mapping):
-        raise _WrongTypeError("a mapping")
-    key_type, value_type = arguments
-    return {
-        _convert(key, key_type, f"{where}: key"): _convert(item, value_type, f"{where}.{key}")
-        for key, item in value.items()
-    }
-
-
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.lower() in TRUE_WORDS + FALSE_WORDS:
-        return value.lower() in TRUE_WORDS
-    raise _WrongTypeError("true or false")
-
-
-def _to_float(value: Any) -> float:
-    # YAML 1.1 reads 1e-4 as a word, so words that are numbers count.
-    if isinstance(value, int | float | str) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        if not math.isnan(number):
-            return number
-    raise _WrongTypeError("a number")
-
-
-def _to_int(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-    try:
-        number = _to_float(value)
-    except _WrongTypeError:
-        raise _WrongTypeError("a whole number") from None
-    if not number.is_integer():
-        raise _WrongTypeError("a whole number")
-    return int(number)
-
-
-def _to_str(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    raise _WrongTypeError("a text")
-
-
-def _to_path(value: Any) -> Path:
-    if isinstance(value, str | Path) and str(value):
-        return Path(value)
-    raise _WrongTypeError("a path")
-
-
-_SCALARS: dict[Any, Any] = {bool: _to_bool, int: _to_int, float: _to_float, str: _to_str, Path: _to_path}
