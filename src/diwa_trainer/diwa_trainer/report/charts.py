@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-WIDTH, HEIGHT = 440, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34
+WIDTH, HEIGHT = 360, 222
+LEFT, RIGHT, TOP, BOTTOM = 46, 20, 12, 38
 MOST_POINTS = 300
 
 Role = Literal["new", "base", "truth", "other", "faint"]
@@ -63,6 +64,10 @@ class Scale:
     log: bool
     ticks: tuple[float, ...]
 
+    def shows(self, value: float) -> bool:
+        """Whether the value lies within the axis."""
+        return math.isfinite(value) and self.low <= value <= self.high
+
     def place(self, value: float) -> float:
         """Return the position of a value, 0 at `low` and 1 at `high`; values outside are moved to the edge."""
         if self.log:
@@ -100,6 +105,8 @@ def _log_scale(low: float, high: float) -> Scale:
     # Half a tick of air instead of a whole decade of it.
     bottom = max([tick for tick in inside if tick <= low * 1.0001], default=low)
     top = min([tick for tick in inside if tick >= high * 0.9999], default=high)
+    if top <= bottom:
+        bottom, top = bottom / 2, bottom * 2
     return Scale(bottom, top, True, tuple(tick for tick in inside if bottom <= tick <= top))
 
 
@@ -123,19 +130,22 @@ def number(value: float, percent: bool = False) -> str:
     return f"{value:.4g}"
 
 
-def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, note: str = "") -> str:
+def line_chart(
+    title: str, series: Sequence[Series], x: Axis, y: Axis, note: str = "", shaded_to: float | None = None
+) -> str:
     """Return a `<figure>` with a legend and the lines; series without a point are left out.
 
     Args:
         title: what is shown, in a few words.
         note: a sentence under the chart.
+        shaded_to: shade the chart from its left edge to this x.
     """
     shown = [_thinned(one) for one in series if any(_is_number(value) for value in one.y)]
     xs = [value for one in shown for value in one.x]
     ys = [value for one in shown for value in one.y if value is not None]
     ys += [bound for one in shown for pair in one.intervals for bound in pair]
     x_scale, y_scale = fit_scale(_tight(x, xs), xs), fit_scale(y, ys)
-    parts = [_grid(x, y, x_scale, y_scale)]
+    parts = [_shade(x_scale, shaded_to), _grid(x, y, x_scale, y_scale)]
     parts += [_line(one, x_scale, y_scale, y.percent) for one in shown]
     description = f"{title}: {', '.join(one.name for one in shown)} over {x.label}"
     return _figure(title, _legend(shown), _svg(HEIGHT, description, parts), note)
@@ -155,7 +165,7 @@ class Estimate:
 def interval_chart(title: str, rows: Sequence[tuple[str, Sequence[Estimate]]], note: str = "") -> str:
     """Return a `<figure>` with one line of estimates for each labelled row, on a common axis from 0 to 100 %."""
     names: dict[str, Series] = {}
-    label_width, lane, gap = 128, 15, 12
+    label_width, lane, gap = 124, 14, 12
     parts, top = [], 6.0
     width = WIDTH - label_width - RIGHT
     for label, estimates in rows:
@@ -202,11 +212,21 @@ def _thinned(series: Series) -> Series:
     if count <= MOST_POINTS or series.intervals:
         return series
     bounds = [count * i // MOST_POINTS for i in range(MOST_POINTS + 1)]
-    slices = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-    mean: Callable[[list[float]], float | None] = lambda values: sum(values) / len(values) if values else None  # noqa: E731
-    y = [mean([value for value in series.y[part] if value is not None and math.isfinite(value)]) for part in slices]
+    slices = [slice(low, high) for low, high in itertools.pairwise(bounds)]
+    y = [_mean([value for value in series.y[part] if value is not None and math.isfinite(value)]) for part in slices]
     x = [sum(series.x[part]) / len(series.x[part]) for part in slices]
     return Series(series.name, x, y, series.role, series.dots, series.dashed)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _shade(x_scale: Scale, shaded_to: float | None) -> str:
+    if shaded_to is None:
+        return ""
+    width = _x(x_scale, shaded_to) - LEFT
+    return f'<rect class="shade" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
 
 
 def _grid(x: Axis, y: Axis, x_scale: Scale, y_scale: Scale) -> str:
@@ -221,7 +241,7 @@ def _grid(x: Axis, y: Axis, x_scale: Scale, y_scale: Scale) -> str:
         parts.append(f'<line class="notch" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(f'<text class="tick middle" x="{at:.1f}" y="{bottom + 17}">{number(tick, x.percent)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(f'<text class="label end" x="{right}" y="{HEIGHT - 3}">{escape(x.label)}</text>')
+    parts.append(f'<text class="label end" x="{right}" y="{HEIGHT - 5}">{escape(x.label)}</text>')
     if y.label:
         parts.append(f'<text class="label" x="{LEFT + 6}" y="{TOP + 8}">{escape(y.label)}</text>')
     return "".join(parts)
@@ -231,7 +251,7 @@ def _line(series: Series, x_scale: Scale, y_scale: Scale, percent: bool) -> str:
     pieces: list[list[str]] = [[]]
     marks = []
     for index, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
-        if y is None or not math.isfinite(y):
+        if y is None or not y_scale.shows(y):
             pieces.append([])
             continue
         at_x, at_y = _x(x_scale, x), _y(y_scale, y)

@@ -83,6 +83,11 @@ class Evaluation:
     videos: Mapping[int, bytes]
 
     @property
+    def label(self) -> str:
+        """The policy's name as people write it."""
+        return self.name.replace(FINETUNED, "fine-tuned").replace("_", " ")
+
+    @property
     def rate(self) -> float:
         """Share of episodes that succeeded."""
         return self.data["successes"] / self.data["episodes"]

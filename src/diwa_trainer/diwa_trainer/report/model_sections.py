@@ -1,0 +1,198 @@
+"""What was recorded, and how well the world model knows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from diwa_trainer.report.charts import Axis, Role, Series, line_chart, number
+from diwa_trainer.report.gather import RunFolder, Runs
+from diwa_trainer.report.html import Html, details, element, grid, join, missing, table
+
+TRAIN = "train_world_model"
+LARGE = 20.0
+"""A standardised input further out than this hints at a feature that hardly varies, whose rare jumps would rule the
+loss if they were not clamped."""
+_LENGTHS = ("tcp", "drawer", "slider", "button", "switch")
+_AXES = "xyz"
+
+
+def data(runs: Runs) -> Html:
+    """Episodes, steps, what was dropped, and every feature's statistics."""
+    found = runs.world_model.json("data.json")
+    if found is None:
+        return missing("world_model/data.json", TRAIN)
+    rows = [
+        (one["kind"], one["task"] or "–", one["outcome"] or "–", f"{one['episodes']:,}", f"{one['rows']:,}")
+        for one in found["episodes"]
+    ]
+    total = sum(one["episodes"] for one in found["episodes"])
+    rows.append(("all", "", "", f"{total:,}", f"{found['rows']:,}"))
+    return join(
+        [
+            table(("kind", "task", "outcome", "episodes", "steps"), rows, texts=3),
+            _dropped(found["dropped"]),
+            _features(found["features"]),
+        ]
+    )
+
+
+def world_model(runs: Runs) -> Html:
+    """Training curves, then prediction beside the truth."""
+    run = runs.world_model
+    curves = _training_curves(run) if run.metrics else missing("world_model/metrics.jsonl", TRAIN)
+    report = run.json("open_loop.json")
+    open_loop = _open_loop(report) if report is not None else missing("world_model/open_loop.json", TRAIN)
+    return join([curves, element("h3", "Open loop: actions alone, no observation"), open_loop])
+
+
+def _dropped(dropped: Sequence[Mapping[str, Any]]) -> Html:
+    if not dropped:
+        return element("p", "Nothing of the recordings was dropped.")
+    rows = [(one["bag"], one["reason"], f"{one['count']:,}") for one in dropped]
+    return table(("bag", "dropped because", "count"), rows, "Dropped", texts=2)
+
+
+def _features(features: Sequence[Mapping[str, Any]]) -> Html:
+    def row(feature: Mapping[str, Any]) -> tuple[str, ...]:
+        largest = feature["largest_standardised"]
+        shown = element("span", f"{largest:.1f}", css="loss") if largest > LARGE else f"{largest:.1f}"
+        return feature["name"], number(feature["mean"]), number(feature["std"]), shown
+
+    header = ("feature", "mean", "standard deviation", "largest |standardised|")
+    worst = sorted(features, key=lambda feature: -feature["largest_standardised"])[:6]
+    note = f"Marked values lie more than {LARGE:.0f} deviations out: clamped before the network sees them."
+    return join(
+        [
+            table(header, [row(feature) for feature in worst], "The features with the largest inputs"),
+            element("p", note, css="note"),
+            details(f"All {len(features)} features", table(header, [row(feature) for feature in features])),
+        ]
+    )
+
+
+def _training_curves(run: RunFolder) -> Html:
+    def pair(name: str) -> list[Series]:
+        return [
+            Series("training", *run.curve(name), "faint"),
+            Series("held out", *run.curve(f"held_out_{name}"), "new"),
+        ]
+
+    updates, loss = Axis("updates"), Axis("", log=True)
+    norm = Series("training", *run.curve("gradient_norm"), "faint")
+    charts = grid(
+        [
+            line_chart("Loss", pair("loss"), updates, loss),
+            line_chart("Reconstruction", pair("reconstruction"), updates, loss),
+            line_chart("Reconstruction of the first frame", pair("reconstruction_first"), updates, loss),
+            line_chart("KL of posterior and prior", pair("kl"), updates, Axis("nats", low=0)),
+            line_chart("KL of the first frame", pair("kl_first"), updates, Axis("nats", low=0)),
+            line_chart("Norm of the gradient", [norm], updates, loss),
+        ]
+    )
+    note = (
+        "The first frame stands apart because the filter has no history there, and every imagined and every real "
+        "episode starts from it."
+    )
+    return join([charts, element("p", note, css="note")])
+
+
+def _open_loop(report: Mapping[str, Any]) -> Html:
+    features = report["features"]
+    context = report["context"]
+    parts = [
+        element(
+            "p",
+            f"{report['windows']} windows of held-out play: the model sees {context} frames, then only actions. "
+            "The constant baseline repeats the last frame, the linear one goes on at its speed. Where little "
+            "moves a constant is hard to beat, so windows in which the quantity moved stand apart.",
+        ),
+        _error_table(report, "all", "Mean error, all windows"),
+        _error_table(report, "moved", "Mean error, windows in which it moved or flipped"),
+        _flip_table(report.get("flips") or {}),
+        grid(_error_curve(name, feature) for name, feature in features.items()),
+        element("h3", "Prediction beside the truth"),
+        element(
+            "p", f"The windows in which each quantity moved most; shaded: the {context} frames that the model sees."
+        ),
+        grid(
+            _example(name, example, context)
+            for name, examples in report["examples"].items()
+            for example in examples[:2]
+        ),
+    ]
+    return join(parts)
+
+
+def _unit(name: str) -> tuple[str, float]:
+    """Return the unit that a quantity is shown in and how many of it make one of the file's."""
+    return ("cm", 100.0) if name in _LENGTHS else ("", 1.0)
+
+
+def _error_table(report: Mapping[str, Any], which: str, caption: str) -> Html:
+    horizons = report["horizons"]
+    rows = []
+    for name, feature in report["features"].items():
+        unit, factor = _unit(name)
+        errors = feature[which]
+
+        def cell(who: str, index: int, errors: Any = errors, factor: float = factor) -> str:
+            return "–" if errors[who] is None else number(float(f"{errors[who][index] * factor:.2g}"))
+
+        windows = report["windows"] if which == "all" else feature["moved_windows"]
+        first = [number(float(f"{feature[key] * factor:.2g}")) for key in ("posterior_first", "posterior_last")]
+        rows.append(
+            (
+                f"{name} ({unit})" if unit else name,
+                f"{windows}",
+                *(first if which == "all" else ()),
+                *(cell("model", i) for i in range(len(horizons))),
+                cell("constant", -1),
+                cell("linear", -1),
+            )
+        )
+    header = (
+        "",
+        "windows",
+        *(("first frame", f"frame {report['context']}") if which == "all" else ()),
+        *(f"{horizon} {'step' if horizon == 1 else 'steps'}" for horizon in horizons),
+        f"constant, {horizons[-1]}",
+        f"linear, {horizons[-1]}",
+    )
+    return table(header, rows, caption)
+
+
+def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
+    if not flips:
+        return Html("")
+    rows = [
+        (name, f"{one['foreseen']} of {one['flipped']}", f"{one['false']} of {one['unflipped']}")
+        for name, one in flips.items()
+    ]
+    return table(("light", "flips foreseen", "false flips"), rows, "Lights")
+
+
+def _error_curve(name: str, feature: Mapping[str, Any]) -> str:
+    unit, factor = _unit(name)
+    roles: tuple[tuple[str, Role], ...] = (("model", "new"), ("constant", "base"), ("linear", "other"))
+    series = []
+    for who, role in roles:
+        curve = [error * factor for error in feature["curve"][who]]
+        series.append(Series(who, range(1, len(curve) + 1), curve, role, dashed=who != "model"))
+    # A linear guess may run off the table: the others decide what is shown.
+    highest = max(max(one.y) for one in series[:2])  # type: ignore[type-var]
+    axis = Axis(unit, low=0, high=1.25 * float(highest or 0) or None)
+    return line_chart(f"{name}: error over the horizon", series, Axis("steps ahead"), axis)
+
+
+def _example(name: str, example: Mapping[str, Any], context: int) -> str:
+    unit, factor = _unit(name)
+    truth, predicted = example["truth"], example["predicted"]
+    dimension = max(range(len(truth[0])), key=lambda d: max(row[d] for row in truth) - min(row[d] for row in truth))
+    steps = range(len(truth))
+    series = [
+        Series("truth", steps, [factor * row[dimension] for row in truth], "truth"),
+        Series("prediction", steps, [factor * row[dimension] for row in predicted], "new", dashed=True),
+    ]
+    label = f"{name} {_AXES[dimension]}" if len(truth[0]) > 1 else name
+    return line_chart(label, series, Axis("step"), Axis(unit), shaded_to=context - 1)

@@ -1,0 +1,38 @@
+"""The page as a whole: which sections, in which order, inside which frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from string import Template
+
+from diwa_trainer.report import model_sections, result_sections, task_sections
+from diwa_trainer.report.gather import Runs
+from diwa_trainer.report.html import Html, join, section, text
+
+Draw = Callable[[Runs], Html]
+
+SECTIONS: tuple[tuple[str, str, Draw], ...] = (
+    ("results", "Before and after", result_sections.results),
+    ("videos", "Same starts, side by side", result_sections.videos),
+    ("data", "Data", model_sections.data),
+    ("world-model", "World model", model_sections.world_model),
+    ("pretraining", "Pre-training", task_sections.pretraining),
+    ("reward", "Reward", task_sections.reward),
+    ("finetuning", "Fine-tuning in imagination", task_sections.finetuning),
+    ("provenance", "Provenance and settings", result_sections.provenance),
+)
+
+
+def render(runs: Runs) -> str:
+    """Return the page as one HTML document that needs nothing from outside."""
+    package = files("diwa_trainer.report")
+    template = Template(package.joinpath("page.html").read_text(encoding="utf-8"))
+    links = (Html(f'<a href="#{identifier}">{text(title)}</a>') for identifier, title, _ in SECTIONS)
+    return template.substitute(
+        title=text(result_sections.title(runs)),
+        style=package.joinpath("style.css").read_text(encoding="utf-8"),
+        lead=result_sections.lead(runs),
+        contents=join(links),
+        body=join(section(identifier, title, draw(runs)) for identifier, title, draw in SECTIONS),
+    )

@@ -1,0 +1,245 @@
+"""The report shows what the runs found, names what is missing, and needs nothing from outside."""
+
+import base64
+import json
+import pickle
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from synthetic_runs import TASKS, write_evaluation, write_runs
+
+from diwa_runtime.errors import InputError, StorageError
+from diwa_trainer.report.page import SECTIONS
+from diwa_trainer.verbs.report import ReportConfig, run
+
+VOID = {"meta", "line", "circle", "polyline", "rect", "br"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its text, attributes, and whether every element is closed where it should be."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.source, self.open, self.attributes, self.words = source, [], [], []
+        self.tables, self.charts = [], 0
+        self.feed(source)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.charts += tag == "svg"
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def report(folder: Path) -> Page:
+    run(ReportConfig(folder, folder.parent / "report.html"))
+    return Page((folder.parent / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "demo"
+    write_runs(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made):
+    return report(made)
+
+
+@pytest.fixture
+def runs(made, tmp_path):
+    shutil.copytree(made, tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+def test_every_section_is_there_and_linked(page):
+    identifiers = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
+    assert identifiers == [identifier for identifier, _, _ in SECTIONS]
+    links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href")]
+    assert links == [f"#{identifier}" for identifier in identifiers]
+    assert "Missing" not in page.text
+
+
+def test_page_needs_nothing_from_outside(page):
+    for tag, name, value in page.attributes:
+        if name in ("src", "href", "srcset", "data", "action", "poster"):
+            assert value.startswith(("data:", "#")), (tag, name, value[:80])
+    without_data = re.sub(r"data:video/mp4;base64,[A-Za-z0-9+/=]+", "", page.source)
+    assert re.findall(r"(?:https?:)?//[\w.]+|url\(|@import|<script|<link|<iframe", without_data) == []
+    assert "default-src 'none'" in page.source
+
+
+def test_head_line_and_table_say_before_and_after(page):
+    # 42, 52, 62 % of 100 before; 94, 90, 86 % after.
+    assert "+38.0 points of success on 3 tasks" in page.text
+    table = page.tables[0]
+    rows = {(row[0], row[1]): row for row in table[1:]}
+    assert rows["open_drawer", "base"][2:4] == ["42 % (42/100)", "33 to 52 %"]
+    assert rows["", "fine-tuned"][2] == "90 % (90/100)"  # of the last task, turn_on_led
+    tuned = table[table.index(rows["open_drawer", "base"]) + 1]
+    assert tuned[2:7] == ["94 % (94/100)", "88 to 97 %", "+52.0", "52 / 0", "4.4 · 10−16"]
+
+
+def test_films_of_the_same_seeds_lie_inside(page, made):
+    films = [value for tag, name, value in page.attributes if (tag, name) == ("video", "src")]
+    assert len(films) == len(TASKS) * 2 * 2
+    first = base64.b64decode(films[0].removeprefix("data:video/mp4;base64,"))
+    assert first == (made / sorted(TASKS)[0] / "evaluation_base/videos/seed_100000.mp4").read_bytes()
+    assert "fine-tuned succeeds after 30 steps" in page.text
+
+
+def test_data_with_its_drops_and_extreme_features(page):
+    assert "48,211" in page.text
+    assert "a gap of more than 0.2 s splits the episode" in page.text
+    largest = next(table for table in page.tables if table[0][0] == "feature")
+    assert largest[1][0] == "red_z", "the feature with the largest standardised input comes first"
+
+
+def test_open_loop_error_beside_its_baselines_and_for_what_moved(page):
+    everything, moved = (table for table in page.tables if table[0][-1] == "linear, 50")
+    drawer = next(row for row in everything if row[0] == "drawer (cm)")
+    assert drawer[1] == "256"
+    assert drawer[2:4] == ["0.6", "0.16"], "first frame and last frame of the context"
+    assert drawer[-3:] == ["1.3", "4", "12"], "model, constant, linear at 50 steps, in cm"
+    drawer = next(row for row in moved if row[0] == "drawer (cm)")
+    assert drawer[1] == "23"
+    assert drawer[-3:] == ["3.2", "10", "30"]
+    assert ["led", "14 of 16", "3 of 240"] in next(table for table in page.tables if table[0][0] == "light")
+
+
+def test_reward_at_its_threshold_and_its_false_alarms(page):
+    table = next(table for table in page.tables if "precision" in table[0])
+    play = table[2]
+    assert play[1:] == ["play", "0.97", "95 %", "90 %", "98 %", "1 %", "30 / 70"]
+    assert table[1][-2] == "–", "no failed demonstration, so no share"
+    real = next(table for table in page.tables if table[0][1] == "policy" and "in failures" in table[0])
+    assert ["open_drawer", "base", "42 of 42", "1 of 58"] in real
+
+
+def test_preflight_warns_and_success_is_drawn_with_real_episodes(page):
+    assert page.text.count("classifier and decoded scene disagree on the base policy (0.76 against 0.47)") == 3
+    dots = re.findall(r"real: (\d+ %) at (\d+)", page.text)
+    assert dots[3:6] == [("42 %", "0"), ("68 %", "20"), ("94 %", "60")], "open_drawer: base, kept iteration, last"
+    assert page.charts > 30
+
+
+def test_same_runs_give_the_same_page(made, page):
+    assert report(made).source == page.source
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        ("world_model/data.json", "world_model/data.json"),
+        ("world_model/open_loop.json", "world_model/open_loop.json"),
+        ("world_model/metrics.jsonl", "world_model/metrics.jsonl"),
+        ("open_drawer/pretrained/metrics.jsonl", "open_drawer/pretrained/metrics.jsonl"),
+        ("open_drawer/reward/reward.json", "open_drawer/reward/reward.json"),
+        ("open_drawer/finetuned/preflight.json", "open_drawer/finetuned/preflight.json"),
+        ("open_drawer/finetuned/metrics.jsonl", "open_drawer/finetuned/metrics.jsonl"),
+        ("open_drawer/evaluation_base/evaluation.json", "evaluation_base of open_drawer"),
+        ("open_drawer/evaluation_finetuned/evaluation.json", "evaluation_finetuned of open_drawer"),
+        ("open_drawer/evaluation_base/videos/seed_100000.mp4", None),
+    ],
+)
+def test_what_is_missing_is_named_and_the_rest_is_shown(runs, path, named):
+    (runs / path).unlink()
+    found = report(runs)
+    assert [value for tag, name, value in found.attributes if (tag, name) == ("section", "id")]
+    assert re.findall(r"Missing: [^;]*", found.text) == [] if named is None else f"Missing: {named}" in found.text
+
+
+def test_only_a_world_model_is_a_report_already(runs):
+    for task in TASKS:
+        shutil.rmtree(runs / task)
+    found = report(runs)
+    assert "Training report of demo" in found.text
+    assert found.text.count("Missing:") >= 5
+
+
+def test_unfinished_run_with_a_cut_last_line_is_shown(runs):
+    path = runs / "world_model" / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 4050, "lo')
+    (runs / "world_model" / "summary.json").unlink()
+    assert report(runs).charts > 30
+
+
+def test_policies_on_different_starts_are_not_paired(runs):
+    folder = runs / "open_drawer" / "evaluation_finetuned"
+    shutil.rmtree(folder)
+    write_evaluation(folder, "open_drawer", 0.9, 500, 100, 0)
+    assert "other starts" in report(runs).text
+
+
+def test_names_in_files_cannot_write_html(runs):
+    data = json.loads((runs / "world_model" / "data.json").read_text())
+    data["dropped"] = [{"bag": "<script>alert(1)</script>", "reason": "\"'<b>", "count": 1}]
+    (runs / "world_model" / "data.json").write_text(json.dumps(data))
+    (runs / "open_drawer" / "finetuned" / "config.yaml").write_text("seed: 0 # </pre><img src=x>")
+    source = report(runs).source
+    assert "<script" not in source
+    assert "<img" not in source
+
+
+@pytest.mark.parametrize(
+    "name", ["world_model/data.json", "open_drawer/evaluation_base/evaluation.json", "world_model/metrics.jsonl"]
+)
+def test_damaged_or_hostile_file_is_refused_by_name(runs, name):
+    """F15 for the report: a pickle where JSON belongs does not run."""
+
+    class Canary:
+        def __reduce__(self):
+            return (Path.touch, (runs / "it_ran",))
+
+    (runs / name).write_bytes(pickle.dumps(Canary()) + b"\n{}\n")
+    with pytest.raises(InputError, match=name):
+        report(runs)
+    assert not (runs / "it_ran").exists()
+
+
+@pytest.mark.parametrize("make", [lambda _: None, Path.mkdir])
+def test_folder_without_runs_is_refused(tmp_path, make):
+    make(tmp_path / "nothing")
+    with pytest.raises(InputError, match="nothing"):
+        run(ReportConfig(tmp_path / "nothing", tmp_path / "report.html"))
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_disk_that_refuses_leaves_the_old_page(runs, monkeypatch):
+    report(runs)
+    before = (runs.parent / "report.html").read_bytes()
+
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StorageError, match="No space left"):
+        report(runs)
+    assert (runs.parent / "report.html").read_bytes() == before
