@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,7 +65,7 @@ def read_recording(bag: Bag, spec: Spec, fields: Sequence[str], skip_damaged: bo
     cameras = {camera.name for camera in spec.cameras}
     streams = [StreamData(stream) for stream in wanted]
     selections = [selection_of(spec, stream) for stream in wanted]
-    topics = TopicNames({stream.topic for stream in wanted} | {events.TOPIC})
+    topics = TopicNames({stream.topic: stream.type for stream in wanted} | {events.TOPIC: events.TYPE})
     marks: list[Event] = []
     for topic, message, receipt_ns in decoded(bag, topics, skip_damaged):
         if topic == events.TOPIC:
@@ -84,8 +84,10 @@ def read_recording(bag: Bag, spec: Spec, fields: Sequence[str], skip_damaged: bo
 
 def frames_of(bag: Bag, spec: Spec, skip_damaged: bool = False) -> Iterator[tuple[str, Any]]:
     """Yield (camera's name, message) of every frame, in the bag's order."""
-    fields = {stream.topic: stream.field for stream in streams_of(spec, [camera.name for camera in spec.cameras])}
-    for topic, message, _ in decoded(bag, TopicNames(set(fields)), skip_damaged):
+    streams = streams_of(spec, [camera.name for camera in spec.cameras])
+    fields = {stream.topic: stream.field for stream in streams}
+    topics = TopicNames({stream.topic: stream.type for stream in streams})
+    for topic, message, _ in decoded(bag, topics, skip_damaged):
         yield fields[topic], message
 
 
@@ -93,28 +95,32 @@ class TopicNames:
     """Which of a bag's topics is which of the Spec's; the Spec's are relative to a namespace that is not told.
 
     Attributes:
-        found: full name and type by the Spec's name.
+        found: full name by the Spec's name.
         others: what else the bag has.
     """
 
-    def __init__(self, names: set[str]) -> None:
-        self._names = names
-        self.found: dict[str, tuple[str, str]] = {}
+    def __init__(self, types: Mapping[str, str]) -> None:
+        """Look for topics of these names and types."""
+        self._types = dict(types)
+        self.found: dict[str, str] = {}
         self.others: set[str] = set()
 
     def of(self, topic: str, kind: str) -> str | None:
         """Return the Spec's name of a topic of the bag; None where the Spec does not name it.
 
         Raises:
-            InputError: two of the bag's topics fit the same name.
+            InputError: it is of another type, or two of the bag's topics fit the same name.
         """
-        name = next((name for name in self._names if f"/{topic}".endswith(f"/{name}")), None)
+        name = next((name for name in self._types if f"/{topic}".endswith(f"/{name}")), None)
         if name is None:
             self.others.add(topic)
             return None
-        known, _ = self.found.setdefault(name, (topic, kind))
-        if known != topic:
-            raise InputError(f"both {known} and {topic} could be {name!r}; record one robot a bag")
+        if self.found.setdefault(name, topic) != topic:
+            raise InputError(f"both {self.found[name]} and {topic} could be {name!r}; record one robot a bag")
+        if kind != self._types[name]:
+            raise InputError(
+                f"topic {topic} is of type {kind}, the Spec has {self._types[name]}; give a Spec for this robot"
+            )
         return name
 
 
@@ -142,14 +148,11 @@ def _event(message: Any) -> Event:
 def _check_topics(topics: TopicNames, wanted: Sequence[StreamSpec]) -> None:
     for stream in wanted:
         if stream.topic not in topics.found:
-            has = ", ".join(sorted({*topics.others, *(full for full, _ in topics.found.values())})) or "no topics"
+            has = ", ".join(sorted({*topics.others, *topics.found.values()})) or "no topics"
             raise InputError(
                 f"no messages of topic {stream.topic!r}, which {stream.field!r} needs (it has {has}); "
                 "record it, or choose another --mode"
             )
-        full, kind = topics.found[stream.topic]
-        if kind != stream.type:
-            raise InputError(f"topic {full} is of type {kind}, the Spec has {stream.type}; give a Spec for this robot")
 
 
 def _check_order(data: StreamData) -> None:

@@ -1,0 +1,522 @@
+"""Ingest: what was recorded is what the dataset holds; what cannot be used is refused or left out, and said."""
+
+import errno
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from diwa_runtime.errors import InputError, StorageError
+from diwa_runtime.events import EventKind
+from diwa_runtime.geometry import euler_to_quaternion
+from diwa_runtime.images import decode_image, encode_jpeg
+from diwa_runtime.interfaces import message_definitions
+from diwa_runtime.spec import CameraSpec, Spec
+from diwa_trainer.__main__ import main
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.ingest import ingest, summary
+from diwa_trainer.npy import GrowingArray
+
+PERIOD = 1_000_000_000 / 30
+START = 1_750_000_000_000_000_000
+SPEC = Spec()
+HYBRID = Spec(mode="hybrid", cameras=(CameraSpec("static", 8, 8), CameraSpec("wrist", 6, 10)))
+IMAGE = "sensor_msgs/msg/CompressedImage"
+
+
+def quiet(line):
+    """Take ingest's report and say nothing."""
+
+
+def make_store():
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name, text in message_definitions().items():
+        store.register(get_types_from_msg(text, name))
+    return store
+
+
+STORE = make_store()
+
+
+def make(kind, fields):
+    made = {}
+    for name, (_, about) in STORE.fielddefs[kind][1]:
+        made[name] = make(about, fields[name]) if isinstance(fields[name], dict) else fields[name]
+    return STORE.types[kind](**made)
+
+
+def header(stamp):
+    seconds, nanoseconds = divmod(int(stamp), 1_000_000_000)
+    return {"stamp": {"sec": seconds, "nanosec": nanoseconds}, "frame_id": "base"}
+
+
+def write_bag(folder, messages, prefix="/"):
+    """Write (topic, type, stamp, fields) as a bag."""
+    connections = {}
+    with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        for topic, kind, stamp, fields in messages:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(prefix + topic, kind, typestore=STORE)
+            data = STORE.serialize_cdr(make(kind, {"header": header(stamp), **fields}), kind)
+            writer.write(connections[topic], int(stamp), data)
+    return folder
+
+
+def robot_state(stamp, proprio, accepted, gripper):
+    quaternion = euler_to_quaternion(np.asarray(proprio[3:6], np.float64))
+    fields = {
+        "tcp_pose": {
+            "position": dict(zip("xyz", map(float, proprio[:3]), strict=True)),
+            "orientation": dict(zip("xyzw", map(float, quaternion), strict=True)),
+        },
+        "joint_positions": np.asarray(proprio[7:14], np.float64),
+        "joint_velocities": np.zeros(7),
+        "gripper_width": float(proprio[6]),
+        "gripper_command": float(gripper),
+        "accepted_translation": dict(zip("xyz", (float(a) * 0.02 for a in accepted[:3]), strict=True)),
+        "accepted_rotation": dict(zip("xyz", (float(a) * 0.05 for a in accepted[3:6]), strict=True)),
+        "answered_stamp": {"sec": 0, "nanosec": 0},
+        "mode": 1,
+    }
+    return ("robot/state", "diwa_msgs/msg/RobotState", stamp, fields)
+
+
+def scene_state(stamp, scene):
+    fields = {"names": list(SPEC.scene), "values": np.asarray(scene, np.float64)}
+    return ("scene/state", "diwa_msgs/msg/SceneState", stamp, fields)
+
+
+def event(stamp, kind, task="", seed=-1):
+    return ("episode/event", "diwa_msgs/msg/EpisodeEvent", stamp, {"kind": int(kind), "task": task, "seed": seed})
+
+
+def random_rows(count, seed):
+    """Rows as a robot makes them: the action of a row is what the next message says was accepted."""
+    rng = np.random.default_rng(seed)
+    proprio = rng.uniform(-1, 1, (count, 15)).astype(np.float32)
+    gripper = rng.choice(np.float32([-1, 1]), count)
+    proprio[:, 14] = gripper
+    accepted = rng.uniform(-1, 1, (count, 6)).astype(np.float32)
+    action = np.zeros((count, 7), np.float32)
+    action[:-1, :6] = accepted[1:]
+    action[:, 6] = np.append(gripper[1:], gripper[-1])
+    scene = rng.standard_normal((count, 24)).astype(np.float32)
+    return SimpleNamespace(proprio=proprio, scene=scene, action=action, accepted=accepted, gripper=gripper)
+
+
+def stamps_of(count, start=START):
+    return [start + round(row * PERIOD) for row in range(count)]
+
+
+def messages_of(rows, start=START):
+    messages = []
+    for row, stamp in enumerate(stamps_of(len(rows.proprio), start)):
+        messages.append(robot_state(stamp, rows.proprio[row], rows.accepted[row], rows.gripper[row]))
+        messages.append(scene_state(stamp, rows.scene[row]))
+    return messages
+
+
+def with_episode(messages, task="", seed=-1, success_row=None, close=EventKind.END):
+    """Put the marks of one episode around its messages."""
+    stamps = sorted({stamp for _, _, stamp, _ in messages})
+    success = [] if success_row is None else [event(stamps[success_row], EventKind.SUCCESS, task)]
+    end = [] if close is None else [event(stamps[-1], close, task)]
+    return [event(stamps[0], EventKind.START, task, seed), *messages, *success, *end]
+
+
+def play_bag(folder, count=20, seed=0, **changes):
+    return write_bag(folder, with_episode(messages_of(random_rows(count, seed))), **changes)
+
+
+def assert_same_rows(dataset, episode, rows):
+    got = dataset.rows(episode)
+    np.testing.assert_allclose(got["proprio"], rows.proprio, atol=1e-6)
+    np.testing.assert_array_equal(np.delete(got["proprio"], [3, 4, 5], 1), np.delete(rows.proprio, [3, 4, 5], 1))
+    np.testing.assert_array_equal(got["scene"], rows.scene)
+    np.testing.assert_array_equal(got["action"], rows.action)
+
+
+# --- the round trip ---------------------------------------------------------------------------------------------
+
+EPISODES = st.lists(
+    st.tuples(st.integers(2, 30), st.sampled_from(["", "open_drawer", "turn_on_led"]), st.booleans()),
+    min_size=1,
+    max_size=5,
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(episodes=EPISODES, seed=st.integers(0, 2**32 - 1))
+def test_rows_through_a_bag_come_back(tmp_path_factory, episodes, seed):
+    folder = tmp_path_factory.mktemp("round_trip")
+    messages, expected, start = [], [], START
+    for number, (count, task, success) in enumerate(episodes):
+        rows = random_rows(count, seed + number)
+        row = count - 1 if task and success else None
+        messages += with_episode(messages_of(rows, start), task, number, row)
+        expected.append((rows, task, row))
+        start += round((count + 30) * PERIOD)
+    dataset = ingest([write_bag(folder / "bag", messages)], folder / "data", SPEC, report=quiet)
+
+    assert len(dataset.episodes) == len(episodes)
+    for number, (episode, (rows, task, row)) in enumerate(zip(dataset.episodes, expected, strict=True)):
+        assert_same_rows(dataset, episode, rows)
+        assert episode.kind == ("demonstration" if task else "play")
+        assert episode.task == (task or None)
+        assert episode.outcome == (None if row is None else "success")
+        assert episode.seed == number
+        assert episode.marks == (() if row is None else ((episode.start + row, task),))
+    assert dataset.dropped == ()
+
+
+def test_images_of_the_rows_come_back_at_their_size(tmp_path):
+    rows, rng = random_rows(10, 0), np.random.default_rng(1)
+    jpegs, messages = [], messages_of(rows)
+    for stamp in stamps_of(10):
+        jpegs.append([encode_jpeg(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)) for _ in HYBRID.cameras])
+        for camera, data in zip(HYBRID.cameras, jpegs[-1], strict=True):
+            fields = {"format": "jpeg", "data": np.frombuffer(data, np.uint8)}
+            messages.append((f"camera/{camera.name}/image/compressed", IMAGE, stamp, fields))
+    messages.sort(key=lambda message: message[2])
+    dataset = ingest([write_bag(tmp_path / "bag", with_episode(messages))], tmp_path / "data", HYBRID, report=quiet)
+
+    assert_same_rows(dataset, dataset.episodes[0], rows)
+    for index, camera in enumerate(HYBRID.cameras):
+        wanted = [decode_image(SimpleNamespace(format="jpeg", data=data[index]), camera) for data in jpegs]
+        np.testing.assert_array_equal(dataset.images[camera.name], np.stack(wanted))
+
+
+def test_a_damaged_image_drops_its_episode_and_no_other(tmp_path):
+    spec = replace(HYBRID, cameras=HYBRID.cameras[:1])
+    good = np.frombuffer(encode_jpeg(np.full((16, 16, 3), 100, np.uint8)), np.uint8)
+    messages = []
+    for number in range(3):
+        start = START + number * 10**9
+        taken = [
+            ("camera/static/image/compressed", IMAGE, stamp, {"format": "jpeg", "data": good[:50] if bad else good})
+            for stamp, bad in zip(stamps_of(5, start), [False, False, number == 1, False, False], strict=True)
+        ]
+        episode = sorted([*messages_of(random_rows(5, number), start), *taken], key=lambda message: message[2])
+        messages += with_episode(episode, seed=number)
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", spec, report=quiet)
+
+    assert [episode.seed for episode in dataset.episodes] == [0, 2]
+    assert [(item.reason[:29], item.count) for item in dataset.dropped] == [("episode with a damaged image ", 1)]
+    assert_same_rows(dataset, dataset.episodes[1], random_rows(5, 2))
+
+
+def test_topics_under_a_namespace_are_found(tmp_path):
+    bag = play_bag(tmp_path / "bag", prefix="/lab/arm_2/")
+
+    assert len(ingest([bag], tmp_path / "data", SPEC, report=quiet)) == 20
+
+
+# --- how episodes are cut -----------------------------------------------------------------------------------------
+
+
+def test_a_bag_without_marks_is_one_play_episode_a_gap_free_stretch(tmp_path):
+    later = START + 5 * 10**9
+    messages = [*messages_of(random_rows(10, 0)), *messages_of(random_rows(12, 1), later)]
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", SPEC, report=quiet)
+
+    assert [(episode.kind, len(episode)) for episode in dataset.episodes] == [("play", 10), ("play", 12)]
+    assert_same_rows(dataset, dataset.episodes[1], random_rows(12, 1))
+
+
+def test_what_is_outside_of_episodes_discarded_or_too_short_is_counted_not_kept(tmp_path):
+    second = 10**9
+    messages = [
+        *messages_of(random_rows(4, 0)),
+        *with_episode(messages_of(random_rows(6, 1), START + second), close=EventKind.DISCARD),
+        *with_episode(messages_of(random_rows(1, 2), START + 2 * second)),
+        *with_episode(messages_of(random_rows(7, 3), START + 3 * second), close=None),
+        *with_episode(messages_of(random_rows(8, 4), START + 4 * second)),
+        event(START + 5 * second, EventKind.END),
+    ]
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", SPEC, report=quiet)
+
+    assert [len(episode) for episode in dataset.episodes] == [7, 8], "START ends the episode before"
+    assert {item.reason: item.count for item in dataset.dropped} == {
+        "message of the robot's state outside of any episode": 4,
+        "episode marked to be discarded": 1,
+        "episode of fewer than 2 rows": 1,
+        "mark END outside of an episode": 1,
+    }
+
+
+def test_success_in_play_is_a_mark_and_failure_of_a_demonstration_its_outcome(tmp_path):
+    second = 10**9
+    play, shown = messages_of(random_rows(10, 0)), messages_of(random_rows(10, 1), START + second)
+    stamps = stamps_of(10)
+    messages = [
+        event(stamps[0], EventKind.START),
+        *play,
+        event(stamps[4], EventKind.SUCCESS, "turn_on_led"),
+        event(stamps[7], EventKind.SUCCESS, "open_drawer"),
+        event(stamps[9], EventKind.END),
+        event(START + second, EventKind.START, "open_drawer", 3),
+        *shown,
+        event(stamps_of(10, START + second)[9], EventKind.FAILURE, "open_drawer"),
+    ]
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", SPEC, report=quiet)
+
+    assert dataset.episodes[0].marks == ((4, "turn_on_led"), (7, "open_drawer"))
+    assert (dataset.episodes[0].kind, dataset.episodes[0].outcome) == ("play", None)
+    assert (dataset.episodes[1].kind, dataset.episodes[1].outcome) == ("demonstration", "failure")
+
+
+def test_a_demonstration_that_a_gap_splits_stays_one_where_it_succeeds(tmp_path):
+    rows = random_rows(40, 0)
+    messages = [m for m in messages_of(rows) if not stamps_of(40)[10] <= m[2] <= stamps_of(40)[20]]
+    marked = with_episode(messages, "open_drawer", 5)
+    marked.insert(-1, event(stamps_of(40)[35], EventKind.SUCCESS, "open_drawer"))
+    dataset = ingest([write_bag(tmp_path / "bag", marked)], tmp_path / "data", SPEC, report=quiet)
+
+    before, after = dataset.episodes
+    assert (before.kind, before.task, before.outcome, before.marks, len(before)) == ("play", None, None, (), 10)
+    assert (after.kind, after.task, after.outcome) == ("demonstration", "open_drawer", "success")
+    assert after.marks == ((10 + 35 - 21, "open_drawer"),)
+    assert [item.count for item in dataset.dropped if "split" in item.reason] == [1]
+
+
+def test_a_short_gap_is_held_and_counted(tmp_path):
+    messages = [m for m in messages_of(random_rows(20, 0)) if m[2] not in stamps_of(20)[8:10]]
+    dataset = ingest([write_bag(tmp_path / "bag", with_episode(messages))], tmp_path / "data", SPEC, report=quiet)
+
+    assert [len(episode) for episode in dataset.episodes] == [20]
+    np.testing.assert_array_equal(dataset.proprio[8:10], dataset.proprio[[7, 7]])
+    assert [(item.reason[:23], item.count) for item in dataset.dropped] == [("gap of up to 0.2 s: the", 2)]
+
+
+def test_an_episode_with_nan_in_its_state_is_dropped_and_the_others_kept(tmp_path):
+    second = 10**9
+    broken = random_rows(10, 1)
+    broken.proprio[4, 8] = np.nan
+    lines = []
+    messages = [
+        *with_episode(messages_of(random_rows(10, 0)), seed=0),
+        *with_episode(messages_of(broken, START + second), seed=1),
+        *with_episode(messages_of(random_rows(10, 2), START + 2 * second), seed=2),
+    ]
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", SPEC, report=lines.append)
+
+    assert [episode.seed for episode in dataset.episodes] == [0, 2]
+    assert "robot/state: not finite" in dataset.dropped[0].reason
+    assert "robot/state: not finite" in summary(dataset)
+    assert any("not finite" in line for line in lines)
+
+
+# --- bad input ------------------------------------------------------------------------------------------------------
+
+
+def backwards(folder):
+    messages = messages_of(random_rows(10, 0))
+    messages[12] = (*messages[12][:2], messages[4][2], messages[12][3])
+    write_bag(folder, messages)
+
+
+def without_topic(folder):
+    write_bag(folder, [message for message in messages_of(random_rows(10, 0)) if message[0] != "scene/state"])
+
+
+def of_another_type(folder):
+    joints = {"name": ["a"], "position": np.zeros(1), "velocity": np.zeros(1), "effort": np.zeros(1)}
+    messages = [("robot/state", "sensor_msgs/msg/JointState", stamp, joints) for stamp in stamps_of(5)]
+    write_bag(folder, [*messages, *(scene_state(stamp, np.zeros(24)) for stamp in stamps_of(5))])
+
+
+def of_another_scene(folder):
+    messages = messages_of(random_rows(5, 0))
+    for message in messages[1::2]:
+        message[3]["names"] = ["x", *message[3]["names"][1:]]
+    write_bag(folder, messages)
+
+
+def all_nan(folder):
+    rows = random_rows(5, 0)
+    rows.scene[:] = np.nan
+    write_bag(folder, with_episode(messages_of(rows)))
+
+
+def of_unknown_marks(folder):
+    write_bag(folder, [*messages_of(random_rows(5, 0)), event(stamps_of(5)[4], 77)])
+
+
+def two_robots(folder):
+    rows = messages_of(random_rows(5, 0))
+    write_bag(folder, [*rows, *(("left/" + topic, kind, stamp, fields) for topic, kind, stamp, fields in rows)])
+
+
+def nothing(_):
+    """Make no bag at all."""
+
+
+def no_bag(folder):
+    folder.mkdir()
+    (folder / "notes.txt").write_text("nothing recorded")
+
+
+def empty_file(folder):
+    folder.mkdir()
+    (folder / "bag.mcap").write_bytes(b"")
+
+
+def no_mcap(folder):
+    folder.mkdir()
+    (folder / "bag.mcap").write_bytes(b"#ROSBAG V2.0\n" * 10)
+
+
+BAD_BAGS = [
+    (backwards, r"robot/state: time goes backwards by 0\.1\d+ s at message 7"),
+    (without_topic, r"no messages of topic 'scene/state'.*it has /robot/state"),
+    (of_another_type, "is of type sensor_msgs/msg/JointState, the Spec has diwa_msgs/msg/RobotState"),
+    (of_another_scene, "no value named slider"),
+    (all_nan, "no episode can be made of this bag.*not finite"),
+    (of_unknown_marks, "a mark is of kind 77"),
+    (two_robots, "could be 'robot/state'"),
+    (no_bag, "a folder without .mcap files"),
+    (nothing, "not there"),
+    (empty_file, "no messages of topic 'robot/state'"),
+    (no_mcap, "not an MCAP file"),
+]
+BAD_IDS = [getattr(make_bad, "__name__", "") for make_bad, _ in BAD_BAGS]
+
+
+@pytest.mark.parametrize(("make_bad", "message"), BAD_BAGS, ids=BAD_IDS)
+def test_a_bad_bag_is_one_line_and_code_2_and_leaves_nothing(tmp_path, capsys, make_bad, message):
+    make_bad(tmp_path / "bag")
+
+    with pytest.raises(InputError, match=message) as caught:
+        ingest([tmp_path / "bag"], tmp_path / "data", SPEC, report=quiet)
+    code = main(["ingest", "--bags", str(tmp_path / "bag"), "--output", str(tmp_path / "data")])
+
+    assert str(tmp_path / "bag") in str(caught.value), "the bag is named"
+    assert code == 2
+    assert [line.startswith("error: ") for line in capsys.readouterr().err.splitlines()[-1:]] == [True]
+    assert [path.name for path in tmp_path.iterdir()] in (["bag"], [])
+
+
+@pytest.mark.parametrize("make_bad", [backwards, without_topic, no_mcap])
+def test_skip_damaged_leaves_out_the_bad_bag_and_says_so(tmp_path, make_bad):
+    play_bag(tmp_path / "bags" / "good")
+    make_bad(tmp_path / "bags" / "bad")
+    dataset = ingest([tmp_path / "bags"], tmp_path / "data", SPEC, skip_damaged=True, report=quiet)
+
+    assert [source.path for source in dataset.sources] == [str(tmp_path / "bags" / "good")]
+    assert [item.bag for item in dataset.dropped] == ["bad"]
+    assert len(dataset) == 20
+
+
+@pytest.mark.parametrize("output", ["bag", "bag/inside", "."], ids=["the bag", "in the bag", "above the bag"])
+def test_output_and_input_must_be_apart(tmp_path, output):
+    bag = play_bag(tmp_path / "bag")
+    before = (bag / "bag.mcap").read_bytes()
+
+    with pytest.raises(InputError, match="is where the bag"):
+        ingest([bag], tmp_path / output, SPEC, report=quiet)
+
+    assert (bag / "bag.mcap").read_bytes() == before
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bag = play_bag(tmp_path / "bag")
+    monkeypatch.setattr(GrowingArray, "write", refuse)
+    with pytest.raises(StorageError, match="No space left on device"):
+        ingest([bag], tmp_path / "data", SPEC, report=quiet)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def test_ctrl_c_leaves_the_older_dataset(tmp_path, monkeypatch):
+    first = play_bag(tmp_path / "first")
+    ingest([first], tmp_path / "data", SPEC, report=quiet)
+    second = play_bag(tmp_path / "second", seed=1)
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("diwa_trainer.ingest.assemble", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ingest([first, second], tmp_path / "data", SPEC, report=quiet)
+
+    assert len(Dataset.open(tmp_path / "data")) == 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "first", "second"]
+
+
+# --- doing it again -----------------------------------------------------------------------------------------------
+
+
+def never(*_, **__):
+    raise AssertionError("this bag was to be taken over, not read")
+
+
+def test_an_unchanged_dataset_is_not_made_again(tmp_path, monkeypatch):
+    bag = play_bag(tmp_path / "bag")
+    first = ingest([bag], tmp_path / "data", SPEC, report=quiet)
+    monkeypatch.setattr("diwa_trainer.ingest.read_recording", never)
+
+    again = ingest([bag], tmp_path / "data", SPEC, report=quiet)
+
+    assert again.fingerprint == first.fingerprint
+
+
+def test_only_new_bags_are_read(tmp_path, monkeypatch):
+    from diwa_trainer import ingest as module
+
+    old = write_bag(tmp_path / "old", with_episode(messages_of(random_rows(9, 0)), "open_drawer", 4, 6))
+    ingest([old], tmp_path / "data", SPEC, report=quiet)
+    new = play_bag(tmp_path / "new", seed=1)
+    real = module.read_recording
+    monkeypatch.setattr(module, "read_recording", lambda bag, *a: never() if bag.name == "old" else real(bag, *a))
+    grown = ingest([new, old], tmp_path / "data", SPEC, report=quiet)
+    monkeypatch.undo()
+
+    fresh = ingest([new, old], tmp_path / "fresh", SPEC, report=quiet)
+    assert grown.episodes == fresh.episodes
+    assert grown.sources == fresh.sources
+    for name, array in fresh.arrays.items():
+        np.testing.assert_array_equal(grown.arrays[name], array, err_msg=name)
+
+
+def test_another_spec_or_changed_bytes_are_read_again(tmp_path):
+    bag = play_bag(tmp_path / "bag", count=20)
+    ingest([bag], tmp_path / "data", SPEC, report=quiet)
+
+    slower = ingest([bag], tmp_path / "data", replace(SPEC, rate_hz=15.0), report=quiet)
+    assert len(slower) == 10
+
+    (bag / "bag.mcap").write_bytes((play_bag(tmp_path / "other", count=7) / "other.mcap").read_bytes())
+    assert len(ingest([bag], tmp_path / "data", replace(SPEC, rate_hz=15.0), report=quiet)) == 4
+
+
+def test_the_same_bytes_twice_count_once(tmp_path):
+    bag = play_bag(tmp_path / "bag")
+    copy = tmp_path / "copy.mcap"
+    copy.write_bytes((bag / "bag.mcap").read_bytes())
+    dataset = ingest([bag, copy, bag], tmp_path / "data", SPEC, report=quiet)
+
+    assert len(dataset) == 20
+    assert len(dataset.sources) == 1
+    assert {item.reason for item in dataset.dropped} == {"the same bytes as bag"}
+
+
+def test_bags_need_no_metadata_and_may_be_split_into_files(tmp_path):
+    rows = random_rows(30, 0)
+    messages = messages_of(rows)
+    first = write_bag(tmp_path / "bag", with_episode(messages[:40], close=None))
+    second = write_bag(tmp_path / "rest", messages[40:])
+    (first / "bag.mcap").rename(first / "bag_9.mcap")
+    (second / "rest.mcap").rename(first / "bag_10.mcap")
+    (first / "metadata.yaml").write_text("rosbag2_bagfile_information:\n  version: 9\n  dur")
+    dataset = ingest([first], tmp_path / "data", SPEC, report=quiet)
+
+    (episode,) = dataset.episodes
+    assert_same_rows(dataset, episode, rows)
