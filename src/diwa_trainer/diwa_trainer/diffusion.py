@@ -4,8 +4,9 @@ Dimensions: B batch, K denoising steps, K' fine-tuned ones, Ta actions a chunk, 
 A chain is the chunk after each of the last K' denoising steps, noisiest first: (B, K' + 1, D); its last entry is what
 is executed. Denoising steps are numbered as in the schedule: t = K - 1 is the noisiest, t = 0 gives the action.
 
-What does not change between denoising steps is computed once ("folded"): the latent's share of the first layer, and the
-time embedding's share with the bias as a table (K, hidden). `benchmarks/plain_diffusion.py` is the step-by-step twin.
+What does not change between denoising steps is computed once ("folded"): the latent's share of the first layer with the
+bias, the time embedding's share as a table (K, hidden), and the product of the last two layers, which no nonlinearity
+parts. `benchmarks/plain_diffusion.py` is the step-by-step twin.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE
+from diwa_trainer.mish import mish
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -97,15 +99,18 @@ class Denoiser(nn.Module):
         """Return the time embedding's share of the first layer for every denoising step (K, hidden)."""
         return self.time_in(self.time_mlp(self.frequencies))
 
-    def latent_share(self, latent: Tensor) -> Tensor:
-        """Return the latent's share of the first layer, bias included: (B, Z) -> (B, hidden)."""
-        return self.latent_in(latent)
+    def tail(self) -> tuple[Tensor, Tensor]:
+        """Return `out` after `block_2` as one layer, weight (D, hidden) and bias (D,); D is far below hidden."""
+        return self.out.weight @ self.block_2.weight, self.out(self.block_2.bias)
 
-    def forward(self, chunk: Tensor, share: Tensor) -> Tensor:
-        """Predict the noise in chunks (..., D), given latent plus time shares (..., hidden)."""
+    def forward(self, chunk: Tensor, share: Tensor, tail: tuple[Tensor, Tensor]) -> Tensor:
+        """Predict the noise in chunks (..., D), given the latent's and the time's shares (..., hidden) and `tail()`.
+
+        The network is ``out(x + block_2(mish(block_1(mish(x)))))`` with ``x = chunk_in(chunk) + share``.
+        """
+        weight, bias = tail
         x = self.chunk_in(chunk) + share
-        x = x + self.block_2(F.mish(self.block_1(F.mish(x))))
-        return self.out(x)
+        return F.linear(x, self.out.weight) + F.linear(mish(self.block_1(mish(x))), weight, bias)
 
 
 class DiffusionPolicy(nn.Module):
@@ -125,16 +130,13 @@ class DiffusionPolicy(nn.Module):
         t = torch.randint(self.config.denoising_steps, (len(clean),), generator=generator)
         noise = torch.randn(clean.shape, generator=generator)
         noisy = s.sqrt_alpha_bar[t, None] * clean + s.sqrt_one_minus_alpha_bar[t, None] * noise
-        share = self.denoiser.latent_share(latent) + self.denoiser.time_table()[t]
-        return F.mse_loss(self.denoiser(noisy, share), noise)
+        share = self.denoiser.latent_in(latent) + self.denoiser.time_table()[t]
+        return F.mse_loss(self.denoiser(noisy, share, self.denoiser.tail()), noise)
 
-    def mean(self, noisy: Tensor, share: Tensor, t: Tensor | int) -> Tensor:
-        """Mean of p(a^{t-1} | z, a^t) (eq. 1); `noisy` (..., D), `share` (..., hidden), `t` broadcastable to (...)."""
-        s = self.schedule
-        constants = (s.sqrt_recip_alpha_bar, s.sqrt_recip_minus_one, s.mean_x0, s.mean_xt)
-        recip, minus_one, mean_x0, mean_xt = (c[t] if isinstance(t, int) else c[t][..., None] for c in constants)
-        clean = (recip * noisy - minus_one * self.denoiser(noisy, share)).clamp(-1, 1)
-        return mean_x0 * clean + mean_xt * noisy
+    def fold(self, latent: Tensor) -> Folded:
+        """Compute what all denoising steps under latents (B, Z) share."""
+        denoiser = self.denoiser
+        return Folded(self, denoiser.latent_in(latent), denoiser.time_table(), denoiser.tail())
 
     def exploration_std(self) -> Tensor:
         """Standard deviation of each denoising step when exploring and in log-probs (K,)."""
@@ -147,20 +149,39 @@ class DiffusionPolicy(nn.Module):
         return std
 
     def chain_log_prob(self, latent: Tensor, chain: Tensor) -> Tensor:
-        """Log-densities of a chain's K' transitions, elementwise: (B, Z), (B, K'+1, D) -> (B, K', D).
+        """Log-densities of a chain's K' transitions, elementwise: (B, Z), (B, K'+1, D) -> (B, K', D)."""
+        return self.fold(latent).chain_log_prob(chain)
 
-        The latent's share is computed once a row and serves all of the row's denoising steps.
-        """
-        return self.shared_log_prob(self.denoiser.latent_share(latent), chain)
 
-    def shared_log_prob(self, latent_share: Tensor, chain: Tensor) -> Tensor:
-        """As `chain_log_prob`, from the latent's share of the first layer (B, hidden)."""
-        steps = chain.shape[-2] - 1
-        t = torch.arange(steps - 1, -1, -1)
-        share = latent_share[..., None, :] + self.denoiser.time_table()[t]
-        mean = self.mean(chain[..., :-1, :], share, t)
-        std = self.exploration_std()[t][:, None]
+@dataclass(frozen=True)
+class Folded:
+    """A policy at latents (B, Z), with all that its denoising steps share: latent_share (B, hidden), table, tail."""
+
+    policy: DiffusionPolicy
+    latent_share: Tensor
+    table: Tensor
+    tail: tuple[Tensor, Tensor]
+
+    def mean(self, noisy: Tensor, t: int) -> Tensor:
+        """Mean of p(a^{t-1} | z, a^t) (eq. 1) for chunks (B, D) at denoising step t."""
+        s = self.policy.schedule
+        constants = (s.sqrt_recip_alpha_bar[t], s.sqrt_recip_minus_one[t], s.mean_x0[t], s.mean_xt[t])
+        return self._mean(noisy, self.latent_share + self.table[t], constants)
+
+    def chain_log_prob(self, chain: Tensor) -> Tensor:
+        """As `DiffusionPolicy.chain_log_prob`; the latent's share serves all K' steps of a row."""
+        t = torch.arange(chain.shape[-2] - 2, -1, -1)
+        s = self.policy.schedule
+        constants = (s.sqrt_recip_alpha_bar, s.sqrt_recip_minus_one, s.mean_x0, s.mean_xt)
+        share = self.latent_share[..., None, :] + self.table[t]
+        mean = self._mean(chain[..., :-1, :], share, tuple(c[t, None] for c in constants))
+        std = self.policy.exploration_std()[t, None]
         return -0.5 * ((chain[..., 1:, :] - mean) / std).square() - std.log() - 0.5 * LOG_2PI
+
+    def _mean(self, noisy: Tensor, share: Tensor, constants: tuple[Tensor, ...]) -> Tensor:
+        recip, minus_one, mean_x0, mean_xt = constants
+        clean = (recip * noisy - minus_one * self.policy.denoiser(noisy, share, self.tail)).clamp(-1, 1)
+        return mean_x0 * clean + mean_xt * noisy
 
 
 @dataclass(frozen=True)
@@ -191,14 +212,12 @@ def sample(
     std = finetuned.exploration_std() if explore else finetuned.evaluation_std()
     x = noise[:, 0]
     chain = []
-    latent_share, table = pretrained.denoiser.latent_share(latent), pretrained.denoiser.time_table()
-    policy = pretrained
+    folded = pretrained.fold(latent)
     for i, t in enumerate(range(config.denoising_steps - 1, -1, -1)):
         if t == config.finetuned_steps - 1:
-            policy = finetuned
-            latent_share, table = policy.denoiser.latent_share(latent), policy.denoiser.time_table()
+            folded = finetuned.fold(latent)
             chain.append(x)
-        x = policy.mean(x, latent_share + table[t], t) + std[t] * noise[:, i + 1]
+        x = folded.mean(x, t) + std[t] * noise[:, i + 1]
         if t < config.finetuned_steps:
             chain.append(x)
     return Sample(x.unflatten(-1, (config.chunk, ACTION_SIZE)), torch.stack(chain, 1))
@@ -212,15 +231,11 @@ def continue_chain(policy: DiffusionPolicy, latent: Tensor, start: Tensor, gener
     rollout's chain is also a sample of the pre-trained policy's own chains at that latent.
     """
     config = policy.config
-    latent_share, table, std = (
-        policy.denoiser.latent_share(latent),
-        policy.denoiser.time_table(),
-        policy.exploration_std(),
-    )
+    folded, std = policy.fold(latent), policy.exploration_std()
     noise = draw_noise(config, (len(latent), config.finetuned_steps), generator)
     chain = [start]
     for i, t in enumerate(range(config.finetuned_steps - 1, -1, -1)):
-        chain.append(policy.mean(chain[-1], latent_share + table[t], t) + std[t] * noise[:, i])
+        chain.append(folded.mean(chain[-1], t) + std[t] * noise[:, i])
     return torch.stack(chain, 1)
 
 

@@ -33,14 +33,13 @@ class FilterGraph(nn.Module):
 
 
 class PolicyGraph(nn.Module):
-    """(latent, noise) -> chunk, with the denoising loop unrolled and everything that is constant folded in."""
+    """(latent, noise) -> chunk, with the denoising loop unrolled; what is constant in it, ONNX Runtime folds as it loads."""
 
     std: Tensor
 
     def __init__(self, pretrained: DiffusionPolicy, finetuned: DiffusionPolicy) -> None:
         super().__init__()
         self.pretrained, self.finetuned = pretrained, finetuned
-        self.tables = [p.denoiser.time_table().detach() for p in (pretrained, finetuned)]
         self.std = finetuned.evaluation_std()
 
     def forward(self, latent: Tensor, noise: Tensor) -> Tensor:
@@ -48,11 +47,9 @@ class PolicyGraph(nn.Module):
         config = self.finetuned.config
         noise = noise.flatten(2)
         x = noise[:, 0]
-        shares = [p.denoiser.latent_share(latent) for p in (self.pretrained, self.finetuned)]
+        folded = [policy.fold(latent) for policy in (self.pretrained, self.finetuned)]
         for i, t in enumerate(range(config.denoising_steps - 1, -1, -1)):
-            which = int(t < config.finetuned_steps)
-            policy = (self.pretrained, self.finetuned)[which]
-            x = policy.mean(x, shares[which] + self.tables[which][t], t) + self.std[t] * noise[:, i + 1]
+            x = folded[t < config.finetuned_steps].mean(x, t) + self.std[t] * noise[:, i + 1]
         return x.unflatten(-1, (config.chunk, ACTION_SIZE))
 
 

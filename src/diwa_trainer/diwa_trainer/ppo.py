@@ -159,8 +159,8 @@ def actor_loss(policy: DiffusionPolicy, batch: Batch, config: PPOConfig) -> tupl
     A row's latent share of the first layer serves its own chain and the frozen policy's.
     """
     steps = batch.chains.shape[1] - 1
-    share = policy.denoiser.latent_share(batch.latents)
-    log_ratio = mean_log_prob(policy.shared_log_prob(share, batch.chains), config) - batch.log_probs
+    folded = policy.fold(batch.latents)
+    log_ratio = mean_log_prob(folded.chain_log_prob(batch.chains), config) - batch.log_probs
     ratio = log_ratio.exp()
     normalised = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     advantage = normalised[:, None] * denoising_discount(config, steps)
@@ -173,7 +173,7 @@ def actor_loss(policy: DiffusionPolicy, batch: Batch, config: PPOConfig) -> tupl
         "clip_fraction": ((ratio - 1).abs() > clip).float().mean().detach(),
     }
     if batch.bc_chains is not None:
-        bc_loss = -mean_log_prob(policy.shared_log_prob(share, batch.bc_chains), config).mean()
+        bc_loss = -mean_log_prob(folded.chain_log_prob(batch.bc_chains), config).mean()
         loss = loss + config.bc_weight * bc_loss
         metrics["bc_loss"] = bc_loss.detach()
     return loss, metrics
