@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,35 +42,24 @@ _PLAY_STREAM = 2
 
 @dataclass(frozen=True)
 class CollectConfig:
-    """Settings of `collect`.
+    """Write play and demonstrations of the simulated table as ROS 2 bags."""
 
-    Attributes:
-        output: folder of the bags.
-        play_steps: steps of play in all; 0: none.
-        play_episode_steps: steps between two resets.
-        play_noise: levels of action noise; each skill segment draws one.
-        episodes_per_bag: play episodes in one bag.
-        demonstrations: successful demonstrations a task; 0: none.
-        tasks: the tasks to demonstrate; every one is part of play.
-        noise: standard deviation of the noise on a demonstration's motion, in units of the action.
-        start: spread of the start states: narrow, medium, wide, or a number from 0 to 1.
-        seed: another seed gives other bags, the same seed the same.
-        cameras: height and width of the images in pixels; 0: no images.
-        workers: bags written at the same time.
-    """
-
-    output: Path
-    play_steps: int = 40_000
-    play_episode_steps: int = PLAY_STEPS
-    play_noise: tuple[float, ...] = PlaySettings().noise
-    episodes_per_bag: int = 20
-    demonstrations: int = 50
-    tasks: tuple[str, ...] = tuple(task.name for task in TASKS)
-    noise: float = DEMONSTRATION_NOISE
-    start: str = "wide"
-    seed: int = 0
-    cameras: int = 0
-    workers: int = 2
+    output: Path = field(metadata={"help": "folder of the bags; what is finished there is skipped"})
+    play_steps: int = field(default=40_000, metadata={"help": "steps of play in all; 0: none"})
+    play_episode_steps: int = field(default=PLAY_STEPS, metadata={"help": "steps of play between two resets"})
+    play_noise: tuple[float, ...] = field(
+        default=PlaySettings().noise, metadata={"help": "levels of action noise; each skill segment of play draws one"}
+    )
+    episodes_per_bag: int = field(default=20, metadata={"help": "play episodes in one bag"})
+    demonstrations: int = field(default=50, metadata={"help": "successful demonstrations of each task; 0: none"})
+    tasks: tuple[str, ...] = field(
+        default=tuple(task.name for task in TASKS), metadata={"help": "what to demonstrate; play has every task"}
+    )
+    noise: float = field(default=DEMONSTRATION_NOISE, metadata={"help": "noise on a demonstration's actions"})
+    start: str = field(default="wide", metadata={"help": "spread of the starts: narrow, medium, wide, or 0 to 1"})
+    seed: int = field(default=0, metadata={"help": "another seed gives other bags, the same seed the same"})
+    cameras: int = field(default=0, metadata={"help": "height and width of the images in pixels; 0: no images"})
+    workers: int = field(default=2, metadata={"help": "bags written at the same time"})
 
     def __post_init__(self) -> None:
         for task in self.tasks:
