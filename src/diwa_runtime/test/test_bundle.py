@@ -159,7 +159,13 @@ def test_path_that_leaves_the_folder_is_refused(folder, name):
 def test_link_is_refused(folder, tmp_path, name):
     (folder / name).rename(tmp_path / "elsewhere")
     (folder / name).symlink_to(tmp_path / "elsewhere")
-    refused(folder, name, "link")
+    refused(folder, name, "is a link or a folder")
+
+
+def test_folder_in_place_of_a_file_is_refused(folder):
+    (folder / "policy.onnx").unlink()
+    (folder / "policy.onnx").mkdir()
+    refused(folder, "policy.onnx", "is a link or a folder")
 
 
 @pytest.mark.parametrize("name", [MANIFEST, *GRAPHS])
@@ -196,15 +202,67 @@ def test_graph_that_keeps_weights_in_another_file_is_refused(folder, tmp_path):
     refused(folder, "policy.onnx", "another file")
 
 
-def test_weights_hidden_in_a_branch_of_a_branch_are_found(folder):
-    inner = onnx.helper.make_tensor("hidden", onnx.TensorProto.FLOAT, [1], [0.0])
-    inner.external_data.add(key="location", value="/etc/passwd")
-    branch = onnx.helper.make_graph([], "branch", [], [], [inner])
-    outer = onnx.helper.make_graph([onnx.helper.make_node("If", ["c"], ["o"], then_branch=branch)], "outer", [], [])
+def stray_tensor() -> onnx.TensorProto:
+    tensor = onnx.helper.make_tensor("hidden", onnx.TensorProto.FLOAT, [1], [0.0])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    return tensor
+
+
+def stray_branch(depth: int) -> onnx.GraphProto:
+    """A graph inside graphs, with a stray tensor at the innermost."""
+    if depth == 0:
+        return onnx.helper.make_graph([], "inner", [], [], [stray_tensor()])
+    node = onnx.helper.make_node("If", ["c"], ["o"], then_branch=stray_branch(depth - 1))
+    return onnx.helper.make_graph([node], "outer", [], [])
+
+
+def hide_in_attribute(model: onnx.ModelProto, **attribute) -> None:
+    model.graph.node.append(onnx.helper.make_node("Custom", [], [], **attribute))
+
+
+def hide_in_sparse_tensor(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add().indices.CopyFrom(stray_tensor())
+
+
+def hide_in_function(model: onnx.ModelProto) -> None:
+    node = onnx.helper.make_node("Constant", [], ["x"], value=stray_tensor())
+    model.functions.append(onnx.helper.make_function("d", "f", [], ["x"], [node], [onnx.helper.make_opsetid("", 18)]))
+
+
+def hide_in_training(model: onnx.ModelProto) -> None:
+    model.training_info.add().algorithm.CopyFrom(stray_branch(0))
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [
+        pytest.param(lambda model: hide_in_attribute(model, value=stray_tensor()), id="attribute"),
+        pytest.param(lambda model: hide_in_attribute(model, values=[stray_tensor()]), id="attribute's list"),
+        pytest.param(lambda model: hide_in_attribute(model, body=stray_branch(2)), id="branch of a branch"),
+        pytest.param(lambda model: hide_in_attribute(model, bodies=[stray_branch(0)]), id="list of branches"),
+        pytest.param(hide_in_sparse_tensor, id="sparse tensor"),
+        pytest.param(hide_in_function, id="function"),
+        pytest.param(hide_in_training, id="training"),
+    ],
+)
+def test_weights_that_hide_anywhere_are_found(folder, hide):
     model = onnx.load_from_string((folder / "reward.onnx").read_bytes())
-    model.graph.node.append(onnx.helper.make_node("Loop", ["", ""], ["x"], body=outer))
+    hide(model)
     replace_graph(folder, "reward.onnx", model.SerializeToString())
     refused(folder, "reward.onnx", "another file")
+
+
+def test_graph_of_another_element_type_is_refused(folder):
+    model = onnx.load_from_string((folder / "policy.onnx").read_bytes())
+    model.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    replace_graph(folder, "policy.onnx", model.SerializeToString())
+    refused(folder, "policy.onnx", "'noise' is float64", "float32")
+
+
+def test_second_graph_behind_the_first_is_refused(folder):
+    raw = (folder / "reward.onnx").read_bytes()
+    replace_graph(folder, "reward.onnx", raw + raw)
+    refused(folder, "reward.onnx", "2 graphs")
 
 
 def test_graph_of_other_shapes_is_refused_with_both_shapes(folder):
@@ -217,7 +275,7 @@ def test_graph_of_other_shapes_is_refused_with_both_shapes(folder):
 
 def test_bytes_that_are_no_graph_are_refused(folder):
     good = (folder / "filter.onnx").read_bytes()
-    for raw in (b"", b"\x00", b"\xff" * 64, good[:-1], good[: len(good) // 2], good + good):
+    for raw in (b"", b"\x00", b"\xff" * 64, good[:-1], good[: len(good) // 2]):
         replace_graph(folder, "filter.onnx", raw)
         refused(folder, "filter.onnx")
 

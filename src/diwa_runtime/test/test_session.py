@@ -126,11 +126,21 @@ def test_actions_never_leave_what_a_robot_accepts(tmp_path):
     assert set(np.unique(actions[:, 6])) <= {-1.0, 1.0}
 
 
-def test_noise_is_clipped(tmp_path):
-    """With zero weights a chunk is the sum of its 4 draws of noise: at most 4 * 3, and sometimes close to it."""
-    bundle = make_bundle(tmp_path, decide=np.zeros((LATENT, 7), np.float32), noise_scale=1 / 13)
-    actions = np.concatenate([run(PolicySession(bundle, seed)) for seed in range(20)])
-    assert 0.3 < np.abs(actions[:, :6]).max() < 12 / 13
+def test_noise_is_normal_and_clipped(bundle, monkeypatch):
+    drawn, policy = [], bundle.policy
+
+    def watched(latent, noise):
+        drawn.append(noise.copy())
+        return policy(latent, noise)
+
+    monkeypatch.setattr(bundle, "policy", watched)
+    for seed in range(30):
+        run(PolicySession(bundle, seed))
+    noise = np.concatenate(drawn)
+    assert noise.shape == (90, 4, CHUNK, 7)
+    assert np.abs(noise).max() == 3
+    assert noise.std() == pytest.approx(1, abs=0.03)
+    assert noise.mean() == pytest.approx(0, abs=0.03)
 
 
 def test_success_probability_follows_the_latent(bundle):

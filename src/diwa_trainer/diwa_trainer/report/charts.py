@@ -148,7 +148,7 @@ def line_chart(
     parts = [_shade(x_scale, shaded_to), _grid(x, y, x_scale, y_scale)]
     parts += [_line(one, x_scale, y_scale, y.percent) for one in shown]
     description = f"{title}: {', '.join(one.name for one in shown)} over {x.label}"
-    return _figure(title, _legend(shown), _svg(HEIGHT, description, parts), note)
+    return _figure(title, _legend(shown), _svg(HEIGHT, description, parts), note, y.label)
 
 
 @dataclass(frozen=True)
@@ -242,8 +242,6 @@ def _grid(x: Axis, y: Axis, x_scale: Scale, y_scale: Scale) -> str:
         parts.append(f'<text class="tick middle" x="{at:.1f}" y="{bottom + 17}">{number(tick, x.percent)}</text>')
     parts.append(f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(f'<text class="label end" x="{right}" y="{HEIGHT - 5}">{escape(x.label)}</text>')
-    if y.label:
-        parts.append(f'<text class="label" x="{LEFT + 6}" y="{TOP + 8}">{escape(y.label)}</text>')
     return "".join(parts)
 
 
@@ -293,6 +291,7 @@ def _svg(height: int, description: str, parts: Sequence[str]) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
-def _figure(title: str, legend: str, svg: str, note: str) -> str:
+def _figure(title: str, legend: str, svg: str, note: str, unit: str = "") -> str:
+    shown_unit = f' <span class="unit">{escape(unit)}</span>' if unit else ""
     under = f'<p class="note">{escape(note)}</p>' if note else ""
-    return f"<figure><figcaption>{escape(title)}</figcaption>{legend}{svg}{under}</figure>"
+    return f"<figure><figcaption>{escape(title)}{shown_unit}</figcaption>{legend}{svg}{under}</figure>"
