@@ -8,15 +8,20 @@ that hardly vary would otherwise become targets of 100 deviations when a block t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-CLAMP = 4.0
+from diwa_runtime.errors import ConfigError
 
+CLAMP = 4.0
+ANGLES = ("roll", "pitch", "yaw")
+
+# A value that tasks watch or lights show may be at its other end in a handful of rows: its floor is a quarter of its
+# travel at least, so that the clamp never cuts that end off and a decoded light can always be on.
 FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
     # pattern of the feature's name, floor of the deviation (SI units), weight in the world model's loss
     (r"tcp_[xyz]", 0.02, 4.0),
@@ -24,9 +29,11 @@ FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
     (r"joint_\d", 0.05, 0.5),
     (r"gripper_command", 0.2, 1.0),
     (r"gripper_width", 0.01, 1.0),
-    (r"slider|drawer", 0.02, 2.0),
-    (r"button|switch", 0.005, 1.0),
-    (r"bulb|led", 0.1, 2.0),
+    (r"slider", 0.08, 2.0),
+    (r"drawer", 0.055, 2.0),
+    (r"button", 0.005, 1.0),
+    (r"switch", 0.025, 1.0),
+    (r"bulb|led", 0.25, 2.0),
     (r".*_rotation_\d", 0.3, 0.03),
     (r".*_[xyz]", 0.1, 0.03),
     (r".*", 0.05, 0.5),
@@ -34,14 +41,28 @@ FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
 
 
 def feature_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Name the features of a raw vector: each Euler triple gives six ``*_rotation_i``, all else stays."""
+    """Name the features of a raw vector: each Euler triple gives six ``*_rotation_i``, all else stays.
+
+    Raises:
+        ConfigError: an angle that stands outside of a triple.
+    """
     out: list[str] = []
-    for name in names:
-        if name.endswith("_roll"):
-            out += [f"{name.removesuffix('_roll')}_rotation_{i}" for i in range(6)]
-        elif not name.endswith(("_pitch", "_yaw")):
-            out.append(name)
+    for name, _, is_rotation in _columns(names):
+        out += [f"{name}_rotation_{i}" for i in range(6)] if is_rotation else [name]
     return tuple(out)
+
+
+def _columns(names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
+    """Yield each value's name, its column, and whether it is an Euler triple, which takes three."""
+    column = 0
+    while column < len(names):
+        body, _, end = names[column].rpartition("_")
+        is_rotation = end in ANGLES
+        triple = tuple(f"{body}_{angle}" for angle in ANGLES)
+        if is_rotation and tuple(names[column : column + 3]) != triple:
+            raise ConfigError(f"the Spec has {names[column]!r} outside of a triple {', '.join(triple)}")
+        yield (body if is_rotation else names[column]), column, is_rotation
+        column += 3 if is_rotation else 1
 
 
 def _rule(name: str) -> tuple[float, float]:
@@ -90,11 +111,8 @@ class Features(nn.Module):
     def raw_features(self, raw: Tensor) -> Tensor:
         """Turn raw vectors (..., D) into features (..., F) in SI units."""
         columns: list[Tensor] = []
-        for i, name in enumerate(self.raw_names):
-            if name.endswith("_roll"):
-                columns += _rotation_features(raw[..., i], raw[..., i + 1], raw[..., i + 2])
-            elif not name.endswith(("_pitch", "_yaw")):
-                columns.append(raw[..., i])
+        for _, i, is_rotation in _columns(self.raw_names):
+            columns += _rotation_features(*raw[..., i : i + 3].unbind(-1)) if is_rotation else [raw[..., i]]
         return torch.stack(columns, dim=-1)
 
     def forward(self, raw: Tensor) -> Tensor:

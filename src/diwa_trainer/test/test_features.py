@@ -1,0 +1,113 @@
+"""Features: rotations without a jump, outliers clamped, nothing that matters clamped away, and the way back."""
+
+import numpy as np
+import pytest
+import torch
+
+from diwa_runtime.errors import ConfigError
+from diwa_runtime.geometry import euler_to_matrix
+from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES
+from diwa_trainer.features import CLAMP, Features, feature_names
+
+POSE = ("block_x", "block_roll", "block_pitch", "block_yaw")
+
+
+def fitted(names, raw) -> Features:
+    features = Features(names)
+    features.fit(np.asarray(raw, np.float32))
+    return features
+
+
+def random_angles(count):
+    return np.random.default_rng(0).uniform(-np.pi, np.pi, (count, 3))
+
+
+def test_each_euler_triple_becomes_six_numbers_and_all_else_stays():
+    assert feature_names(POSE) == ("block_x", *(f"block_rotation_{i}" for i in range(6)))
+    assert len(feature_names(PROPRIO_NAMES)) == 18
+    assert len(feature_names(SCENE_NAMES)) == 33
+
+
+@pytest.mark.parametrize(
+    "names", [("a_yaw",), ("a_roll", "a_pitch"), ("a_roll", "a_pitch", "b_yaw"), ("a_pitch", "a_roll", "a_yaw")]
+)
+def test_an_angle_outside_of_a_triple_is_refused_by_name(names):
+    with pytest.raises(ConfigError, match=r"[ab]_(roll|pitch|yaw)' outside of a triple"):
+        feature_names(names)
+
+
+def test_rotations_are_the_first_two_columns_of_the_matrices_of_geometry():
+    angles = random_angles(50)
+    raw = np.concatenate([np.zeros((50, 1)), angles], -1).astype(np.float32)
+
+    features = Features(POSE).raw_features(torch.from_numpy(raw))[:, 1:]
+
+    columns = euler_to_matrix(angles)[..., :2]
+    np.testing.assert_allclose(features, columns.transpose(0, 2, 1).reshape(50, 6), atol=1e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_nothing_jumps_where_an_angle_passes_pi(axis):
+    raw = np.zeros((2, 4), np.float32)
+    raw[:, 1 + axis] = np.pi - 1e-4, -np.pi + 1e-4
+
+    before, after = Features(POSE).raw_features(torch.from_numpy(raw))
+
+    assert (before - after).abs().max() < 1e-3
+
+
+def test_features_have_mean_zero_and_deviation_one_where_they_vary():
+    raw = np.random.default_rng(0).normal([0.3, -1.0], [0.5, 2.0], (4000, 2))
+
+    features = fitted(("tcp_x", "joint_1"), raw)(torch.tensor(raw, dtype=torch.float32))
+
+    np.testing.assert_allclose(features.mean(0), 0, atol=0.01)
+    np.testing.assert_allclose(features.std(0), 1, atol=0.01)
+
+
+def test_a_block_that_tips_over_once_is_no_target_of_hundreds_of_deviations():
+    raw = np.zeros((1000, 4), np.float32)
+    raw[:, 1:] = 1e-3 * np.random.default_rng(0).standard_normal((1000, 3))
+    raw[7, 1] = np.pi / 2
+
+    features = fitted(POSE, raw)
+
+    assert features.std[1:].min() >= 0.3
+    assert features(torch.from_numpy(raw)).abs().max() <= CLAMP
+
+
+@pytest.mark.parametrize(("name", "travel"), [("led", 1.0), ("bulb", 1.0), ("drawer", 0.22), ("slider", 0.31)])
+def test_the_far_end_of_what_tasks_watch_is_never_clamped_away(name, travel):
+    raw = np.zeros((1000, 1), np.float32)
+    raw[3] = travel  # a single row in a thousand
+
+    features = fitted((name,), raw)
+
+    assert features.physical(features(torch.from_numpy(raw)), name)[3] == pytest.approx(travel, abs=1e-5)
+
+
+def test_physical_inverts_the_standardisation():
+    raw = np.random.default_rng(1).normal(0, 0.1, (200, len(PROPRIO_NAMES))).astype(np.float32)
+    features = fitted(PROPRIO_NAMES, raw)
+    seen = features(torch.from_numpy(raw))
+
+    for name in ("tcp_x", "tcp_z", "joint_7", "gripper_command"):
+        expected = raw[:, PROPRIO_NAMES.index(name)]
+        np.testing.assert_allclose(features.physical(seen, name), expected, atol=1e-6, err_msg=name)
+
+
+def test_features_and_their_way_back_keep_leading_dimensions():
+    raw = torch.randn(2, 3, len(SCENE_NAMES))
+    features = Features(SCENE_NAMES)
+
+    assert features(raw).shape == (2, 3, 33)
+    assert features.physical(features(raw), "led").shape == (2, 3)
+
+
+def test_the_standardisation_travels_with_the_weights():
+    raw = np.random.default_rng(1).normal(0.4, 0.2, (50, 1)).astype(np.float32)
+    features, other = fitted(("tcp_x",), raw), Features(("tcp_x",))
+
+    other.load_state_dict(features.state_dict())
+
+    assert torch.equal(other(torch.from_numpy(raw)), features(torch.from_numpy(raw)))

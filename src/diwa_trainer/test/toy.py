@@ -1,0 +1,187 @@
+"""A toy table of which every answer is known, data recorded on it, and settings that train on them in seconds.
+
+The arm is a point. Below a height of 0.1 m it holds the drawer, which then moves along with its x; above, it moves
+alone. Demonstrations lower the arm and pull; play moves at random.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diwa_runtime.actions import accept_action
+from diwa_runtime.spec import Spec
+from diwa_trainer.dataset import DatasetWriter
+from diwa_trainer.diffusion import DiffusionConfig
+from diwa_trainer.ppo import PPOConfig
+from diwa_trainer.reward import ClassifierConfig
+from diwa_trainer.rssm import RSSMConfig
+from diwa_trainer.verbs import finetune, pretrain, train_reward, train_world_model
+from diwa_trainer.verbs.finetune import FinetuneConfig
+from diwa_trainer.verbs.pretrain import PretrainConfig
+from diwa_trainer.verbs.train_reward import TrainRewardConfig
+from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
+from diwa_trainer.world_model import WorldModel, WorldModelConfig
+
+TASK, SPEC = "open_drawer", Spec()
+DRAWER = SPEC.scene.index("drawer")
+GRASP_HEIGHT_M, TRAVEL_M, STRIDE_M = 0.1, 0.2, SPEC.action_scale.translation_m
+PLAY, DEMONSTRATIONS, PLAY_ROWS, DEMONSTRATION_ROWS = 8, 12, 70, 20
+
+Rows = dict[str, NDArray[Any]]
+
+
+class Table:
+    """Where the arm is and how far the drawer is out."""
+
+    def __init__(self, rng: np.random.Generator, open_m: float = 0.0) -> None:
+        self.tcp = np.array([0.0, 0.0, 0.18]) + rng.uniform(-0.02, 0.02, 3)
+        self.drawer, self.gripper = open_m, 1.0
+
+    def step(self, action: NDArray[Any]) -> NDArray[np.float32]:
+        """Move; return what was accepted."""
+        accepted = accept_action(action)
+        if self.tcp[2] < GRASP_HEIGHT_M:
+            self.drawer = float(np.clip(self.drawer + STRIDE_M * accepted[0], 0, TRAVEL_M))
+        self.tcp = np.clip(self.tcp + STRIDE_M * accepted[:3], -0.4, 0.4)
+        self.gripper = float(accepted[6])
+        return accepted
+
+    def observation(self) -> Rows:
+        """Return proprio (15,) and scene (24,)."""
+        proprio, scene = np.zeros(15, np.float32), np.zeros(24, np.float32)
+        proprio[:3], proprio[3], proprio[6], proprio[14] = self.tcp, np.pi, 0.04, self.gripper
+        scene[DRAWER] = self.drawer
+        return {"proprio": proprio, "scene": scene}
+
+
+def demonstration_action(table: Table, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Go down, then pull; a little noise."""
+    direction = [0.0, 0.0, -1.0] if table.tcp[2] >= GRASP_HEIGHT_M else [1.0, 0.0, 0.0]
+    return np.append(np.array([*direction, 0, 0, 0]) + 0.05 * rng.standard_normal(6), 1.0)
+
+
+def play_action(table: Table, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Wander, low for most of the time, so that the drawer moves both ways."""
+    direction = rng.uniform(-1, 1, 7)
+    direction[2] = np.sign(0.08 - table.tcp[2]) * rng.uniform(0, 1)
+    return direction
+
+
+def episode(table: Table, action_of: Any, count: int, rng: np.random.Generator) -> Rows:
+    """Record `count` rows."""
+    rows: dict[str, list[Any]] = {"stamp": [], "proprio": [], "scene": [], "action": []}
+    for row in range(count):
+        observation = table.observation()
+        accepted = table.step(action_of(table, rng))
+        for name, value in {"stamp": row * 33_333_333, **observation, "action": accepted}.items():
+            rows[name].append(value)
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+def write_toy(
+    folder: Path, play: int = PLAY, demonstrations: int = DEMONSTRATIONS, spec: Spec = SPEC, seed: int = 0
+) -> Path:
+    """Write a dataset of the toy table; return its folder."""
+    rng = np.random.default_rng(seed)
+    with DatasetWriter(folder, spec) as writer:
+        for number in range(play):
+            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, PLAY_ROWS, rng)
+            writer.add_episode(rows, bag="play", seed=number)
+        for number in range(demonstrations):
+            rows = episode(Table(rng), demonstration_action, DEMONSTRATION_ROWS, rng)
+            done = int(np.argmax(rows["scene"][:, DRAWER] > 0.12))
+            about = {"kind": "demonstration", "task": TASK, "outcome": "success", "marks": [(done, TASK)]}
+            writer.add_episode(rows, bag="demonstrations", seed=number, **about)
+    return folder
+
+
+class ToyTable(gymnasium.Env[Rows, NDArray[np.floating]]):
+    """The toy table behind the observation contract."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    contract = SPEC
+
+    def __init__(self, task: str = TASK, render_mode: str | None = None) -> None:
+        self.task, self.render_mode = SPEC.task(task), render_mode
+        self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict(
+            {name: gymnasium.spaces.Box(-np.inf, np.inf, (size,)) for name, size in (("proprio", 15), ("scene", 24))}
+        )
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Close the drawer and lift the arm."""
+        super().reset(seed=seed, options=options)
+        self.table = Table(self.np_random)
+        self.start = self.table.observation()
+        return self.start, {}
+
+    def step(self, action: NDArray[np.floating]) -> Any:
+        """Move."""
+        accepted = self.table.step(action)
+        observation = self.table.observation()
+        success = bool(self.task.achieved(self.start["scene"], observation["scene"], SPEC.scene))
+        return observation, 0.0, False, False, {"success": success, "action": accepted}
+
+    def render(self) -> Any:
+        """Draw how far the drawer is out."""
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:, : int(64 * self.table.drawer / TRAVEL_M)] = 255
+        return frame
+
+
+gymnasium.register("ToyTable-v0", entry_point=ToyTable)
+
+TINY_MODEL = WorldModelConfig(rssm=RSSMConfig(deterministic=16, variables=4, classes=4, hidden=16), hidden=16)
+TINY_POLICY = DiffusionConfig(denoising_steps=4, finetuned_steps=2, hidden=16, time_embedding=8)
+TINY_PPO = PPOConfig(epochs=1, minibatch=16, critic_warmup=1, critic_hidden=8)
+
+
+def tiny_model(seed: int = 0) -> WorldModel:
+    """Return an untrained world model, frozen."""
+    torch.manual_seed(seed)
+    return WorldModel(SPEC, TINY_MODEL).eval().requires_grad_(False)
+
+
+def tiny_configs(data: Path, runs: Path, updates: int = 4, **every: Any) -> dict[str, Any]:
+    """Return the settings of each training verb, reading from and writing to `runs`, by verb."""
+    every = {"log_every": 1, "save_every": 2, **every}
+    shared = {"dataset": data, "world_model": runs / "world_model"}
+    tuning = {name: value for name, value in every.items() if name != "log_every"}
+    return {
+        "train_world_model": TrainWorldModelConfig(
+            data, runs / "world_model", TINY_MODEL, updates=updates, batch=4, length=12, **every
+        ),
+        "pretrain": PretrainConfig(
+            **shared, output=runs / "pretrained", task=TASK, demonstrations=10, policy=TINY_POLICY,
+            updates=updates, batch=16, encodings=2, **every,
+        ),
+        "train_reward": TrainRewardConfig(
+            **shared, output=runs / "reward", task=TASK, classifier=ClassifierConfig(hidden=16, embedding=8),
+            demonstrations=6, play=12, play_length=24, updates=updates, batch=16, **every,
+        ),
+        "finetune": FinetuneConfig(
+            **shared, policy=runs / "pretrained", reward=runs / "reward", output=runs / "finetuned", ppo=TINY_PPO,
+            iterations=updates, episodes=8, chunks=3, play_starts=8, judged_episodes=8, judge_every=2, **tuning,
+        ),
+    }  # fmt: skip
+
+
+TRAINERS = {
+    "train_world_model": train_world_model.run,
+    "pretrain": pretrain.run,
+    "train_reward": train_reward.run,
+    "finetune": finetune.run,
+}
+
+
+def train_all(data: Path, runs: Path) -> Path:
+    """Run every training verb once; return the folder of their runs."""
+    for verb, config in tiny_configs(data, runs).items():
+        TRAINERS[verb](config)
+    return runs
