@@ -7,17 +7,25 @@ nearly: they are the hard negatives that demonstrations cannot give (`trial.md`,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import TaskSpec
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.features import Features
 
 Rows = NDArray[np.int64]
+
+ROWS_AFTER = 8
+"""A stretch of play is at least one row longer: enough for two chunks."""
+FREE_POSE = r".*_(x|y|z|roll|pitch|yaw)"
+"""Names of the scene's values that are the pose of a free block."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +74,7 @@ def play_segments(
     About half of them are chosen to succeed if that many do, so that both labels are met.
     """
     spec = dataset.spec.task(task)
-    candidates, episode_of = _play_rows(episodes, minimum=8)
-    if "scene" in dataset.arrays:
-        column = dataset.scene[:, dataset.spec.scene.index(spec.field)]
-        first = column[[episode.start for episode in like]]
-        span = abs(spec.change) * 0.1
-        fits = (column[candidates] >= first.min() - span) & (column[candidates] <= first.max() + span)
-        candidates, episode_of = candidates[fits], episode_of[fits]
+    candidates, episode_of = _play_rows(dataset, spec, like, episodes)
     drawn = rng.permutation(len(candidates))[: 8 * count]
     segments = []
     for i in drawn:
@@ -86,24 +88,25 @@ def play_segments(
 
 
 def start_rows(
-    dataset: Dataset, like: Sequence[Episode], episodes: Sequence[Episode], count: int, rng: np.random.Generator
+    dataset: Dataset,
+    task: str,
+    like: Sequence[Episode],
+    episodes: Sequence[Episode],
+    count: int,
+    rng: np.random.Generator,
 ) -> Rows:
     """Draw rows of `episodes` of play that look like the first frames of `like`: where imagined episodes may start.
 
-    A row's distance is how far its worst feature lies outside of the range that the first frames span, in units of that
-    range. The features are proprio and, where recorded, the scene without its free blocks. Of the nearest rows, `count`
-    are drawn, spread over the recordings.
+    The task's part of the scene must be as it was there. A row's distance is how far its worst feature lies outside of
+    the range that the first frames span, in units of that range. The features are proprio and, where recorded, the
+    scene without its free blocks. Of the nearest rows, `count` are drawn, spread over the recordings.
     """
-    candidates, _ = _play_rows(episodes, minimum=8)
+    candidates, _ = _play_rows(dataset, dataset.spec.task(task), like, episodes)
     first = [episode.start for episode in like]
-    names = list(dataset.spec.proprio)
-    values = dataset.proprio
+    values = Features(dataset.spec.proprio).raw_features(torch.from_numpy(dataset.proprio)).numpy()
     if "scene" in dataset.arrays:
-        fixed = [i for i, name in enumerate(dataset.spec.scene) if "_" not in name]
-        names += [dataset.spec.scene[i] for i in fixed]
+        fixed = [i for i, name in enumerate(dataset.spec.scene) if not re.fullmatch(FREE_POSE, name)]
         values = np.concatenate([values, dataset.scene[:, fixed]], -1)
-    angles = np.array([name.endswith(("_roll", "_pitch", "_yaw")) for name in names])
-    values = np.where(angles, np.cos(values), values)
     low, high = values[first].min(0), values[first].max(0)
     reach = np.maximum(high - low, 0.02)
     outside = np.maximum(np.maximum(low - values[candidates], values[candidates] - high), 0) / reach
@@ -112,17 +115,26 @@ def start_rows(
     return np.sort(rng.choice(near, size=min(count, len(near)), replace=False))
 
 
-def _play_rows(episodes: Sequence[Episode], minimum: int) -> tuple[Rows, Rows]:
-    """Rows of play that have at least `minimum` rows after them, and the index of the episode of each."""
-    rows, owners = [], []
-    for index, episode in enumerate(episodes):
-        if episode.kind == "play" and len(episode) > minimum:
-            rows.append(np.arange(episode.start, episode.end - minimum))
-            owners.append(np.full(len(rows[-1]), index))
-    if not rows:
-        empty = np.zeros(0, np.int64)
-        return empty, empty
-    return np.concatenate(rows), np.concatenate(owners)
+def _play_rows(
+    dataset: Dataset, task: TaskSpec, like: Sequence[Episode], episodes: Sequence[Episode]
+) -> tuple[Rows, Rows]:
+    """Rows of play at which the task could start, and the index of the episode of each.
+
+    They have `ROWS_AFTER` rows after them, and the task's part of the scene, where recorded, lies within the range that
+    the first frames of `like` span, give or take a tenth of what the task changes.
+    """
+    play = [(index, episode) for index, episode in enumerate(episodes) if episode.kind == "play"]
+    spans = [np.arange(episode.start, episode.end - ROWS_AFTER) for _, episode in play]
+    owners = [np.full(len(span), index) for (index, _), span in zip(play, spans, strict=True)]
+    rows = np.concatenate([np.zeros(0, np.int64), *spans])
+    owner = np.concatenate([np.zeros(0, np.int64), *owners])
+    if "scene" not in dataset.arrays:
+        return rows, owner
+    column = dataset.scene[:, dataset.spec.scene.index(task.field)]
+    first = column[[episode.start for episode in like]]
+    slack = abs(task.change) * 0.1
+    fits = (column[rows] >= first.min() - slack) & (column[rows] <= first.max() + slack)
+    return rows[fits], owner[fits]
 
 
 def _label(dataset: Dataset, task: TaskSpec, start: int, end: int, episode: Episode) -> NDArray[np.bool_]:

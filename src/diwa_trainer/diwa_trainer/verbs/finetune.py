@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import Artifact, save_artifact
@@ -64,6 +65,11 @@ class FinetuneConfig:
         default=0, metadata={"help": "keep the policy every so many iterations, for `export --iteration`"}
     )
 
+    def __post_init__(self) -> None:
+        check_bounds(self, threshold=(0, 1), iterations=(1, None), episodes=(2, None), chunks=(1, None))
+        check_bounds(self, play_starts=(0, None), judged_episodes=(1, None), judge_every=(1, None))
+        check_bounds(self, threads=(1, None), save_every=(1, None), keep_every=(0, None))
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -107,10 +113,10 @@ def run(config: FinetuneConfig) -> None:
             state.extra["imagined_steps"] += int(rollout.live.sum()) * policy.config.chunk
             metrics |= _rollout_metrics(rollout, state)
             run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
-            if state.step % config.save_every == 0:
-                run.save(state)
             if config.keep_every and state.step % config.keep_every == 0:
                 _keep(run.folder / f"iteration_{state.step:04d}" / WEIGHTS, parts, policy, files, state.step)
+            if state.step % config.save_every == 0:
+                run.save(state)
         final = _judge(config, parts, policy)
         run.log(state.step, final)
         _keep(run.folder / WEIGHTS, parts, policy, files, state.step)
@@ -129,7 +135,8 @@ def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
         raise InputError(
             f"{config.reward}: rewards {reward_file.about['task']}, the policy of {config.policy} does {task}"
         )
-    rewards = make_rewards(model, classifier, config.threshold or reward_file.about["threshold"], model.spec.task(task))
+    threshold = reward_file.about["threshold"] if config.threshold is None else config.threshold
+    rewards = make_rewards(model, classifier, threshold, model.spec.task(task))
     parts = Parts(
         model,
         pretrained,
@@ -157,7 +164,7 @@ def _starts(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: s
     rng = np.random.default_rng(config.seed)
     rows = np.array([episode.start for episode in like])
     if config.play_starts:
-        rows = np.concatenate([rows, start_rows(dataset, like, dataset.episodes, config.play_starts, rng)])
+        rows = np.concatenate([rows, start_rows(dataset, task, like, dataset.episodes, config.play_starts, rng)])
     rows = np.tile(rows, START_ENCODINGS)
     latents = encode_starts(model, dataset, rows, torch.Generator().manual_seed(config.seed))
     if "scene" not in dataset.arrays:
