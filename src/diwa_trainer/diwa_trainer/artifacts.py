@@ -7,13 +7,14 @@ enough to build the network again.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from diwa_runtime.config import config_from, to_plain
@@ -48,21 +49,27 @@ class Artifact:
         """Return the network's config as its dataclass."""
         return config_from(cls, self.config, str(self.path))
 
-    def fill(self, module: Module) -> Module:
-        """Load the weights into a network built from this file's config; return it frozen, in evaluation mode.
+    def network(self, build: Callable[[], Module]) -> Module:
+        """Build a network from this file's config and load its weights; return it frozen, in evaluation mode.
 
         Raises:
-            InputError: they do not fit.
+            InputError: the file's config makes no network, or the weights are another one's.
         """
         try:
+            module = build()
             module.load_state_dict(self.weights)
-        except RuntimeError as error:
-            raise InputError(f"{self.path}: weights do not fit ({str(error).splitlines()[-1].strip()})") from None
+        except (RuntimeError, TypeError, ValueError, MemoryError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{self.path}: config and weights make no network ({reason})") from None
         return module.eval().requires_grad_(False)
 
 
 def save_artifact(path: Path, kind: str, module: nn.Module, config: Any, spec: Spec, about: dict[str, Any]) -> None:
-    """Write a network whole or not at all."""
+    """Write a network whole or not at all.
+
+    Raises:
+        StorageError: the disk is full.
+    """
     header = {
         "format": str(ARTIFACT_VERSION),
         "kind": kind,
@@ -72,11 +79,11 @@ def save_artifact(path: Path, kind: str, module: nn.Module, config: Any, spec: S
     }
     weights = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
     with written_whole(path) as temporary:
-        save_file(weights, temporary, header)
+        temporary.write_bytes(to_safetensors(weights, header))
 
 
-def load_artifact(path: Path, kind: str, made_by: str) -> Artifact:
-    """Read a network's file.
+def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()) -> Artifact:
+    """Read a network's file, which must state `facts` about itself.
 
     Raises:
         InputError: it is not there, no safetensors file, of another kind or another version; says which verb makes it.
@@ -99,6 +106,9 @@ def load_artifact(path: Path, kind: str, made_by: str) -> Artifact:
         )
     try:
         config, spec, about = (json.loads(header[name]) for name in ("config", "spec", "about"))
-    except (KeyError, ValueError) as error:
+        missing = next((fact for fact in facts if fact not in about), None)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: damaged header ({error}); make it anew with `{made_by}`") from None
+    if missing is not None:
+        raise InputError(f"{path}: its header does not state {missing!r}; make it anew with `{made_by}`")
     return Artifact(path, kind, config, Spec.from_json(spec, str(path)), about, weights, sha256_of(path))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diwa_runtime.errors import InputError
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.latents import encode
 from diwa_trainer.world_model import WorldModel
@@ -25,6 +26,9 @@ def demonstration_chunks(
     All windows of `chunk` consecutive actions inside a demonstration, none padded past its end (`paper.md` 4.3). An
     episode's last row has no action of its own, so it ends no window. Each demonstration is encoded `samples` times,
     with other draws of the posterior.
+
+    Raises:
+        InputError: every one of them is too short.
     """
     starts, ends = [e.start for e in episodes], [e.end for e in episodes]
     drawn = [encode(model, dataset, starts, ends, generator) for _ in range(samples)]
@@ -36,4 +40,8 @@ def demonstration_chunks(
         latents.append(torch.stack([encoding[i][:count] for encoding in drawn], 1))
         actions = torch.from_numpy(dataset.action[episode.rows])
         chunks.append(actions.unfold(0, chunk, 1)[:count].transpose(1, 2))
+    if not chunks:
+        raise InputError(
+            f"{dataset.folder}: none of {len(episodes)} demonstrations has more than {chunk} rows; use shorter chunks"
+        )
     return torch.cat(latents), torch.cat(chunks)

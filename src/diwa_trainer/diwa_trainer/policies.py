@@ -17,6 +17,7 @@ def load_policy(folder: Path, kind: str, made_by: str) -> tuple[DiffusionPolicy,
     Raises:
         InputError: the run is not done, or its file is damaged.
     """
-    artifact = load_artifact(Path(folder) / WEIGHTS, kind, made_by)
-    policy = DiffusionPolicy(artifact.config_as(DiffusionConfig), artifact.about["latent_size"])
-    return artifact.fill(policy), artifact
+    facts = ("task", "latent_size", "world_model", *(["policy"] if kind == FINETUNED else []))
+    artifact = load_artifact(Path(folder) / WEIGHTS, kind, made_by, facts)
+    config = artifact.config_as(DiffusionConfig)
+    return artifact.network(lambda: DiffusionPolicy(config, artifact.about["latent_size"])), artifact

@@ -1,15 +1,18 @@
 """A run: the folder of one verb, with its config, metrics, checkpoints and summary.
 
-``config.yaml`` as resolved, ``metrics.jsonl`` (one JSON object a line), ``tensorboard/``, ``checkpoint/`` and, once
-done, ``summary.json``. The same command goes on where it was; a finished run is not done twice; a run of other settings
-in the same folder is refused.
+``config.yaml`` as resolved, ``inputs.json``, ``metrics.jsonl`` (one JSON object a line), ``tensorboard/``,
+``checkpoint_STEP/`` and, once done, ``summary.json``. The same command goes on where it was; a finished run is not done
+twice; a run of other settings, or a second process, in the same folder is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import io
 import json
 import math
+import os
 import pickle
 import shutil
 import signal
@@ -18,14 +21,15 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -33,7 +37,15 @@ from diwa_runtime.config import to_plain, to_yaml
 from diwa_runtime.errors import ConfigError, InputError, StorageError
 from diwa_runtime.files import remove_orphans, written_whole
 
-CONFIG, METRICS, SUMMARY, CHECKPOINT = "config.yaml", "metrics.jsonl", "summary.json", "checkpoint"
+CONFIG, INPUTS, METRICS, SUMMARY = "config.yaml", "inputs.json", "metrics.jsonl", "summary.json"
+TENSORBOARD = "tensorboard"
+CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
+
+# What the readers of damaged or hostile bytes raise. None of them runs what it reads.
+_UNREADABLE = (
+    SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, MemoryError, RecursionError,
+    LookupError, TypeError, ValueError, AttributeError, AssertionError, OverflowError,
+)  # fmt: skip
 
 
 @dataclass
@@ -71,22 +83,35 @@ class Run:
         self.inputs = dict(inputs or {})
         self.interrupted = False
         self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._lock: int | None = None
+        self._tensorboard: SummaryWriter | None = None
 
     def __enter__(self) -> Run:
-        self._check_same_run()
-        remove_orphans(self.folder)
-        if not (self.folder / CONFIG).exists():
-            text = to_yaml(self.config)
-            write_json(self.folder / "inputs.json", self.inputs)
-            with written_whole(self.folder / CONFIG) as temporary:
-                temporary.write_text(text)
+        if self.is_done or self._checkpoints():
+            self._check_same_run()
+        if not self.is_done:
+            try:
+                self._begin()
+            except BaseException:
+                self._release()
+                raise
         self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
-        self._tensorboard = SummaryWriter(str(self.folder / "tensorboard"))
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         signal.signal(signal.SIGINT, self._handler)
-        self._tensorboard.close()
+        self._release()
+        try:
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+        except OSError as refusal:
+            if error is None:
+                raise _disk_refused(self.folder / TENSORBOARD, refusal) from refusal
+        if self.interrupted and error is None:
+            raise KeyboardInterrupt(f"{self.folder} is done; the same command goes on after it")
 
     @property
     def is_done(self) -> bool:
@@ -95,8 +120,8 @@ class Run:
 
     @property
     def seconds(self) -> float:
-        """Seconds since this process opened the run."""
-        return time.monotonic() - self._started
+        """Seconds that went into the run, those before a resumed checkpoint included."""
+        return self._seconds_before + time.monotonic() - self._started
 
     def log(self, step: int, metrics: Mapping[str, float], *, show: str = "") -> None:
         """Append a line of metrics; `show` is printed beside the step for the person who waits.
@@ -108,17 +133,24 @@ class Run:
         try:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            if self._tensorboard is None:
+                self._tensorboard = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
+            for name, value in metrics.items():
+                self._tensorboard.add_scalar(name, value, step)
         except OSError as error:
-            raise StorageError(
-                f"{self.folder / METRICS}: could not be written ({error.strerror}); free some disk"
-            ) from error
-        for name, value in metrics.items():
-            self._tensorboard.add_scalar(name, value, step)
+            raise _disk_refused(self.folder / METRICS, error) from error
         if show:
             print(f"[{self.folder.name}] {show}", flush=True)
 
     def save(self, state: TrainState) -> None:
-        """Write a checkpoint whole or not at all; the one before it stays until the new one stands."""
+        """Write a checkpoint whole or not at all; the one before it stays until the new one stands.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        folder = self._checkpoint(state.step)
+        if folder.exists():
+            return  # of this very step: what it holds is what would be written
         weights = {
             f"{name}/{key}": value.detach().clone().contiguous()
             for name, module in state.modules.items()
@@ -131,11 +163,15 @@ class Run:
             "numpy_rng": json.dumps(state.numpy_rng.bit_generator.state),
             "extra": state.extra,
             "metrics_bytes": self._metrics_bytes(),
+            "seconds": self.seconds,
         }
-        with written_whole(self.folder / f"{CHECKPOINT}_{state.step}") as temporary:
+        # Through memory, since neither library says of a full disk that it is full.
+        state_bytes = io.BytesIO()
+        torch.save(rest, state_bytes)
+        with written_whole(folder) as temporary:
             temporary.mkdir(parents=True)
-            save_file(weights, temporary / "weights.safetensors")
-            torch.save(rest, temporary / "state.pt")
+            (temporary / WEIGHTS).write_bytes(to_safetensors(weights))
+            (temporary / STATE).write_bytes(state_bytes.getbuffer())
         for older in self._checkpoints()[:-1]:
             shutil.rmtree(older)
 
@@ -151,8 +187,8 @@ class Run:
             return False
         folder = checkpoints[-1]
         try:
-            weights = load_file(folder / "weights.safetensors")
-            rest = torch.load(folder / "state.pt", weights_only=True)
+            weights = load_file(folder / WEIGHTS)
+            rest = torch.load(folder / STATE, weights_only=True)
             for name, module in state.modules.items():
                 prefix = f"{name}/"
                 own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -161,24 +197,21 @@ class Run:
                 optimizer.load_state_dict(rest["optimizers"][name])
             state.generator.set_state(rest["generator"])
             state.numpy_rng.bit_generator.state = json.loads(rest["numpy_rng"])
-            state.step, state.extra = rest["step"], rest["extra"]
-        except (
-            SafetensorError,
-            pickle.UnpicklingError,
-            RuntimeError,
-            OSError,
-            KeyError,
-            ValueError,
-            EOFError,
-        ) as error:
-            reason = str(error).splitlines()[0][:120]
+            state.step, state.extra = int(rest["step"]), dict(rest["extra"])
+            self._seconds_before = float(rest["seconds"])
+            self._cut_metrics(int(rest["metrics_bytes"]))
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
             raise InputError(f"{folder}: cannot be resumed from ({reason}); delete that folder to start over") from None
-        self._cut_metrics(rest["metrics_bytes"])
         print(f"[{self.folder.name}] goes on at step {state.step}", flush=True)
         return True
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary: from now on the run is done. Drop the checkpoint, which has served."""
+        """Write the summary: from now on the run is done. Drop the checkpoint, which has served.
+
+        Raises:
+            StorageError: the disk is full.
+        """
         write_json(self.folder / SUMMARY, dict(summary))
         for folder in self._checkpoints():
             shutil.rmtree(folder)
@@ -205,22 +238,46 @@ class Run:
 
     def _check_same_run(self) -> None:
         path = self.folder / CONFIG
-        if not path.exists():
-            return
         try:
-            before = yaml.safe_load(path.read_text())
-            inputs = json.loads((self.folder / "inputs.json").read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: cannot be read ({error}); delete {self.folder} to start over") from None
-        for name, value in _flat(to_plain(self.config)).items():
-            if name != "output" and _flat(before).get(name) != value:
+            before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+            inputs = dict(json.loads((self.folder / INPUTS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path}: cannot be read ({reason}); delete {self.folder} to start over") from None
+        now = _flat(to_plain(self.config))
+        for name in dict.fromkeys([*now, *before]):
+            if name != "output" and before.get(name) != now.get(name):
                 raise ConfigError(
-                    f"{self.folder}: holds a run with {name} = {_flat(before).get(name)!r}, now it is {value!r}; "
+                    f"{self.folder}: holds a run with {name} = {before.get(name)!r}, now it is {now.get(name)!r}; "
                     "choose another output folder or delete this one"
                 )
         for name, value in self.inputs.items():
             if inputs.get(name) != value:
                 raise ConfigError(f"{self.folder}: was made from another {name}; choose another output or delete it")
+
+    def _begin(self) -> None:
+        """Make the folder this process's own, clean up what killed ones left, and say in it what the run is."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{self.folder}: another process is at work in it; wait, or name another") from None
+        except OSError as error:
+            raise _disk_refused(self.folder, error) from error
+        for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+            remove_orphans(folder)
+        write_json(self.folder / INPUTS, self.inputs)
+        with written_whole(self.folder / CONFIG) as temporary:
+            temporary.write_text(to_yaml(self.config), encoding="utf-8")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / f"{CHECKPOINT}_{step}"
 
     def _checkpoints(self) -> list[Path]:
         found = [path for path in self.folder.glob(f"{CHECKPOINT}_*") if path.name.rpartition("_")[2].isdigit()]
@@ -262,6 +319,10 @@ def write_json(path: Path, data: Any) -> None:
     """Write plain data as JSON, whole or not at all."""
     with written_whole(path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def _disk_refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: could not be written ({error.strerror or error}); free some disk or choose another")
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

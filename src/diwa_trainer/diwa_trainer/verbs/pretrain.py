@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diwa_runtime.config import check_bounds
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import save_artifact
 from diwa_trainer.chunks import demonstration_chunks
@@ -46,6 +47,10 @@ class PretrainConfig:
     threads: int = 1
     log_every: int = 100
     save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        check_bounds(self, demonstrations=(1, None), updates=(1, None), batch=(1, None), encodings=(1, None))
+        check_bounds(self, ema=(0, 1), threads=(1, None), log_every=(1, None), save_every=(1, None))
 
 
 def run(config: PretrainConfig) -> None:

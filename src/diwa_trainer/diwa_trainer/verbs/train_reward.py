@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
@@ -51,10 +52,16 @@ class TrainRewardConfig:
     batch: int = field(default=192, metadata={"help": "latents an update, half of them successes"})
     learning_rate: float = 3e-4
     validation: float = field(default=0.15, metadata={"help": "share of the play episodes held out"})
+    split_seed: int = field(default=0, metadata={"help": "decides which episodes are held out; the same in every verb"})
     seed: int = 0
     threads: int = 1
     log_every: int = 50
     save_every: int = 200
+
+    def __post_init__(self) -> None:
+        check_bounds(self, threshold=(0, 1), demonstrations=(1, None), play=(0, None), play_length=(2, None))
+        check_bounds(self, encodings=(1, None), updates=(1, None), batch=(4, None), validation=(0, 0.9))
+        check_bounds(self, threads=(1, None), log_every=(1, None), save_every=(1, None))
 
 
 def run(config: TrainRewardConfig) -> None:
@@ -62,11 +69,11 @@ def run(config: TrainRewardConfig) -> None:
     dataset = Dataset.open(config.dataset)
     model, model_file = load_world_model(config.world_model)
     check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
+    sets = _segments(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
-        sets = _segments(config, dataset)
         state, classifier = _make(config, model)
         latents, labels = _training_latents(config, model, dataset, sets)
         run.restore(state)
@@ -107,17 +114,23 @@ def load_classifier(folder: Path) -> tuple[Classifier, Artifact]:
     Raises:
         InputError: the run is not done, or its file is damaged.
     """
-    artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_reward")
-    return artifact.fill(Classifier(artifact.config_as(ClassifierConfig), artifact.about["latent_size"])), artifact
+    facts = ("task", "latent_size", "threshold", "world_model")
+    artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_reward", facts)
+    config = artifact.config_as(ClassifierConfig)
+    return artifact.network(lambda: Classifier(config, artifact.about["latent_size"])), artifact
 
 
 def _segments(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Segment]]:
-    """Stretches to train on (``train_*``) and to judge by, from other episodes."""
+    """Stretches to train on (``train_*``) and to judge by, from other episodes.
+
+    Raises:
+        InputError: too few demonstrations, or all that would be trained on is success or is none.
+    """
     rng = np.random.default_rng(config.seed)
     found = demonstrations(dataset, config.task, 10)
     shuffled = [found[i] for i in rng.permutation(len(found))]
     trained = min(config.demonstrations, max(len(found) - 10, len(found) // 2))
-    train, held_out = dataset.split(config.validation, config.seed)
+    train, held_out = dataset.split(config.validation, config.split_seed)
     sets = {
         "train_demonstrations": demonstration_segments(dataset, config.task, shuffled[:trained]),
         "demonstrations": demonstration_segments(dataset, config.task, shuffled[trained:]),
@@ -127,6 +140,12 @@ def _segments(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Seg
     if config.play:
         for name, episodes, count in (("train_play", train, config.play), ("play", held_out, config.play // 3)):
             sets[name] = play_segments(dataset, config.task, found, episodes, count, config.play_length, rng)
+    labels = np.concatenate([segment.success for segment in sets["train_demonstrations"] + sets["train_play"]])
+    if not labels.any() or labels.all():
+        which = "no success" if not labels.any() else "nothing but success"
+        raise InputError(
+            f"{dataset.folder}: the rows for {config.task} show {which}; record both, marked on episode/event"
+        )
     return sets
 
 
@@ -142,13 +161,7 @@ def _training_latents(
     if config.imagined:
         latents += [_replay(model, dataset, segment, generator) for segment in sets["train_demonstrations"]]
         labels += [segment.success for segment in sets["train_demonstrations"]]
-    joined = torch.from_numpy(np.concatenate(labels))
-    if not joined.any() or joined.all():
-        which = "no success" if not joined.any() else "nothing but success"
-        raise InputError(
-            f"{dataset.folder}: the rows for {config.task} show {which}; record both, marked on episode/event"
-        )
-    return torch.cat(latents), joined
+    return torch.cat(latents), torch.from_numpy(np.concatenate(labels))
 
 
 def _encode(

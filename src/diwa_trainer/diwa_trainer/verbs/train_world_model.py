@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diwa_runtime.config import check_bounds
+from diwa_runtime.errors import InputError
 from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
 from diwa_trainer.data_summary import summarise_dataset
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.latents import action_at, observation_at
-from diwa_trainer.open_loop import open_loop_report
+from diwa_trainer.open_loop import CONTEXT, HORIZON, open_loop_report
 from diwa_trainer.runs import Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.world_model import WorldModel, WorldModelConfig
 
@@ -41,15 +43,21 @@ class TrainWorldModelConfig:
     log_every: int = 50
     save_every: int = 500
 
+    def __post_init__(self) -> None:
+        check_bounds(self, updates=(1, None), batch=(1, None), length=(2, None), threads=(1, None))
+        check_bounds(self, validation=(0, 0.9), log_every=(1, None), save_every=(1, None))
+
 
 def run(config: TrainWorldModelConfig) -> None:
     """Train until `updates`, keep checkpoints, then measure open-loop prediction on held-out play."""
     dataset = Dataset.open(config.dataset)
+    train, held_out = dataset.split(config.validation, config.split_seed)
+    for episodes, length in ((train, config.length), (held_out, max(config.length, CONTEXT + HORIZON))):
+        _check_lengths(dataset, episodes, length)
+    state, model = _make(config, dataset)
     with Run(config.output, config, {"dataset": dataset.fingerprint}) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
-        train, held_out = dataset.split(config.validation, config.split_seed)
-        state, model = _make(config, dataset)
         run.restore(state)
         write_json(run.folder / "data.json", summarise_dataset(dataset, model))
         while state.step < config.updates:
@@ -75,7 +83,17 @@ def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
         InputError: the run is not done, or its file is damaged.
     """
     artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_world_model")
-    return artifact.fill(WorldModel(artifact.spec, artifact.config_as(WorldModelConfig))), artifact
+    config = artifact.config_as(WorldModelConfig)
+    return artifact.network(lambda: WorldModel(artifact.spec, config)), artifact
+
+
+def _check_lengths(dataset: Dataset, episodes: Sequence[Episode], length: int) -> None:
+    """Refuse before the training what would be found short only after it."""
+    if all(len(episode) < length for episode in episodes):
+        raise InputError(
+            f"{dataset.folder}: needs an episode of {length} rows to train on and another to measure by, of "
+            f"{len(dataset.episodes)} the longest has {max(len(e) for e in dataset.episodes)}; record longer ones"
+        )
 
 
 def _make(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[TrainState, WorldModel]:
