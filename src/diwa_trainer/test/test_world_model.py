@@ -1,0 +1,170 @@
+"""The world model: what led to a frame comes before it, nothing before a reset counts, one filter everywhere."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from toy import SPEC, TINY_MODEL, tiny_model
+
+from diwa_runtime.actions import HOLD_ACTION
+from diwa_runtime.errors import ConfigError
+from diwa_runtime.spec import Spec
+from diwa_trainer.chunks import demonstration_chunks
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.latents import action_at, encode, encode_starts, observation_at
+from diwa_trainer.world_model import WorldModel, previous_actions
+
+GENERATOR_SEED = 5
+
+
+@pytest.fixture(scope="module")
+def data(toy_data):
+    return Dataset.open(toy_data)
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    model = tiny_model()
+    model.fit_features(data)
+    return model
+
+
+def window(data, starts, length):
+    rows = np.asarray(starts)[:, None] + np.arange(length)
+    return observation_at(data, rows), action_at(data, rows)
+
+
+def generator():
+    return torch.Generator().manual_seed(GENERATOR_SEED)
+
+
+def test_the_action_before_a_frame_is_the_last_rows_and_hold_before_the_first():
+    actions = torch.randn(2, 4, 7)
+
+    previous = previous_actions(actions)
+
+    assert torch.equal(previous[:, 1:], actions[:, :-1])
+    for row in previous[:, 0]:
+        np.testing.assert_array_equal(row, HOLD_ACTION)
+
+
+def test_latents_know_nothing_of_what_came_before_the_reset(model, data):
+    observation, actions = window(data, [10], 6)
+    after_other_rows = dataclasses.replace(data.episodes[0], start=10)
+    (latents,) = encode(model, data, [after_other_rows.start], [16], None, mode=True)
+
+    alone = model.observe(observation, actions, mode=True).latents[0]
+    (from_start,) = encode(model, data, [0], [16], None, mode=True)
+
+    assert torch.equal(latents, alone)
+    assert not torch.allclose(from_start[10:], alone)
+
+
+def test_the_last_action_of_a_window_does_not_reach_its_latents(model, data):
+    observation, actions = window(data, [0], 5)
+    changed = actions.clone()
+    changed[:, -1] = 1.0
+
+    before, after = (model.observe(observation, a, mode=True).latents for a in (actions, changed))
+
+    assert torch.equal(before, after)
+
+
+def test_the_deployed_filter_is_the_training_filter_step_by_step(model, data):
+    observation, actions = window(data, [0, 100, 300], 12)
+    expected = model.observe(observation, actions, mode=True).latents
+
+    latent, action = torch.zeros(3, model.latent_size), torch.tensor(np.tile(HOLD_ACTION, (3, 1)))
+    for t in range(12):
+        latent = model.filter({name: value[:, t] for name, value in observation.items()}, action, latent)
+        torch.testing.assert_close(latent, expected[:, t], atol=1e-5, rtol=1e-4, msg=f"step {t}")
+        action = actions[:, t]
+
+
+def test_stretches_of_different_lengths_are_encoded_as_each_alone(model, data):
+    starts, ends = [0, 30, 75], [5, 50, 82]
+
+    together = encode(model, data, starts, ends, None, mode=True, batch=2)
+
+    assert [len(latents) for latents in together] == [5, 20, 7]
+    for latents, start, end in zip(together, starts, ends, strict=True):
+        (alone,) = encode(model, data, [start], [end], None, mode=True)
+        torch.testing.assert_close(latents, alone)
+
+
+def test_first_frame_latents_are_those_of_an_episode_that_begins_there(model, data):
+    rows = np.array([3, 40, 90])
+
+    starts = encode_starts(model, data, rows, None, mode=True)
+
+    for latent, row in zip(starts, rows, strict=True):
+        (alone,) = encode(model, data, [row], [row + 4], None, mode=True)
+        torch.testing.assert_close(latent, alone[0])
+
+
+def test_chunks_are_the_actions_that_followed_their_latents_and_end_before_the_last_row(model, data):
+    episodes = data.episodes_of(kind="demonstration")[:2]
+
+    latents, chunks = demonstration_chunks(model, data, episodes, 4, 3, generator())
+
+    per_episode = [len(episode) - 4 for episode in episodes]
+    assert latents.shape == (sum(per_episode), 3, model.latent_size)
+    row = 0
+    for episode, count in zip(episodes, per_episode, strict=True):
+        for start in range(episode.start, episode.start + count):
+            np.testing.assert_array_equal(chunks[row], data.action[start : start + 4])
+            row += 1
+
+
+def test_the_first_frame_weighs_as_much_as_the_setting_says(data):
+    def gradient_share(weight):
+        config = dataclasses.replace(TINY_MODEL, first_step_weight=weight, kl_weight=0.0)
+        torch.manual_seed(0)
+        model = WorldModel(SPEC, config)
+        model.fit_features(data)
+        loss, metrics = model.loss(*window(data, [0, 100], 4), generator())
+        return float(loss.detach()), metrics
+
+    plain, metrics = gradient_share(1.0)
+    weighted, same = gradient_share(5.0)
+
+    assert plain == pytest.approx(metrics["reconstruction"], rel=1e-5)
+    assert metrics["reconstruction_first"] == same["reconstruction_first"]
+    later = (4 * metrics["reconstruction"] - metrics["reconstruction_first"]) / 3
+    assert weighted == pytest.approx((5 * metrics["reconstruction_first"] + 3 * later) / 8, rel=1e-5)
+
+
+def test_a_model_learns_to_tell_where_the_drawer_is(data):
+    torch.manual_seed(0)
+    model = WorldModel(SPEC, TINY_MODEL)
+    model.fit_features(data)
+    optimizer, draw, rng = torch.optim.Adam(model.parameters(), 1e-2), generator(), np.random.default_rng(0)
+
+    def step():
+        rows = data.windows(rng, 16, 16, fields=())["row"]
+        loss, metrics = model.loss(observation_at(data, rows), action_at(data, rows), draw)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return metrics["reconstruction"]
+
+    losses = [step() for _ in range(50)]
+
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+
+
+def test_a_spec_with_cameras_is_refused_until_the_model_has_eyes():
+    with pytest.raises(ConfigError, match="mode 'state' only, the Spec says 'vision'"):
+        WorldModel(Spec(mode="vision"), TINY_MODEL)
+
+
+def test_a_decoded_scene_value_is_in_si_units(model):
+    latents = torch.randn(3, model.latent_size)
+
+    value = model.decoded_scene(latents, "drawer")
+
+    column = model.feature_names.index("drawer")
+    index = model.scene.names.index("drawer")
+    expected = model.decode(latents)[:, column] * model.scene.std[index] + model.scene.mean[index]
+    torch.testing.assert_close(value, expected)
