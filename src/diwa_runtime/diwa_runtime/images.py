@@ -38,8 +38,15 @@ def decode_image(message: Any, camera: CameraSpec) -> NDArray[np.uint8]:
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
-    """Turn an image (H, W, 3) uint8 RGB into a JPEG."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    """Turn an image (H, W, 3) uint8 RGB into a JPEG.
+
+    Colour keeps its full resolution (4:4:4): in an image of 64 pixels a light is four of them.
+    """
+    settings = [
+        cv2.IMWRITE_JPEG_QUALITY, quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]  # fmt: skip
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     if not done:
         raise ValueError(f"image of shape {image.shape} cannot be a JPEG")
     return data.tobytes()

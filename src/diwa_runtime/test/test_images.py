@@ -34,6 +34,15 @@ def test_a_jpeg_of_any_size_becomes_the_size_wanted(size):
     np.testing.assert_allclose(image.astype(float), expected, atol=8)
 
 
+def test_a_light_of_a_few_pixels_keeps_its_colour():
+    image = np.full((64, 64, 3), 60, np.uint8)
+    image[30:32, 40:42] = (20, 230, 40)
+
+    seen = decode_image(jpeg(image), CameraSpec("static", 64, 64))
+
+    np.testing.assert_allclose(seen[30:32, 40:42].mean((0, 1)), (20, 230, 40), atol=25)
+
+
 def test_decoding_reduced_is_as_good_as_shrinking_the_whole():
     noise = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8)
     textured = cv2.GaussianBlur(noise, (9, 9), 0)
