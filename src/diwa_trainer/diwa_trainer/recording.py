@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,7 @@ class StreamData:
 
     def between(self, start: int, end: int) -> tuple[list[int], list[Any]]:
         """Return stamps and values with `start` <= stamp <= `end`."""
-        at = slice(*np.searchsorted(self.stamps, [start, end + 1] if end < 2**63 - 1 else [start, end]))
+        at = slice(bisect_left(self.stamps, start), bisect_right(self.stamps, end))
         return self.stamps[at], self.values[at]
 
 
