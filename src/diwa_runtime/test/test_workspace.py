@@ -19,7 +19,7 @@ FORBIDDEN = {
     "diwa_sim": {"torch", "diwa_trainer"},
     "diwa_trainer": ROS | {"mujoco", "diwa_sim"},
 }
-ROS_MODULES = {"diwa_sim": {"node.py", "recorder.py"}}
+ROS_MODULES = {"diwa_sim": {"node.py", "recorder.py", "ros_process.py"}}
 """The only modules of a package that may import ROS."""
 
 

@@ -9,17 +9,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import rclpy
-import rclpy.utilities
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -37,10 +35,14 @@ from diwa_sim.environment import PlayTable
 from diwa_sim.live_table import LiveTable, RobotMode, Tick
 from diwa_sim.messages import header
 from diwa_sim.ros_messages import command_of, filled
+from diwa_sim.ros_process import ros_process, until_told
 
 RELIABLE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For marks, so that a recorder that comes late still learns which episode runs."""
+
+GOODBYE_S = 1.0
+"""How long a subscriber may take to confirm the last mark."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class SimulatorNode(Node):
         """End the episode that runs and free the renderer."""
         if self._ticks:
             self._publish_event(EventKind.END)
+            self._events.wait_for_all_acked(Duration(seconds=GOODBYE_S))
         self._env.close()
 
     def on_tick(self) -> None:
@@ -272,16 +275,13 @@ def run(argv: Sequence[str]) -> None:
         ConfigError: a parameter is of the wrong type or out of range.
         InputError: no such task.
     """
-    rclpy.init(args=[sys.argv[0], *argv])
-    try:
+    with ros_process([sys.argv[0], *argv]):
         node = SimulatorNode()
-        with suppress(KeyboardInterrupt, ExternalShutdownException):
+        with until_told():
             node.start()
             rclpy.spin(node)
         node.close()
         node.destroy_node()
-    finally:
-        rclpy.utilities.try_shutdown()
 
 
 def main() -> None:

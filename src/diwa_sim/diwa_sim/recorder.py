@@ -5,14 +5,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import rclpy
-import rclpy.utilities
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
@@ -20,6 +17,7 @@ from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
 from diwa_sim.bags import BagWriter, typestore
+from diwa_sim.ros_process import ros_process, until_told
 
 DEPTH = 1000
 """Messages that wait while the disk is slow: at 30 Hz, half a minute of one topic."""
@@ -99,17 +97,11 @@ def message_class(kind: str) -> Any:
 def record(argv: Sequence[str]) -> None:
     """Record until Ctrl-C; the bag appears under its name when it is whole."""
     config = load_config(RecordConfig, argv)
-    rclpy.init()
-    try:
-        with BagWriter(config.output) as bag:
-            node = Recorder(bag, config.topics)
-            executor = SingleThreadedExecutor()
-            executor.add_node(node)
-            with suppress(KeyboardInterrupt, ExternalShutdownException):
-                executor.spin()
-        print(f"{config.output}: {sum(node.counts.values())} messages of {len(node.counts)} topics")
-    finally:
-        rclpy.utilities.try_shutdown()
+    with ros_process(args=[]), BagWriter(config.output) as bag:
+        node = Recorder(bag, config.topics)
+        with until_told():
+            rclpy.spin(node)
+    print(f"{config.output}: {sum(node.counts.values())} messages of {len(node.counts)} topics")
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.ros
 
 TASK, SEED = "turn_on_led", 11
 STEPS = 60
-TIMEOUT_S = 40.0
+TIMEOUT_S = 60.0
 
 
 class Commander(Node):

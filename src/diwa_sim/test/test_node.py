@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +20,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
@@ -33,7 +37,9 @@ from diwa_sim.ros_messages import command_of, filled  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+DOMAIN = 1 + os.getpid() % 100
+"""A domain of its own: two test runs on one machine must not hear each other."""
 STAMP_NS = 1_234_567_890_123_456_789
 
 
@@ -42,8 +48,7 @@ class Rig:
 
     def __init__(self, **parameters: Any) -> None:
         self.context = rclpy.Context()
-        # A domain of its own: two test runs on one machine must not hear each other.
-        rclpy.init(context=self.context, domain_id=1 + os.getpid() % 100)
+        rclpy.init(context=self.context, domain_id=DOMAIN)
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
         self.node = SimulatorNode(context=self.context, parameter_overrides=overrides)
         self.peer = Node("commander", context=self.context)
@@ -235,3 +240,23 @@ def test_an_impossible_parameter_is_one_clear_line(
     with pytest.raises(DiwaError, match=message) as error:
         make_rig(**parameters)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=lambda told: told.name)
+def test_the_process_ends_its_episode_when_told_to_stop(make_rig: Callable[..., Rig], told: signal.Signals) -> None:
+    rig = make_rig()
+    received: list[Any] = []
+    latched = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    rig.peer.create_subscription(EpisodeEvent, "episode/event", received.append, latched)
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from diwa_sim.node import main; main()", "--ros-args", "-p", "seed:=42"],
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
+    )
+    try:
+        rig.spin_until(lambda: [event.kind for event in received] == [EventKind.START])
+        process.send_signal(told)
+        rig.spin_until(lambda: len(received) == 2)
+        assert process.wait(TIMEOUT_S) == 0
+    finally:
+        process.kill()
+    assert [(event.kind, event.seed) for event in received] == [(EventKind.START, 42), (EventKind.END, 42)]
