@@ -7,12 +7,14 @@ A latent (B, Z) is ``[h, z]``, z as flattened one-hots; all zeros before an epis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, observe_sequence
+from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, mix, observe_sequence
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ class RSSM(nn.Module):
     def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Advance latents (B, Z) by actions (B, A) and a sample of the prior; no gradient flows through the sample."""
         h = self._advance(latent, action)
-        probabilities = self._by_variable(self.prior_head(h)).softmax(-1)
+        probabilities = mix(self._by_variable(self.prior_head(h)).softmax(-1), self.config.unimix)
         uniforms = self._uniforms(latent.shape[:1], latent, generator)
-        return self._latent(h, draw(probabilities, uniforms, self.config.unimix))
+        return self._latent(h, draw(probabilities, uniforms.unsqueeze(-1)))
 
     def prior_logits(self, h: Tensor) -> Tensor:
         """Return the prior's logits (..., S, C) for deterministic states (..., H)."""
@@ -132,8 +134,7 @@ class RSSM(nn.Module):
         logits = self._by_variable(logits)
         if not self.config.unimix:
             return logits.log_softmax(-1)
-        probabilities = (1 - self.config.unimix) * logits.softmax(-1) + self.config.unimix / self.config.classes
-        return probabilities.log()
+        return mix(logits.softmax(-1), self.config.unimix).log()
 
     def _uniforms(self, batch: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw what chooses the states (*batch, S), on the generator's device: a seed gives the same ones anywhere."""
@@ -162,10 +163,24 @@ def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
 
     Logits (..., S, C), normalised. DreamerV2's KL balancing (`paper.md`, eq. 3-4; delta = 0.8).
     """
-    to_prior = _kl(posterior.detach(), prior)
-    to_posterior = _kl(posterior, prior.detach())
-    return balance * to_prior + (1 - balance) * to_posterior
+    kl: Tensor = _BalancedKL.apply(posterior, prior, balance)
+    return kl
 
 
-def _kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p.exp() * (p - q)).sum((-2, -1))
+class _BalancedKL(torch.autograd.Function):
+    """One pass where the textbook's form, a KL for either side with the other detached, takes two."""
+
+    @staticmethod
+    def forward(ctx: Any, posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
+        probabilities, difference = posterior.exp(), posterior - prior
+        ctx.balance = balance
+        ctx.save_for_backward(probabilities, difference)
+        return (probabilities * difference).sum((-2, -1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_kl: Tensor) -> tuple[Tensor, Tensor, None]:
+        probabilities, difference = ctx.saved_tensors
+        weight = probabilities * d_kl[..., None, None]
+        to_posterior = (difference + 1).mul_(weight).mul_(1 - ctx.balance)
+        return to_posterior, weight.mul_(-ctx.balance), None

@@ -4,12 +4,12 @@ Autograd pays for each of T sequential steps: a graph of small nodes, and for ea
 accumulation. Here the backward pass walks the steps for the deltas alone, and each weight's gradient is one GEMM over
 all T * B rows at the end. `benchmarks/plain_rssm.py` is the plain twin, a test holds every gradient against it.
 
-Dimensions as in `rssm.py`, and N hidden units; inside, time comes first, so that a step is one contiguous block. Of a
-normalised layer, `before` goes into the LayerNorm, `normed` comes out of it, `active` is the SiLU of that.
+Dimensions as in `rssm.py`, and N hidden units; inside, time comes first, so that a step is one contiguous block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,9 +19,10 @@ from torch.autograd.function import once_differentiable
 
 NORM_EPS = 1e-3
 
-_layer_norm_out = torch.ops.aten.native_layer_norm.out
-_layer_norm_backward = torch.ops.aten.native_layer_norm_backward
-_silu_out = torch.ops.aten.silu.out
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
+_sigmoid_backward = torch.ops.aten.sigmoid_backward.default
+_softmax_backward = torch.ops.aten._softmax_backward_data.default
+_tanh_backward = torch.ops.aten.tanh_backward.default
 
 
 class Weights(NamedTuple):
@@ -70,71 +71,78 @@ def observe_sequence(
     return _Sequence.apply(classes, unimix, chosen, *time_first, latent, *weights)
 
 
-def draw(probabilities: Tensor, uniforms: Tensor, unimix: float) -> Tensor:
-    """Draw classes (...) by inverse CDF from (..., C) mixed with a share `unimix` of a uniform; `uniforms` (...)."""
-    classes = probabilities.shape[-1]
-    bounds = probabilities[..., :-1].cumsum(-1)  # not the last: so rounding can never give class C
-    if unimix:
-        uniform = torch.arange(1, classes, dtype=bounds.dtype, device=bounds.device) / classes
-        bounds = torch.lerp(bounds, uniform, unimix)
-    return torch.searchsorted(bounds, uniforms.unsqueeze(-1), right=True).squeeze(-1)
+def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw classes (...) by inverse CDF from probabilities (..., C) with uniforms (..., 1) in [0, 1)."""
+    index = torch.searchsorted(probabilities.cumsum(-1), uniforms, right=True).squeeze(-1)
+    return index.clamp_(max=probabilities.shape[-1] - 1)  # rounding can leave the last bound below 1
 
 
-class _Layer(NamedTuple):
-    """LayerNorm and SiLU of all steps: (T, B, N), statistics (T, B, 1)."""
+def mix(probabilities: Tensor, unimix: float) -> Tensor:
+    """Mix probabilities (..., C) with a share `unimix` of a uniform, so that none is zero: one operation does it."""
+    return torch.rsub(probabilities, unimix / probabilities.shape[-1], alpha=unimix - 1)
 
-    before: Tensor
-    normed: Tensor
-    active: Tensor
-    mean: Tensor
-    rstd: Tensor
 
-    @classmethod
-    def empty(cls, like: Tensor) -> _Layer:
-        """Make room for steps shaped as `like` (T, B, N)."""
-        statistic = like[..., :1]
-        return cls(*(torch.empty_like(like) for _ in range(3)), *(statistic.new_empty(statistic.shape) for _ in "mr"))
+class _Window:
+    """A buffer over time (T, ...), and the views of its steps: made at once, they cost a third of indexing."""
 
-    def forward_step(self, t: int, scale: Tensor, shift: Tensor) -> Tensor:
-        """Fill step t from its `before`; return what is active."""
-        _layer_norm_out(
-            self.before[t],
-            scale.shape,
-            scale,
-            shift,
-            NORM_EPS,
-            out0=self.normed[t],
-            out1=self.mean[t],
-            out2=self.rstd[t],
+    def __init__(self, whole: Tensor) -> None:
+        self.whole, self.at = whole, whole.unbind(0)
+
+
+class _Layer:
+    """LayerNorm, then SiLU, step by step; `before` (T, B, N) is filled by the caller."""
+
+    def __init__(self, before: Tensor, scale: Tensor, shift: Tensor) -> None:
+        self.before, self._scale, self._shift = _Window(before), scale, shift
+        self._after: list[tuple[Tensor, ...]] = []
+
+    def forward(self, t: int) -> Tensor:
+        """Return what is active (B, N) at step t."""
+        normed, mean, rstd = torch.native_layer_norm(
+            self.before.at[t], self._scale.shape, self._scale, self._shift, NORM_EPS
         )
-        return _silu_out(self.normed[t], out=self.active[t])
+        active = F.silu(normed)
+        self._after.append((mean, rstd, normed, active))
+        return active
+
+    def saved(self) -> tuple[Tensor, ...]:
+        """Return what the way back needs, each over all steps: before, mean, rstd, normed, active."""
+        return self.before.whole, *map(torch.stack, zip(*self._after, strict=True))
 
 
-class _LayerDeltas:
-    """The way back through a `_Layer`: deltas of its `normed` and `before`, (T, B, N)."""
+class _LayerBackward:
+    """The way back through a `_Layer`: deltas of what was normed and of what was before, (T, B, N)."""
 
-    def __init__(self, layer: _Layer, scale: Tensor, shift: Tensor) -> None:
-        self._layer, self._scale, self._shift = layer, scale, shift
-        sigmoid = layer.normed.sigmoid()
-        self._slope = torch.addcmul(sigmoid, layer.active, 1 - sigmoid)  # of SiLU
-        self.normed, self.before = torch.empty_like(sigmoid), torch.empty_like(sigmoid)
+    def __init__(self, saved: Sequence[Tensor], scale: Tensor, shift: Tensor) -> None:
+        before, mean, rstd, normed, self.active = saved
+        sigmoid = normed.sigmoid()
+        self._slope = _Window(torch.addcmul(sigmoid, self.active, 1 - sigmoid))  # of SiLU
+        self._before, self._mean, self._rstd = _Window(before), _Window(mean), _Window(rstd)
+        self._scale, self._shift = scale, shift
+        self._d_normed = _Window(torch.empty_like(normed))
+        self._d_before: dict[int, Tensor] = {}
 
-    def step(self, t: int, d_active: Tensor) -> Tensor:
-        """Fill step t from the delta of what was active; return the delta of `before`."""
-        d_normed = torch.mul(d_active, self._slope[t], out=self.normed[t])
-        self.before[t] = self._through_norm(d_normed, t, [True, False, False])[0]
-        return self.before[t]
+    def backward(self, t: int, d_active: Tensor) -> Tensor:
+        """Return the delta of `before` at step t from that of what was active."""
+        d_normed = torch.mul(d_active, self._slope.at[t], out=self._d_normed.at[t])
+        before, mean, rstd, scale = self._before.at[t], self._mean.at[t], self._rstd.at[t], self._scale
+        d_before, _, _ = _layer_norm_backward(
+            d_normed, before, scale.shape, mean, rstd, scale, self._shift, (True, False, False)
+        )
+        self._d_before[t] = d_before
+        return d_before
+
+    def deltas(self) -> Tensor:
+        """Return the deltas of `before` (T, B, N), once all steps are done."""
+        return torch.stack([self._d_before[t] for t in range(len(self._d_before))])
 
     def weight_gradients(self) -> tuple[Tensor, Tensor]:
-        """Of the LayerNorm's scale and shift, once all steps are filled."""
-        _, d_scale, d_shift = self._through_norm(self.normed, slice(None), [False, True, True])
-        return d_scale, d_shift
-
-    def _through_norm(self, d_normed: Tensor, at: int | slice, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-        layer, scale = self._layer, self._scale
-        return _layer_norm_backward(
-            d_normed, layer.before[at], scale.shape, layer.mean[at], layer.rstd[at], scale, self._shift, wanted
+        """Return the gradients of scale and shift, once all steps are done."""
+        before, mean, rstd, scale = self._before.whole, self._mean.whole, self._rstd.whole, self._scale
+        _, d_scale, d_shift = _layer_norm_backward(
+            self._d_normed.whole, before, scale.shape, mean, rstd, scale, self._shift, (False, True, True)
         )
+        return d_scale, d_shift
 
 
 class _Sequence(torch.autograd.Function):
@@ -150,81 +158,93 @@ class _Sequence(torch.autograd.Function):
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor]:
         w = Weights(*weights)
-        steps, batch, _ = action_share.shape
+        steps, batch, hidden = action_share.shape
         size, stochastic = w.gru_hidden.shape[1], w.stochastic_in.shape[1]
-        new = action_share.new_empty
-        h, z = new(steps + 1, batch, size), action_share.new_zeros(steps + 1, batch, stochastic)
-        h[0], z[0] = latent.split([size, stochastic], -1)
-        into, posterior = _Layer.empty(action_share), _Layer.empty(embedding_share)
-        gates, candidate = new(steps, batch, 2 * size), new(steps, batch, size)
-        from_input, from_h = new(batch, 3 * size), new(steps, batch, 3 * size)
-        logits = new(steps, batch, stochastic)
-        probabilities = new(steps, batch, stochastic // classes, classes)
-        first_classes = torch.arange(0, stochastic, classes, device=z.device)
+        variables = stochastic // classes
+        room = action_share.new_empty
+        h, z = _Window(room(steps + 1, batch, size)), _Window(action_share.new_zeros(steps + 1, batch, stochastic))
+        h.whole[0], z.whole[0] = latent.split([size, stochastic], -1)
+        into = _Layer(room(steps, batch, hidden), w.in_scale, w.in_shift)
+        posterior = _Layer(room(steps, batch, hidden), w.posterior_scale, w.posterior_shift)
+        from_h, from_input = _Window(room(steps, batch, 3 * size)), room(batch, 3 * size)
+        gates, candidate = _Window(room(steps, batch, 2 * size)), _Window(room(steps, batch, size))
+        logits, probabilities = (_Window(room(steps, batch, variables, classes)) for _ in range(2))
+        flat_logits = _Window(logits.whole.flatten(2))
+        from_h_gates, from_h_candidate = map(_Window, from_h.whole.split([2 * size, size], -1))
+        input_gates, input_candidate = from_input.split([2 * size, size], -1)
+        reset, update = map(_Window, gates.whole.chunk(2, -1))
+        actions, frames = _Window(action_share), _Window(embedding_share)
+        chosen_by = None if uniforms is None else _Window(uniforms.unsqueeze(-1))
+        first_classes = torch.arange(0, stochastic, classes, device=z.whole.device)
         table = w.stochastic_in.t().contiguous()
-        from_z = z[0] @ table
+        from_z = z.at[0] @ table
         for t in range(steps):
-            torch.add(from_z, action_share[t], out=into.before[t])
-            active = into.forward_step(t, w.in_scale, w.in_shift)
-            torch.addmm(w.gru_input_bias, active, w.gru_input.t(), out=from_input)
-            torch.addmm(w.gru_hidden_bias, h[t], w.gru_hidden.t(), out=from_h[t])
-            torch.add(from_input[:, : 2 * size], from_h[t, :, : 2 * size], out=gates[t]).sigmoid_()
-            reset, update = gates[t].chunk(2, -1)
-            torch.addcmul(from_input[:, 2 * size :], reset, from_h[t, :, 2 * size :], out=candidate[t]).tanh_()
-            torch.lerp(candidate[t], h[t], update, out=h[t + 1])
-            torch.addmm(embedding_share[t], h[t + 1], w.posterior_h.t(), out=posterior.before[t])
-            active = posterior.forward_step(t, w.posterior_scale, w.posterior_shift)
-            torch.addmm(w.posterior_out_bias, active, w.posterior_out.t(), out=logits[t])
-            torch.softmax(logits[t].view_as(probabilities[t]), -1, out=probabilities[t])
-            chosen = probabilities[t].argmax(-1) if uniforms is None else draw(probabilities[t], uniforms[t], unimix)
-            index = chosen + first_classes
-            z[t + 1].scatter_(1, index, 1.0)
-            from_z = F.embedding_bag(index, table, mode="sum")  # z[t + 1] @ table, as z is one-hot
+            torch.add(from_z, actions.at[t], out=into.before.at[t])
+            torch.addmm(w.gru_input_bias, into.forward(t), w.gru_input.t(), out=from_input)
+            torch.addmm(w.gru_hidden_bias, h.at[t], w.gru_hidden.t(), out=from_h.at[t])
+            torch.add(input_gates, from_h_gates.at[t], out=gates.at[t]).sigmoid_()
+            torch.addcmul(input_candidate, reset.at[t], from_h_candidate.at[t], out=candidate.at[t]).tanh_()
+            torch.lerp(candidate.at[t], h.at[t], update.at[t], out=h.at[t + 1])
+            torch.addmm(frames.at[t], h.at[t + 1], w.posterior_h.t(), out=posterior.before.at[t])
+            torch.addmm(w.posterior_out_bias, posterior.forward(t), w.posterior_out.t(), out=flat_logits.at[t])
+            torch.softmax(logits.at[t], -1, out=probabilities.at[t])
+            if chosen_by is None:
+                index = logits.at[t].argmax(-1)
+            else:
+                index = draw(mix(probabilities.at[t], unimix), chosen_by.at[t])
+            index.add_(first_classes)
+            z.at[t + 1].scatter_(1, index, 1.0)
+            from_z = F.embedding_bag(index, table, mode="sum")  # z[t + 1] @ table, for a one-hot
         ctx.unimix = unimix
-        ctx.save_for_backward(h, z, gates, candidate, from_h, probabilities, *into, *posterior, *weights)
-        latents = torch.cat([h[1:], z[1:]], -1).transpose(0, 1).contiguous()
-        return latents, logits.transpose(0, 1).contiguous()
+        parts = (h, z, gates, candidate, from_h_candidate, probabilities)
+        ctx.save_for_backward(*(part.whole for part in parts), *into.saved(), *posterior.saved(), *weights)
+        latents = room(batch, steps, size + stochastic)
+        latents[..., :size], latents[..., size:] = h.whole[1:].transpose(0, 1), z.whole[1:].transpose(0, 1)
+        return latents, flat_logits.whole.transpose(0, 1).contiguous()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_latents: Tensor, d_logits: Tensor) -> tuple[Tensor | None, ...]:
-        h, z, gates, candidate, from_h, probabilities, *rest = ctx.saved_tensors
-        layers = len(_Layer._fields)
-        into, posterior, w = _Layer(*rest[:layers]), _Layer(*rest[layers : 2 * layers]), Weights(*rest[2 * layers :])
+    def backward(ctx: Any, d_latents: Tensor, d_posterior: Tensor) -> tuple[Tensor | None, ...]:
+        h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
+        w = Weights(*layers[10:])
+        into = _LayerBackward(layers[:5], w.in_scale, w.in_shift)
+        posterior = _LayerBackward(layers[5:10], w.posterior_scale, w.posterior_shift)
         steps, size, stochastic = len(candidate), h.shape[-1], z.shape[-1]
-        d_h, d_z = torch.zeros_like(h), torch.zeros_like(z)  # of the latent handed in at 0; steps before add to theirs
-        d_h[1:], d_z[1:] = d_latents.transpose(0, 1).split([size, stochastic], -1)
-        d_logits = d_logits.transpose(0, 1).contiguous()
-        gru_factors = _gru_factors(h[:-1], gates, candidate, from_h[..., 2 * size :])
-        d_gru = torch.empty_like(gru_factors)
-        d_gru_input, d_gru_hidden = d_gru.flatten(2)[..., : 3 * size], d_gru.flatten(2)[..., size:]
-        gru_input = w.gru_input.roll(size, 0)  # its rows in the order of the factors
-        into_deltas = _LayerDeltas(into, w.in_scale, w.in_shift)
-        posterior_deltas = _LayerDeltas(posterior, w.posterior_scale, w.posterior_shift)
+        # A step adds to the deltas of the latent before it; the first is that of the latent handed in.
+        d_h, d_z = _Window(torch.zeros_like(h)), _Window(torch.zeros_like(z))
+        d_h.whole[1:], d_z.whole[1:] = d_latents.transpose(0, 1).split([size, stochastic], -1)
+        d_states = _Window(d_z.whole.unflatten(-1, probabilities.shape[2:]))
+        d_logits = _Window(d_posterior.transpose(0, 1).contiguous())
+        states, update = _Window(probabilities), _Window(gates[..., size:])
+        factors = _Window(_gru_factors(h[:-1], gates, candidate, candidate_from_h))
+        d_gru = _Window(torch.empty_like(factors.whole))
+        d_gru_input = _Window(d_gru.whole.flatten(2)[..., : 3 * size])
+        d_gru_hidden = _Window(d_gru.whole.flatten(2)[..., size:])
+        gru_input = w.gru_input.roll(size, 0)  # rows in the order of the factors
         for t in range(steps - 1, -1, -1):
-            d_state = d_z[t + 1].view_as(probabilities[t])
-            d_state = torch._softmax_backward_data(d_state, probabilities[t], -1, d_state.dtype)
-            d_logits[t].add_(d_state.flatten(1), alpha=1 - ctx.unimix)
-            d_before = posterior_deltas.step(t, d_logits[t] @ w.posterior_out)
-            d_h[t + 1].addmm_(d_before, w.posterior_h)
-            torch.mul(gru_factors[t], d_h[t + 1].unsqueeze(1), out=d_gru[t])
-            d_before = into_deltas.step(t, d_gru_input[t] @ gru_input)
-            d_h[t].addcmul_(d_h[t + 1], gates[t, :, size:]).addmm_(d_gru_hidden[t], w.gru_hidden)
-            d_z[t].addmm_(d_before, w.stochastic_in)
+            through = _softmax_backward(d_states.at[t + 1], states.at[t], -1, probabilities.dtype)
+            d_logits.at[t].add_(through.flatten(1), alpha=1 - ctx.unimix)
+            d_before = posterior.backward(t, d_logits.at[t] @ w.posterior_out)
+            d_now = d_h.at[t + 1].addmm_(d_before, w.posterior_h)
+            torch.mul(factors.at[t], d_now.unsqueeze(1), out=d_gru.at[t])
+            d_h.at[t].addcmul_(d_now, update.at[t]).addmm_(d_gru_hidden.at[t], w.gru_hidden)
+            d_before = into.backward(t, d_gru_input.at[t] @ gru_input)
+            d_z.at[t].addmm_(d_before, w.stochastic_in)
+        d_into, d_posterior = into.deltas(), posterior.deltas()
         d_weights = Weights(
-            _outer(into_deltas.before, z[:-1]),
-            *into_deltas.weight_gradients(),
-            _outer(d_gru_input, into.active).roll(-size, 0),
-            _outer(d_gru_hidden, h[:-1]),
-            d_gru_input.sum((0, 1)).roll(-size, 0),
-            d_gru_hidden.sum((0, 1)),
-            _outer(posterior_deltas.before, h[1:]),
-            *posterior_deltas.weight_gradients(),
-            _outer(d_logits, posterior.active),
-            d_logits.sum((0, 1)),
+            _outer(d_into, z[:-1]),
+            *into.weight_gradients(),
+            _outer(d_gru_input.whole, into.active).roll(-size, 0),
+            _outer(d_gru_hidden.whole, h[:-1]),
+            d_gru_input.whole.sum((0, 1)).roll(-size, 0),
+            d_gru_hidden.whole.sum((0, 1)),
+            _outer(d_posterior, h[1:]),
+            *posterior.weight_gradients(),
+            _outer(d_logits.whole, posterior.active),
+            d_logits.whole.sum((0, 1)),
         )
-        d_latent = torch.cat([d_h[0], d_z[0]], -1)
-        return None, None, None, into_deltas.before, posterior_deltas.before, d_latent, *d_weights
+        d_latent = torch.cat([d_h.at[0], d_z.at[0]], -1)
+        return None, None, None, d_into, d_posterior, d_latent, *d_weights
 
 
 def _gru_factors(h: Tensor, gates: Tensor, candidate: Tensor, candidate_from_h: Tensor) -> Tensor:
@@ -233,9 +253,9 @@ def _gru_factors(h: Tensor, gates: Tensor, candidate: Tensor, candidate_from_h: 
     In this order: candidate, reset and update (the input's share of the three), candidate (the old state's share).
     """
     reset, update = gates.chunk(2, -1)
-    d_candidate = (1 - update) * (1 - candidate.square())
-    d_reset = d_candidate * candidate_from_h * reset * (1 - reset)
-    d_update = (h - candidate) * update * (1 - update)
+    d_candidate = _tanh_backward(1 - update, candidate)
+    d_reset = _sigmoid_backward(d_candidate * candidate_from_h, reset)
+    d_update = _sigmoid_backward(h - candidate, update)
     return torch.stack([d_candidate, d_reset, d_update, d_candidate * reset], 2)
 
 

@@ -99,7 +99,11 @@ class WorldModel(nn.Module):
 
         `actions[:, t]` is what was accepted after frame t (the dataset's convention).
         """
-        embeddings = self.embed(observation)
+        return self._observe(self.embed(observation), actions, generator, mode=mode)
+
+    def _observe(
+        self, embeddings: Tensor, actions: Tensor, generator: torch.Generator | None, *, mode: bool = False
+    ) -> Observed:
         latent = self.rssm.initial(len(embeddings))
         return self.rssm.observe(embeddings, previous_actions(actions), latent, generator, mode=mode)
 
@@ -127,8 +131,8 @@ class WorldModel(nn.Module):
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
         """
         config = self.config
-        observed = self.observe(observation, actions, generator)
         target = self.features(observation)
+        observed = self._observe(self.encoder(target), actions, generator)
         squared = (self.decode(observed.latents) - target).square() * self.feature_weights
         reconstruction = 0.5 * squared.sum(-1)
         kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)

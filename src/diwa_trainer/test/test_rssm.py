@@ -98,11 +98,13 @@ def test_imagined_states_are_samples_of_the_prior() -> None:
 
 def test_a_draw_takes_the_class_in_whose_share_the_uniform_lies() -> None:
     probabilities = torch.tensor([0.25, 0.0, 0.5, 0.25])
-    uniforms = torch.tensor([0.0, 0.24, 0.25, 0.74, 0.75, 1 - 2**-24])
-    assert draw(probabilities.expand(6, 4), uniforms, unimix=0.0).tolist() == [0, 0, 2, 2, 3, 3]
-    # Half a uniform makes it 1/4, 1/8, 3/8, 1/4.
-    uniforms = torch.tensor([0.24, 0.26, 0.37, 0.38, 0.74, 0.76])
-    assert draw(probabilities.expand(6, 4), uniforms, unimix=0.5).tolist() == [0, 1, 1, 2, 2, 3]
+    uniforms = torch.tensor([0.0, 0.24, 0.25, 0.74, 0.75, 1 - 2**-24]).unsqueeze(-1)
+    assert draw(probabilities.expand(6, 4), uniforms).tolist() == [0, 0, 2, 2, 3, 3]
+
+
+def test_a_draw_never_leaves_the_classes_when_probabilities_sum_to_less_than_one() -> None:
+    probabilities = torch.full((1, 4), 0.25 - 1e-6)
+    assert draw(probabilities, torch.tensor([[1 - 2**-24]])).tolist() == [3]
 
 
 @pytest.mark.parametrize("unimix", [0.01, 0.3])
