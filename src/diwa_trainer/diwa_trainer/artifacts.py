@@ -1,7 +1,7 @@
 """Trained networks as files: weights in safetensors, and what they are in its header. Nothing is ever unpickled.
 
-The header's metadata carries format, kind, config, Spec and whatever the next verb must know, as JSON; so one file is
-enough to build the network again.
+The header's metadata carries format, kind, config, Spec and whatever the next verb must know, as one JSON; so one file
+is enough to build the network again, and the same network makes the same file.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from diwa_runtime.files import sha256_of, written_whole
 from diwa_runtime.spec import Spec
 
 ARTIFACT_VERSION = 1
+HEADER = "diwa"
 Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -71,15 +72,16 @@ def save_artifact(path: Path, kind: str, module: nn.Module, config: Any, spec: S
         StorageError: the disk is full.
     """
     header = {
-        "format": str(ARTIFACT_VERSION),
+        "format": ARTIFACT_VERSION,
         "kind": kind,
-        "config": json.dumps(to_plain(config)),
-        "spec": json.dumps(spec.to_json()),
-        "about": json.dumps(about),
+        "config": to_plain(config),
+        "spec": spec.to_json(),
+        "about": about,
     }
     weights = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
     with written_whole(path) as temporary:
-        temporary.write_bytes(to_safetensors(weights, header))
+        # One entry, since safetensors writes several in any order: the same network is the same bytes.
+        temporary.write_bytes(to_safetensors(weights, {HEADER: json.dumps(header)}))
 
 
 def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()) -> Artifact:
@@ -93,22 +95,25 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
         raise InputError(f"{path}: not there; make it with `{made_by}`")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
+            metadata = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a safetensors file ({error}); make it anew with `{made_by}`") from None
-    if header.get("kind") != kind:
-        raise InputError(f"{path}: holds {header.get('kind', 'something else')!r}, needed {kind!r} from `{made_by}`")
-    if header.get("format") != str(ARTIFACT_VERSION):
-        raise InputError(
-            f"{path}: format {header.get('format')!r}, this DiWA reads {ARTIFACT_VERSION!r}; "
-            f"make it anew with `{made_by}`"
-        )
+    if HEADER not in metadata:
+        raise InputError(f"{path}: holds weights of something else; make it anew with `{made_by}`")
     try:
-        config, spec, about = (json.loads(header[name]) for name in ("config", "spec", "about"))
+        header = json.loads(metadata[HEADER])
+        found_format, found_kind, config, about = (header[name] for name in ("format", "kind", "config", "about"))
         missing = next((fact for fact in facts if fact not in about), None)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged header ({error}); make it anew with `{made_by}`") from None
+        spec = header["spec"]
+    except (LookupError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: damaged header ({error!r}); make it anew with `{made_by}`") from None
+    if found_kind != kind:
+        raise InputError(f"{path}: holds {found_kind!r}, needed {kind!r} from `{made_by}`")
+    if found_format != ARTIFACT_VERSION:
+        raise InputError(
+            f"{path}: format {found_format!r}, this DiWA reads {ARTIFACT_VERSION}; make it anew with `{made_by}`"
+        )
     if missing is not None:
         raise InputError(f"{path}: its header does not state {missing!r}; make it anew with `{made_by}`")
     return Artifact(path, kind, config, Spec.from_json(spec, str(path)), about, weights, sha256_of(path))

@@ -18,6 +18,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,11 +32,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
 
 from diwa_runtime.config import to_plain, to_yaml
 from diwa_runtime.errors import ConfigError, InputError, StorageError
 from diwa_runtime.files import remove_orphans, written_whole
+from diwa_trainer.event_file import EventFile
 
 CONFIG, INPUTS, METRICS, SUMMARY = "config.yaml", "inputs.json", "metrics.jsonl", "summary.json"
 TENSORBOARD = "tensorboard"
@@ -85,7 +86,7 @@ class Run:
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._lock: int | None = None
-        self._tensorboard: SummaryWriter | None = None
+        self._events: EventFile | None = None
 
     def __enter__(self) -> Run:
         if self.is_done or self._checkpoints():
@@ -104,12 +105,8 @@ class Run:
     ) -> None:
         signal.signal(signal.SIGINT, self._handler)
         self._release()
-        try:
-            if self._tensorboard is not None:
-                self._tensorboard.close()
-        except OSError as refusal:
-            if error is None:
-                raise _disk_refused(self.folder / TENSORBOARD, refusal) from refusal
+        if self._events is not None:
+            self._events.close()
         if self.interrupted and error is None:
             raise KeyboardInterrupt(f"{self.folder} is done; the same command goes on after it")
 
@@ -133,10 +130,9 @@ class Run:
         try:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-            if self._tensorboard is None:
-                self._tensorboard = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=step)
-            for name, value in metrics.items():
-                self._tensorboard.add_scalar(name, value, step)
+            if self._events is None:
+                self._events = EventFile(self.folder / TENSORBOARD, step)
+            self._events.write(step, metrics)
         except OSError as error:
             raise _disk_refused(self.folder / METRICS, error) from error
         if show:
@@ -188,7 +184,9 @@ class Run:
         folder = checkpoints[-1]
         try:
             weights = load_file(folder / WEIGHTS)
-            rest = torch.load(folder / STATE, weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch warns of in a damaged file, the error below says
+                rest = torch.load(folder / STATE, weights_only=True)
             for name, module in state.modules.items():
                 prefix = f"{name}/"
                 own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
