@@ -54,6 +54,14 @@ def test_the_led_lights_up_in_the_static_image(env: PlayTable) -> None:
     assert bright_green(observation["static"]) > 5
 
 
+def test_the_wrist_camera_sees_the_fingers(env: PlayTable) -> None:
+    """They are nearest to the camera: the near plane must not cut them off."""
+    opened, _ = env.reset(seed=0)
+    for _ in range(10):
+        closed, *_ = env.step(np.array([0, 0, 0, 0, 0, 0, -1]))
+    assert (np.abs(closed["wrist"].astype(int) - opened["wrist"]).max(axis=-1) > 40).mean() > 0.05
+
+
 def test_looking_changes_nothing(env: PlayTable) -> None:
     blind = PlayTable(task="turn_on_led")
     blind.reset(seed=3)
