@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -137,13 +138,14 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     bundle = Bundle.load(config.bundle) if config.bundle else None
     task = config.task or (bundle.manifest.skill if bundle else None)
     episodes, videos, successes = [], {}, 0
-    for episode, video in _played(config, task):
-        episodes.append(episode)
-        successes += episode.success
-        if video is not None:
-            videos[episode.seed] = video
-        if progress is not None:
-            progress(len(episodes), successes)
+    with contextlib.closing(_played(config, task)) as played:
+        for episode, video in played:
+            episodes.append(episode)
+            successes += episode.success
+            if video is not None:
+                videos[episode.seed] = video
+            if progress is not None:
+                progress(len(episodes), successes)
     return Evaluation(config, task, _about(bundle) if bundle else None, tuple(episodes), videos)
 
 
@@ -160,7 +162,7 @@ def _about(bundle: Bundle) -> dict[str, Any]:
 _Played = tuple[EpisodeResult, bytes | None]
 
 
-def _played(config: EvaluateConfig, task: str | None) -> Iterator[_Played]:
+def _played(config: EvaluateConfig, task: str | None) -> Generator[_Played, None, None]:
     """Yield every episode's result and film, in the order of the seeds."""
     jobs = [(seed, index < config.videos) for index, seed in enumerate(config.seeds)]
     workers = min(config.workers, len(jobs))
@@ -173,6 +175,8 @@ def _played(config: EvaluateConfig, task: str | None) -> Iterator[_Played]:
     with _one_thread_each():
         try:
             yield from pool.map(_play, jobs)
+        except BrokenProcessPool:
+            raise InputError(f"{config.environment}: a worker process died; see why with --workers 1") from None
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import gymnasium
@@ -33,10 +34,11 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
         rate_hz: float = 30.0,
         reports_success: bool = True,
         draws: bool = True,
+        dies: bool = False,
         render_mode: str | None = None,
     ) -> None:
         self.task, self.render_mode = task, render_mode
-        self._reports_success, self._draws = reports_success, draws
+        self._reports_success, self._draws, self._dies = reports_success, draws, dies
         self.contract = Spec(rate_hz=rate_hz)
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(
@@ -45,6 +47,8 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Put the point somewhere."""
+        if self._dies:
+            os._exit(3)
         super().reset(seed=seed, options=options)
         self.position = float(self.np_random.uniform(-1, 1))
         return self._observation(), {}

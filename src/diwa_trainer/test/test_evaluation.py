@@ -197,6 +197,11 @@ def test_disagreeing_specs_are_refused_even_from_a_worker(tmp_path, workers):
         evaluate(config(tmp_path, environment_kwargs={"rate_hz": 20.0}, workers=workers))
 
 
+def test_worker_that_dies_is_reported(tmp_path):
+    with pytest.raises(InputError, match="a worker process died"):
+        evaluate(config(tmp_path, environment_kwargs={"dies": True}, workers=2))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [

@@ -107,6 +107,16 @@ def test_head_line_and_table_say_before_and_after(page):
     assert tuned[2:7] == ["94 % (94/100)", "88 to 97 %", "+52.0", "52 / 0", "4.4 · 10−16"]
 
 
+def test_loss_is_not_sold_as_a_gain(runs):
+    for task in TASKS:
+        for name, rate in (("base", 0.9), ("finetuned", 0.8)):
+            shutil.rmtree(runs / task / f"evaluation_{name}")
+            write_evaluation(runs / task / f"evaluation_{name}", task, rate, 500, 100, 0)
+    found = report(runs)
+    assert "No gain on 3 tasks: −10.0 points of success" in found.text
+    assert found.tables[0][2][4:6] == ["−10.0", "0 / 10"]
+
+
 def test_films_of_the_same_seeds_lie_inside(page, made):
     films = [value for tag, name, value in page.attributes if (tag, name) == ("video", "src")]
     assert len(films) == len(TASKS) * 2 * 2

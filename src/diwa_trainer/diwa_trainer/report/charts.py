@@ -196,10 +196,10 @@ def _estimate(estimate: Estimate, left: float, width: float, y: float) -> str:
 
 
 def _tight(axis: Axis, values: Sequence[float]) -> Axis:
-    """Let the x axis begin and end with the data."""
-    if not values or axis.low is not None or min(values) == max(values):
-        return axis
-    return Axis(axis.label, min(values), max(values), axis.log, axis.percent)
+    """Let the x axis begin and end with the data, where nothing else was asked for."""
+    low = min(values, default=0.0) if axis.low is None else axis.low
+    high = max(values, default=1.0) if axis.high is None else axis.high
+    return Axis(axis.label, low, high, axis.log, axis.percent) if low < high else axis
 
 
 def _is_number(value: float | None) -> bool:

@@ -118,7 +118,7 @@ def _open_loop(report: Mapping[str, Any]) -> Html:
         grid(
             _example(name, example, context)
             for name, examples in report["examples"].items()
-            for example in examples[:2]
+            for example in (examples[0], *examples[1:][-1:])
         ),
     ]
     return join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from diwa_trainer.report.charts import Estimate, Role, interval_chart
+from diwa_trainer.report.charts import Estimate, Role, interval_chart, number
 from diwa_trainer.report.gather import BASE, FINETUNED, Evaluation, RunFolder, Runs, TaskRuns
 from diwa_trainer.report.html import Html, details, element, join, missing, table, video
 from diwa_trainer.statistics import discordant, mcnemar
@@ -18,8 +18,11 @@ def title(runs: Runs) -> str:
     gains = [_gain(*pair) for pair in _pairs(runs)]
     if not gains:
         return f"Training report of {runs.path.resolve().name}"
-    word = "task" if len(gains) == 1 else "tasks"
-    return f"{_points(sum(gains) / len(gains))} points of success on {len(gains)} {word}, learned in imagination"
+    tasks = f"{len(gains)} {'task' if len(gains) == 1 else 'tasks'}"
+    mean = sum(gains) / len(gains)
+    if mean <= 0:
+        return f"No gain on {tasks}: {_points(mean)} points of success"
+    return f"{_points(mean)} points of success on {tasks}, learned in imagination"
 
 
 def lead(runs: Runs) -> Html:
@@ -36,7 +39,7 @@ def lead(runs: Runs) -> Html:
     if env_steps:
         tiles.append((f"{sum(env_steps):,}", "environment steps during fine-tuning"))
     if imagined:
-        tiles.append((f"{imagined / 1e6:.2f} M", "imagined steps"))
+        tiles.append((number(imagined), "imagined steps"))
     if (data := runs.world_model.json("data.json")) is not None:
         tiles.append((f"{data['rows']:,}", f"recorded steps ({data['hours']:.2f} h)"))
     return element("ul", *(element("li", element("strong", value), label) for value, label in tiles), css="tiles")

@@ -145,12 +145,13 @@ def _curves(task: TaskRuns, name: str, run: RunFolder) -> Html:
 
 
 def _imagined(run: RunFolder) -> list[Series]:
-    roles: Sequence[tuple[str, str, Role]] = (
-        ("success", "while exploring", "faint"),
-        ("judged_success_decoded", "by decoded scene", "other"),
-        ("judged_success_classifier", "by classifier", "new"),
+    roles: Sequence[tuple[str, str, Role, bool]] = (
+        ("success", "while exploring", "faint", False),
+        ("judged_success_decoded", "by decoded scene", "other", False),
+        ("judged_success_both", "by both", "base", True),
+        ("judged_success_classifier", "by classifier", "new", False),
     )
-    return [Series(shown, *run.curve(metric), role) for metric, shown, role in roles]
+    return [Series(shown, *run.curve(metric), role, dashed=dashed) for metric, shown, role, dashed in roles]
 
 
 def _real(task: TaskRuns, name: str, run: RunFolder) -> Series:
