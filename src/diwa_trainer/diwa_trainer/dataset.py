@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import InputError
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import sha256_of, written_whole
 from diwa_runtime.spec import Spec
 from diwa_trainer.npy import GrowingArray, open_array
 
@@ -177,6 +177,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.arrays["stamp"])
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of `dataset.json`, which names every bag by its own: two datasets of the same bags agree in it."""
+        return sha256_of(self.folder / DESCRIPTION)
 
     @property
     def stamp(self) -> NDArray[np.int64]:

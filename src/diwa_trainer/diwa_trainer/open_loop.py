@@ -37,11 +37,17 @@ def predict(model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], contex
     return model.decode(torch.cat(latents, 1))
 
 
+def measurable(episodes: Sequence[Episode]) -> list[Episode]:
+    """Return the episodes that are long enough to measure on: of play, or where none of it is, of any kind."""
+    long = [episode for episode in episodes if len(episode) >= CONTEXT + HORIZON]
+    return [episode for episode in long if episode.kind == "play"] or long
+
+
 @torch.no_grad()
 def open_loop_report(
     model: WorldModel, dataset: Dataset, episodes: Sequence[Episode], seed: int, windows: int = 256
 ) -> dict[str, Any]:
-    """Measure open-loop errors on windows of held-out play, as plain data for the report.
+    """Measure open-loop errors on windows of held-out play (or, without any, of demonstrations), as plain data.
 
     Returns:
         ``horizons``; ``features``: for TCP and each watched scene value the mean absolute (TCP: Euclidean) error at the
@@ -49,8 +55,8 @@ def open_loop_report(
         it moved; ``flips`` of the lights; ``posterior`` error of the first and of the last context frame; ``examples``
         of truth and prediction over time.
     """
-    play = [episode for episode in episodes if episode.kind == "play"] or list(episodes)
-    rows = dataset.windows(np.random.default_rng(seed), windows, CONTEXT + HORIZON, play, fields=())["row"]
+    rng = np.random.default_rng(seed)
+    rows = dataset.windows(rng, windows, CONTEXT + HORIZON, measurable(episodes), fields=())["row"]
     predicted = predict(model, dataset, rows, CONTEXT, seed)
     series = _series(model, dataset, rows, predicted)
     return {

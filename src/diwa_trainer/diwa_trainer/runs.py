@@ -40,6 +40,7 @@ from diwa_trainer.event_file import EventFile
 
 CONFIG, INPUTS, METRICS, SUMMARY = "config.yaml", "inputs.json", "metrics.jsonl", "summary.json"
 TENSORBOARD = "tensorboard"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
 
 # What the readers of damaged or hostile bytes raise. None of them runs what it reads.
@@ -65,7 +66,7 @@ class Run:
     """The folder of one verb while it runs; use as a context manager.
 
     Attributes:
-        interrupted: Ctrl-C was pressed; the loop ends at the next whole step.
+        interrupted: Ctrl-C was pressed, or SIGTERM came; the loop ends at the next whole step.
     """
 
     def __init__(self, folder: Path, config: Any, inputs: Mapping[str, str] | None = None) -> None:
@@ -97,13 +98,14 @@ class Run:
             except BaseException:
                 self._release()
                 raise
-        self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
+        self._handlers = {number: signal.signal(number, self._on_interrupt) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        signal.signal(signal.SIGINT, self._handler)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
         self._release()
         if self._events is not None:
             self._events.close()
@@ -219,10 +221,10 @@ class Run:
         return json.loads((self.folder / SUMMARY).read_text())
 
     def stop_if_interrupted(self, state: TrainState) -> None:
-        """End the process's work at a whole step after Ctrl-C, with a checkpoint.
+        """End the process's work at a whole step after Ctrl-C or SIGTERM, with a checkpoint.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C was pressed.
+            KeyboardInterrupt: it was asked to stop.
         """
         if self.interrupted:
             self.save(state)

@@ -206,7 +206,9 @@ def test_the_seconds_before_a_crash_count(tmp_path, monkeypatch):
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_at_a_whole_step_with_a_checkpoint(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_at_a_whole_step_with_a_checkpoint(tmp_path, number):
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     state = fresh_state()
 
     def train():
@@ -215,13 +217,13 @@ def test_ctrl_c_ends_at_a_whole_step_with_a_checkpoint(tmp_path):
                 run.stop_if_interrupted(state)
                 advance(state)
                 if state.step == 3:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(os.getpid(), number)
 
     with pytest.raises(KeyboardInterrupt, match=r"step 3 is saved in .*run; the same command goes on"):
         train()
 
     assert everything(resumed(tmp_path / "run")) == everything(state)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
 def test_ctrl_c_twice_stops_at_once(tmp_path):

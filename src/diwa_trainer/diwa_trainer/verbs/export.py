@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diwa_runtime.bundle import write_bundle
-from diwa_runtime.errors import InputError
-from diwa_runtime.manifest import FieldStatistics, Manifest
+from diwa_runtime.bundle import Bundle, write_bundle
+from diwa_runtime.errors import BundleError, InputError
+from diwa_runtime.manifest import FieldStatistics, Manifest, Normalisation
+from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import Artifact
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.features import CLAMP
 from diwa_trainer.graphs import make_graphs
 from diwa_trainer.policies import FINETUNED, PRETRAINED, load_policy
 from diwa_trainer.segments import demonstrations
@@ -35,7 +37,7 @@ class ExportConfig:
 
 
 def run(config: ExportConfig) -> None:
-    """Export the bundle, replacing an older one.
+    """Export the bundle, replacing an older one; one that is there already and of the same parts stays.
 
     Raises:
         InputError: parts that were not trained on one another.
@@ -50,13 +52,17 @@ def run(config: ExportConfig) -> None:
             config.finetuned if config.iteration is None else config.finetuned / f"iteration_{config.iteration:04d}"
         )
         finetuned, policy_file = load_policy(folder, FINETUNED, "finetune --keep-every")
+    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
     _check_lineage(model_file, base_file, reward_file, policy_file)
     task = base_file.about["task"]
     starts = [episode.start for episode in demonstrations(dataset, task, 1)]
     manifest = Manifest(
         skill=task,
         spec=model.spec,
-        normalisation={name: FieldStatistics.of(dataset.arrays[name]) for name in ("proprio", "scene")},
+        normalisation={
+            name: Normalisation(features.names, tuple(features.mean.tolist()), tuple(features.std.tolist()), CLAMP)
+            for name, features in (("proprio", model.proprio), ("scene", model.scene))
+        },
         proprio_starts=FieldStatistics.of(dataset.proprio[np.array(starts)]),
         provenance={
             "dataset": dataset.fingerprint,
@@ -71,8 +77,19 @@ def run(config: ExportConfig) -> None:
         latent_size=model.latent_size,
         success_threshold=reward_file.about["threshold"],
     )
+    if _is_there(config.output, manifest):
+        print(f"[{config.output.name}] is done already")
+        return
     write_bundle(config.output, manifest, make_graphs(model, pretrained, finetuned, classifier))
     print(f"[{config.output.name}] bundle of {task} written", flush=True)
+
+
+def _is_there(folder: Path, manifest: Manifest) -> bool:
+    try:
+        found = Bundle.load(folder).manifest
+    except BundleError:
+        return False
+    return (found.skill, found.provenance) == (manifest.skill, manifest.provenance)
 
 
 def _check_lineage(model: Artifact, base: Artifact, reward: Artifact, policy: Artifact) -> None:

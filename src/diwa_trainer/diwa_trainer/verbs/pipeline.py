@@ -7,18 +7,22 @@ Tasks run side by side, each as a process of this same verb that finds what they
 
 from __future__ import annotations
 
+import contextlib
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from diwa_runtime.config import config_from, to_yaml
+from diwa_runtime.config import check_bounds, config_from, to_yaml
 from diwa_runtime.errors import ConfigError, DiwaError, nearest
 from diwa_runtime.files import written_whole
+from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation import EvaluateConfig
 from diwa_trainer.results import print_table, sum_up
 from diwa_trainer.runs import write_json
@@ -26,14 +30,17 @@ from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, rep
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.ingest import IngestConfig
-from diwa_trainer.verbs.pretrain import PretrainConfig
+from diwa_trainer.verbs.pretrain import PretrainConfig, choose_demonstrations
 from diwa_trainer.verbs.report import ReportConfig
 from diwa_trainer.verbs.train_reward import TrainRewardConfig
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 
 Settings = dict[str, Any]
+Step = tuple[Callable[[Any], None], Any]
+"""A verb and its settings."""
 STAGES = ("ingest", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
 FINETUNED = "finetuned"
+_TAKEN = ("base", "pretrained", "reward", FINETUNED)
 
 
 @dataclass(frozen=True)
@@ -56,97 +63,121 @@ class PipelineConfig:
     )
     seed: int = 0
     workers: int = field(default=2, metadata={"help": "tasks side by side"})
-    summary: bool = field(default=True, metadata={"help": "end with results.json and report.html"})
-    resume: bool = field(default=True, metadata={"help": "go on where it was; what is done is always skipped"})
+    shared: bool = field(
+        default=True, metadata={"help": "also ingest, learn the world model and sum up; false: the tasks alone"}
+    )
+    resume: bool = field(
+        default=True, metadata={"help": "go on where it was; false: refuse an output folder in which one has begun"}
+    )
 
     def __post_init__(self) -> None:
-        for task, stages in {"stages": self.stages, **self.task_stages}.items():
+        check_bounds(self, workers=(1, None))
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise ConfigError(f"tasks must name at least one task, and none twice, not {list(self.tasks)}")
+        for where, stages in [("stages", self.stages), *self.task_stages.items()]:
             for stage in stages:
                 if stage not in STAGES:
                     raise ConfigError(
-                        f"{task}: no stage {stage!r}{nearest(stage, STAGES)} (there are {', '.join(STAGES)})"
+                        f"{where}: no stage {stage!r}{nearest(stage, STAGES)} (there are {', '.join(STAGES)})"
                     )
-        for task in self.task_stages:
-            if "/" in task or not task:
-                raise ConfigError(f"task_stages: {task!r} is no task's name")
+        for name in self.variants:
+            if name in _TAKEN or not re.fullmatch(r"[A-Za-z0-9][\w-]*", name):
+                raise ConfigError(f"variants: {name!r} cannot name a folder of its own; choose another name")
 
 
 def run(config: PipelineConfig) -> None:
-    """Run what is shared, then the tasks, then sum up: `results.json`, `report.html` and a table on the terminal."""
-    dataset, world_model = config.output / "dataset", config.output / "world_model"
-    ingest.run(_stage(IngestConfig, config, "ingest", {"bags": config.bags, "output": dataset}))
-    train_world_model.run(
-        _stage(
-            TrainWorldModelConfig, config, "train_world_model", {"dataset": dataset, "output": world_model}, seeded=True
-        )
-    )
-    if config.workers > 1 and len(config.tasks) > 1:
+    """Run what is shared, then the tasks, then sum up: `results.json`, `report.html` and a table on the terminal.
+
+    Raises:
+        ConfigError: a setting of any verb cannot be; found before anything is run.
+        DiwaError: what any verb raises.
+    """
+    if not config.resume and (config.output / "dataset").exists():
+        raise ConfigError(f"{config.output}: a pipeline has begun there; choose another output, or let it resume")
+    plans = {task: plan_task(config, task) for task in config.tasks}
+    if config.shared:
+        _make_shared(config, plans)
+    if config.workers > 1 and len(plans) > 1:
         _side_by_side(config)
     else:
-        for task in config.tasks:
-            run_task(config, task)
-    if not config.summary:
-        return
-    results = sum_up(config.output, config.tasks, (FINETUNED, *config.variants))
-    write_json(config.output / "results.json", results)
-    report.run(ReportConfig(config.output, config.output / "report.html"))
-    print_table(results)
-    print(f"{config.output / 'results.json'}\n{config.output / 'report.html'}")
+        for plan in plans.values():
+            _work_through(plan)
+    if config.shared:
+        _sum_up(config)
 
 
-def run_task(config: PipelineConfig, task: str) -> None:
-    """Base policy, reward, fine-tuned policies, bundles and evaluations of one task."""
-    shared = {"dataset": config.output / "dataset", "world_model": config.output / "world_model"}
+def plan_shared(config: PipelineConfig) -> list[Step]:
+    """Return what comes before all tasks: dataset and world model."""
+    dataset, world_model = config.output / "dataset", config.output / "world_model"
+    return [
+        (ingest.run, _settings(IngestConfig, config, "ingest", {"bags": config.bags, "output": dataset})),
+        (
+            train_world_model.run,
+            _settings(TrainWorldModelConfig, config, "train_world_model", {"dataset": dataset, "output": world_model}),
+        ),
+    ]
+
+
+def plan_task(config: PipelineConfig, task: str) -> list[Step]:
+    """Return what there is to do for a task: base policy, reward, fine-tuned policies, each with its evaluation."""
     folder = config.output / task
-    base, reward = folder / "pretrained", folder / "reward"
-    trained = {**shared, "policy": base, "reward": reward}
-    pretrain.run(
-        _stage(PretrainConfig, config, "pretrain", {**shared, "task": task, "output": base}, task, seeded=True)
-    )
-    train_reward.run(
-        _stage(TrainRewardConfig, config, "train_reward", {**shared, "task": task, "output": reward}, task, seeded=True)
-    )
-    _export_and_evaluate(config, task, "base", trained)
-    for name, settings in {FINETUNED: {}, **config.variants}.items():
-        tuned = _stage(
-            FinetuneConfig, config, "finetune", {**trained, "output": folder / name}, task, seeded=True, over=settings
-        )
-        finetune.run(tuned)
-        _export_and_evaluate(config, task, name, {**trained, "finetuned": folder / name})
+    shared = {"dataset": config.output / "dataset", "world_model": config.output / "world_model"}
+    trained = {**shared, "policy": folder / "pretrained", "reward": folder / "reward"}
+    base = {**shared, "task": task, "output": trained["policy"]}
+    reward = {**shared, "task": task, "output": trained["reward"]}
+    steps: list[Step] = [
+        (pretrain.run, _settings(PretrainConfig, config, "pretrain", base, task)),
+        (train_reward.run, _settings(TrainRewardConfig, config, "train_reward", reward, task)),
+        *_plan_evaluation(config, task, "base", trained),
+    ]
+    for name, over in {FINETUNED: {}, **config.variants}.items():
+        tuned = {**trained, "finetuned": folder / name}
+        tuning = _settings(FinetuneConfig, config, "finetune", {**trained, "output": folder / name}, task, over)
+        steps += [(finetune.run, tuning), *_plan_evaluation(config, task, name, tuned)]
         for iteration in config.iterations_evaluated:
-            parts = {**trained, "finetuned": folder / name, "iteration": iteration}
-            _export_and_evaluate(config, task, f"{name}_{iteration:04d}", parts, after_final=True)
+            _check_kept(tuning, iteration)
+            parts = {**tuned, "iteration": iteration}
+            steps += _plan_evaluation(config, task, f"{name}_{iteration:04d}", parts, after_final=True)
+    return steps
 
 
-def _export_and_evaluate(
+def _plan_evaluation(
     config: PipelineConfig, task: str, name: str, parts: Mapping[str, Any], *, after_final: bool = False
-) -> None:
+) -> list[Step]:
+    """Plan the export of a bundle and its evaluation."""
     folder = config.output / task
     bundle = folder / f"bundle_{name}"
-    if not bundle.exists():
-        export.run(config_from(ExportConfig, {**parts, "output": bundle}, "export"))
-    setup = _stage(
-        EvaluateConfig, config, "evaluate", {"bundle": bundle, "output": folder / f"evaluation_{name}"}, task
-    )
+    given = {"bundle": bundle, "output": folder / f"evaluation_{name}"}
+    evaluation = _settings(EvaluateConfig, config, "evaluate", given, task)
     if after_final:
-        setup = replace(setup, first_seed=setup.first_seed + setup.episodes, videos=0)
-    evaluate.run(setup)
+        evaluation = replace(evaluation, first_seed=evaluation.first_seed + evaluation.episodes, videos=0)
+    return [
+        (export.run, config_from(ExportConfig, {**parts, "output": bundle}, "export")),
+        (evaluate.run, evaluation),
+    ]
 
 
-def _stage(
+def _check_kept(tuning: FinetuneConfig, iteration: int) -> None:
+    if not 0 < iteration <= tuning.iterations or not tuning.keep_every or iteration % tuning.keep_every:
+        raise ConfigError(
+            f"iterations_evaluated names {iteration}, but of {tuning.iterations} iterations finetune keeps every "
+            f"{tuning.keep_every}th; set stages.finetune.keep_every"
+        )
+
+
+def _settings(
     cls: type,
     config: PipelineConfig,
     stage: str,
     given: Mapping[str, Any],
     task: str | None = None,
-    *,
-    seeded: bool = False,
     over: Settings | None = None,
 ) -> Any:
-    """Build a verb's config: the pipeline's own paths, then the stage's, the task's and the variant's settings."""
+    """Build a verb's config: the stage's settings, then the task's, the variant's, and the pipeline's own paths."""
     of_task = config.task_stages.get(task or "", {}).get(stage, {})
     settings = _merged(config.stages.get(stage, {}), of_task, over or {})
-    return config_from(cls, {**({"seed": config.seed} if seeded else {}), **settings, **given}, f"settings of {stage}")
+    seed = {"seed": config.seed} if "seed" in {setting.name for setting in fields(cls)} else {}
+    return config_from(cls, {**seed, **settings, **given}, f"settings of {stage}")
 
 
 def _merged(*layers: Settings) -> Settings:
@@ -158,6 +189,32 @@ def _merged(*layers: Settings) -> Settings:
     return out
 
 
+def _work_through(plan: Iterable[Step]) -> None:
+    for verb, settings in plan:
+        verb(settings)
+
+
+def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> None:
+    """Ingest, see that each task can be learned from what came of it, and only then learn the world model."""
+    (make_dataset, learn_world_model) = plan_shared(config)
+    _work_through([make_dataset])
+    dataset = Dataset.open(config.output / "dataset")
+    for task in (*config.tasks, *config.task_stages):
+        dataset.spec.task(task)
+    for plan in plans.values():
+        _, cloning = plan[0]
+        choose_demonstrations(cloning, dataset)
+    _work_through([learn_world_model])
+
+
+def _sum_up(config: PipelineConfig) -> None:
+    results = sum_up(config.output, config.tasks, (FINETUNED, *config.variants))
+    write_json(config.output / "results.json", results)
+    report.run(ReportConfig(config.output, config.output / "report.html"))
+    print_table(results)
+    print(f"{config.output / 'results.json'}\n{config.output / 'report.html'}")
+
+
 def _side_by_side(config: PipelineConfig) -> None:
     """Run each task in a process of its own, `workers` at a time.
 
@@ -166,27 +223,58 @@ def _side_by_side(config: PipelineConfig) -> None:
         KeyboardInterrupt: Ctrl-C; each task has kept its last checkpoint.
     """
     running: dict[str, subprocess.Popen[bytes]] = {}
+    stopping = threading.Event()
 
     def run_one(task: str) -> int:
-        running[task] = subprocess.Popen(_task_command(config, task))
+        if stopping.is_set():
+            return 0
+        # In a group of its own: Ctrl-C on the terminal would reach it once by itself and once through us, and asked
+        # twice it stops without a checkpoint.
+        running[task] = subprocess.Popen(_task_command(config, task), process_group=0)
+        if stopping.is_set():
+            running[task].send_signal(signal.SIGINT)
         return running[task].wait()
 
-    with ThreadPoolExecutor(config.workers) as pool:
+    with _terminated_as_interrupted(), ThreadPoolExecutor(config.workers) as pool:
         futures = {task: pool.submit(run_one, task) for task in config.tasks}
         try:
             codes = {task: future.result() for task, future in futures.items()}
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in running.values():
-                if process.poll() is None:
-                    process.send_signal(signal.SIGINT)
+            stopping.set()
+            _stop(list(running.values()))
             raise KeyboardInterrupt("every task keeps its last checkpoint; the same command goes on") from None
     if failed := [task for task, code in codes.items() if code]:
         raise DiwaError(f"{', '.join(failed)} failed, see above; mend it and give the same command to go on")
 
 
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Take SIGTERM as Ctrl-C, so that no task outlives us."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Ask processes to end at their next whole step, and wait; another Ctrl-C asks again, which ends them at once."""
+    try:
+        _interrupt(processes)
+    except KeyboardInterrupt:
+        _interrupt(processes)
+
+
+def _interrupt(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        process.send_signal(signal.SIGINT)  # does nothing to one that has ended
+    for process in processes:
+        process.wait()
+
+
 def _task_command(config: PipelineConfig, task: str) -> list[str]:
     settings = config.output / task / "pipeline.yaml"
+    alone = replace(config, tasks=(task,), workers=1, shared=False, resume=True)
     with written_whole(settings) as temporary:
-        temporary.write_text(to_yaml(replace(config, tasks=(task,), workers=1, summary=False)), encoding="utf-8")
+        temporary.write_text(to_yaml(alone), encoding="utf-8")
     return [sys.executable, "-m", "diwa_trainer", "pipeline", "--config", str(settings)]

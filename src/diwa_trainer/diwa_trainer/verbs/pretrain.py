@@ -58,7 +58,7 @@ def run(config: PretrainConfig) -> None:
     dataset = Dataset.open(config.dataset)
     model, model_file = load_world_model(config.world_model)
     check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
-    cloned, held_out = _choose(config, dataset)
+    cloned, held_out = choose_demonstrations(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
         if run.is_done:
@@ -83,7 +83,12 @@ def run(config: PretrainConfig) -> None:
         run.finish({"seconds": run.seconds, "demonstrations": len(cloned), "pairs": len(chunks), **final})
 
 
-def _choose(config: PretrainConfig, dataset: Dataset) -> tuple[list[Episode], list[Episode]]:
+def choose_demonstrations(config: PretrainConfig, dataset: Dataset) -> tuple[list[Episode], list[Episode]]:
+    """Return the demonstrations to clone and those that validate.
+
+    Raises:
+        InputError: there are fewer than the settings ask for, or fewer than 10.
+    """
     needed = max(config.demonstrations, FEWEST_DEMONSTRATIONS)
     found = demonstrations(dataset, config.task, needed)
     order = np.random.default_rng(config.seed).permutation(len(found))

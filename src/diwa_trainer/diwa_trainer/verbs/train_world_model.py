@@ -15,7 +15,7 @@ from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
 from diwa_trainer.data_summary import summarise_dataset
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.latents import action_at, observation_at
-from diwa_trainer.open_loop import CONTEXT, HORIZON, open_loop_report
+from diwa_trainer.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
 from diwa_trainer.runs import Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.world_model import WorldModel, WorldModelConfig
 
@@ -52,8 +52,7 @@ def run(config: TrainWorldModelConfig) -> None:
     """Train until `updates`, keep checkpoints, then measure open-loop prediction on held-out play."""
     dataset = Dataset.open(config.dataset)
     train, held_out = dataset.split(config.validation, config.split_seed)
-    for episodes, length in ((train, config.length), (held_out, max(config.length, CONTEXT + HORIZON))):
-        _check_lengths(dataset, episodes, length)
+    _check_lengths(config, dataset, train, held_out)
     state, model = _make(config, dataset)
     with Run(config.output, config, {"dataset": dataset.fingerprint}) as run, intra_op_threads(config.threads):
         if run.is_done:
@@ -87,12 +86,16 @@ def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
     return artifact.network(lambda: WorldModel(artifact.spec, config)), artifact
 
 
-def _check_lengths(dataset: Dataset, episodes: Sequence[Episode], length: int) -> None:
-    """Refuse before the training what would be found short only after it."""
-    if all(len(episode) < length for episode in episodes):
+def _check_lengths(
+    config: TrainWorldModelConfig, dataset: Dataset, train: Sequence[Episode], held_out: Sequence[Episode]
+) -> None:
+    """Refuse before the training what would be found too short only during it or after."""
+    both = all(any(len(episode) >= config.length for episode in episodes) for episodes in (train, held_out))
+    if not (both and measurable(held_out)):
+        needed = max(config.length, CONTEXT + HORIZON)
         raise InputError(
-            f"{dataset.folder}: needs an episode of {length} rows to train on and another to measure by, of "
-            f"{len(dataset.episodes)} the longest has {max(len(e) for e in dataset.episodes)}; record longer ones"
+            f"{dataset.folder}: needs one episode of {needed} rows to train on and another to measure by, its longest "
+            f"of {len(dataset.episodes)} has {max(len(episode) for episode in dataset.episodes)}; record longer ones"
         )
 
 
