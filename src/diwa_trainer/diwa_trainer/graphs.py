@@ -33,7 +33,7 @@ class FilterGraph(nn.Module):
 
 
 class PolicyGraph(nn.Module):
-    """(latent, noise) -> chunk, with the denoising loop unrolled; what is constant in it, ONNX Runtime folds as it loads."""
+    """(latent, noise) -> chunk, the denoising loop unrolled; what is constant in it, ONNX Runtime folds as it loads."""
 
     std: Tensor
 

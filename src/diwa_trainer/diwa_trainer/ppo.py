@@ -197,18 +197,9 @@ def update(
             if len(index) < 2 and len(batch.latents) > 1:
                 continue  # the advantages of a single row cannot be normalised
             rows = batch.rows(index)
-            value_loss = 0.5 * F.mse_loss(critic(rows.latents), rows.returns)
-            critic_optimizer.zero_grad(set_to_none=True)
-            (config.value_weight * value_loss).backward()
-            critic_optimizer.step()
-            metrics = {"value_loss": value_loss.detach()}
+            metrics = update_critic(rows, critic, critic_optimizer, config)
             if not critic_only:
-                loss, parts = actor_loss(policy, rows, config)
-                actor_optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                norm = nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
-                actor_optimizer.step()
-                metrics |= parts | {"gradient_norm": norm}
+                metrics |= update_actor(rows, policy, actor_optimizer, config)
             collected.append(metrics)
         if not critic_only and float(collected[-1]["approx_kl"]) > config.target_kl:
             break
@@ -217,3 +208,26 @@ def update(
         residual = (batch.returns - critic(batch.latents)).var()
     means["explained_variance"] = float(1 - residual / batch.returns.var().clamp(min=1e-8))
     return means
+
+
+def update_critic(
+    rows: Batch, critic: Critic, optimizer: torch.optim.Optimizer, config: PPOConfig
+) -> dict[str, Tensor]:
+    """Bring the critic nearer to a minibatch's returns, in place."""
+    loss = 0.5 * F.mse_loss(critic(rows.latents), rows.returns)
+    optimizer.zero_grad(set_to_none=True)
+    (config.value_weight * loss).backward()
+    optimizer.step()
+    return {"value_loss": loss.detach()}
+
+
+def update_actor(
+    rows: Batch, policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, config: PPOConfig
+) -> dict[str, Tensor]:
+    """Take one step of the policy on a minibatch, in place."""
+    loss, metrics = actor_loss(policy, rows, config)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
+    optimizer.step()
+    return metrics | {"gradient_norm": norm}

@@ -1,0 +1,271 @@
+"""PPO over denoising steps against its plain twin, the published numbers, and a world that it must learn."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_diffusion import plain_policy
+from plain_ppo import frozen_chains, plain_actor_loss, plain_advantages
+from point_world import Learner, pretrain, success_rate
+
+from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
+from diwa_trainer.imagination import Rollout
+from diwa_trainer.ppo import (
+    Batch,
+    Critic,
+    PPOConfig,
+    actor_loss,
+    advantages,
+    clip_schedule,
+    denoising_discount,
+    make_batch,
+    update,
+)
+
+LATENT, ROWS = 12, 24
+POLICY = DiffusionConfig(hidden=32)
+DISCOUNT = [0.9135, 0.9227, 0.9321, 0.9415, 0.9510, 0.9606, 0.9703, 0.9801, 0.99, 1.0]  # paper.md 4.5, point 6
+CLIP = [0.001, 0.00119, 0.00145, 0.00181, 0.00232, 0.00303, 0.00401, 0.00539, 0.00732, 0.01]  # point 7
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def make_policy(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return DiffusionPolicy(POLICY, LATENT)
+
+
+def nudged(policy, size, seed=5):
+    """Return a copy whose weights are off by Gaussian noise of that size."""
+    other, generator = copy.deepcopy(policy), seeded(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+    return other
+
+
+def make_rows(pretrained, behaviour, bc_weight=0.05, rows=ROWS):
+    """A batch whose chains `behaviour` drew, with random advantages and returns."""
+    config, generator = PPOConfig(bc_weight=bc_weight), seeded(6)
+    latents = torch.randn(rows, LATENT, generator=generator)
+    noise = draw_noise(POLICY, (rows, POLICY.denoising_steps + 1), generator)
+    chains = sample(pretrained, behaviour, latents, noise, explore=True).chain
+    with torch.no_grad():
+        log_probs = behaviour.chain_log_prob(latents, chains).clamp(-5, 2).mean(-1)
+    bc_chains = frozen_chains(plain_policy(pretrained, behaviour), latents, generator) if bc_weight else None
+    adv, returns = torch.randn(2, rows, generator=generator)
+    return Batch(latents, chains, log_probs, adv, returns, bc_chains), config
+
+
+def optimizers(policy, critic):
+    return torch.optim.AdamW(policy.parameters(), 1e-3), torch.optim.AdamW(critic.parameters(), 1e-3)
+
+
+@st.composite
+def episodes(draw):
+    """Rewards, values, values that follow, and where (H, B) steps terminate and end."""
+    horizon, batch = draw(st.integers(1, 7)), draw(st.integers(1, 3))
+    generator = seeded(draw(st.integers(0, 2**31)))
+    rewards, values, follows = torch.randn(3, horizon, batch, generator=generator)
+    share = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    terminated = torch.rand(horizon, batch, generator=generator) < share
+    cut = torch.rand(horizon, batch, generator=generator) < share
+    return rewards, values, follows, terminated, terminated | cut
+
+
+@given(episodes(), st.floats(0, 1), st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_advantages_are_the_sums_written_out(case, gamma, lam):
+    torch.testing.assert_close(advantages(*case, gamma, lam), plain_advantages(*case, gamma, lam), atol=1e-5, rtol=1e-5)
+
+
+def test_a_cut_episode_bootstraps_from_where_it_was_cut_and_a_finished_one_does_not():
+    rewards, values = torch.zeros(2, 2), torch.zeros(2, 2)
+    follows = torch.tensor([[0.0, 0.0], [10.0, 10.0]])
+    terminated = torch.tensor([[False, False], [False, True]])
+    ended = torch.tensor([[False, False], [True, True]])
+
+    actual = advantages(rewards, values, follows, terminated, ended, 0.5, 0.5)
+    torch.testing.assert_close(actual, torch.tensor([[0.25 * 5, 0.0], [5.0, 0.0]]))
+
+
+def test_clip_ranges_and_discounts_are_the_published_ones():
+    torch.testing.assert_close(clip_schedule(PPOConfig(), 10), torch.tensor(CLIP), atol=6e-6, rtol=0)
+    torch.testing.assert_close(denoising_discount(PPOConfig(), 10), torch.tensor(DISCOUNT), atol=6e-5, rtol=0)
+
+
+@pytest.mark.parametrize("bc_weight", [0.0, 0.05, 2.0])
+def test_loss_and_gradients_are_the_plain_ones(bc_weight):
+    pretrained = make_policy(1)
+    batch, config = make_rows(pretrained, nudged(pretrained, 0.02), bc_weight)
+    ours = nudged(pretrained, 0.03, seed=7)
+    plain = plain_policy(pretrained, ours)
+
+    loss, metrics = actor_loss(ours, batch, config)
+    expected = plain_actor_loss(plain, batch, config)
+    loss.backward()
+    expected.backward()
+
+    assert 0.1 < metrics["clip_fraction"] < 0.95, "both branches of the surrogate are at work"
+    torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    net, twin = ours.denoiser, plain.tuned
+    first = torch.cat([net.chunk_in.weight.grad, net.time_in.weight.grad, net.latent_in.weight.grad], 1)
+    pairs = {
+        "first layer": (first, twin.into.weight.grad),
+        "first bias": (net.latent_in.bias.grad, twin.into.bias.grad),
+        "time embedding": (net.time_mlp[0].weight.grad, twin.time_in.weight.grad),
+        "block 1": (net.block_1.weight.grad, twin.block_1.weight.grad),
+        "block 2": (net.block_2.weight.grad, twin.block_2.weight.grad),
+        "block 2 bias": (net.block_2.bias.grad, twin.block_2.bias.grad),
+        "out": (net.out.weight.grad, twin.out.weight.grad),
+        "out bias": (net.out.bias.grad, twin.out.bias.grad),
+    }
+    for name, (actual, wanted) in pairs.items():
+        assert wanted.abs().max() > 1e-6, name
+        torch.testing.assert_close(actual, wanted, atol=3e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_before_any_update_the_policy_is_the_one_that_acted():
+    pretrained = make_policy(1)
+    batch, config = make_rows(pretrained, pretrained, bc_weight=0.0)
+    loss, metrics = actor_loss(pretrained, batch, config)
+
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
+    assert metrics["clip_fraction"] == 0
+    assert loss.item() == pytest.approx(0, abs=1e-6), "normalised advantages cancel where all ratios are one"
+
+
+def test_scale_and_offset_of_advantages_play_no_part():
+    pretrained = make_policy(1)
+    batch, config = make_rows(pretrained, nudged(pretrained, 0.02), bc_weight=0.0)
+    loss, _ = actor_loss(pretrained, batch, config)
+    same, _ = actor_loss(pretrained, replace(batch, advantages=5 * batch.advantages - 40), config)
+    other, _ = actor_loss(pretrained, replace(batch, advantages=-batch.advantages), config)
+
+    torch.testing.assert_close(loss, same, atol=1e-6, rtol=1e-5)
+    assert (loss - other).abs() > 1e-4
+
+
+def test_hopeless_log_probs_are_clamped_and_teach_nothing():
+    """A chain that the policy thinks impossible: its log-prob is the floor, and its gradient none."""
+    pretrained = make_policy(1)
+    batch, config = make_rows(pretrained, pretrained, bc_weight=0.0)
+    impossible = batch.chains.clone()
+    impossible[:, 1::2] += 50
+    loss, _ = actor_loss(pretrained, replace(batch, chains=impossible), config)
+    loss.backward()
+
+    assert all(not p.grad.any() for p in pretrained.parameters())
+
+
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_rows_of_a_rollout(bootstrap):
+    """Three chunks of two episodes, the second succeeds in its second; the critic says 0.5 of everything."""
+    pretrained, critic, generator = make_policy(1), Critic(LATENT, 8), seeded(8)
+    torch.nn.init.zeros_(critic.out.weight)
+    torch.nn.init.constant_(critic.out.bias, 0.5)
+    latents, final = torch.randn(3, 2, LATENT, generator=generator), torch.randn(2, LATENT, generator=generator)
+    chains = torch.randn(3, 2, 11, 28, generator=generator)
+    live = torch.tensor([[True, True], [True, True], [True, False]])
+    rewards = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    config = PPOConfig(gamma=0.9, gae_lambda=1.0, horizon_bootstrap=bootstrap)
+
+    batch = make_batch(
+        Rollout(latents, chains, rewards, live, final), pretrained, pretrained, critic, config, generator
+    )
+
+    end = 0.5 if bootstrap else 0.0
+    returns = torch.tensor([0.9**3 * end, 0.9, 0.9**2 * end, 1.0, 0.9 * end])
+    torch.testing.assert_close(batch.returns, returns)
+    torch.testing.assert_close(batch.advantages, returns - 0.5)
+    assert torch.equal(batch.latents, latents[live])
+    assert torch.equal(batch.chains, chains[live])
+    expected = pretrained.chain_log_prob(latents[live], chains[live]).clamp(-5, 2).mean(-1)
+    torch.testing.assert_close(batch.log_probs, expected.detach())
+    assert torch.equal(batch.bc_chains[:, 0], batch.chains[:, 0])
+    assert not batch.log_probs.requires_grad
+
+
+def test_without_a_bc_weight_no_frozen_chains_are_drawn():
+    pretrained, generator = make_policy(1), seeded(8)
+    latents, chains = torch.randn(1, 2, LATENT, generator=generator), torch.randn(1, 2, 11, 28, generator=generator)
+    rollout = Rollout(latents, chains, torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), latents[0])
+    before = generator.get_state()
+
+    batch = make_batch(rollout, pretrained, pretrained, Critic(LATENT, 8), PPOConfig(bc_weight=0.0), generator)
+    assert batch.bc_chains is None
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_warm_up_trains_the_critic_alone():
+    policy = make_policy(1)
+    batch, config = make_rows(policy, policy)
+    critic = Critic(LATENT, 16)
+    actor_before, critic_before = copy.deepcopy(policy.state_dict()), copy.deepcopy(critic.state_dict())
+    metrics = update(batch, policy, critic, *optimizers(policy, critic), config, seeded(), critic_only=True)
+
+    assert all(torch.equal(value, actor_before[name]) for name, value in policy.state_dict().items())
+    assert all(not torch.equal(value, critic_before[name]) for name, value in critic.state_dict().items())
+    assert metrics.keys() == {"value_loss", "explained_variance"}
+
+
+def test_the_critic_learns_the_returns():
+    policy, critic = make_policy(1), Critic(LATENT, 64)
+    batch, config = make_rows(policy, policy)
+    config = replace(config, epochs=150)
+    metrics = update(batch, policy, critic, *optimizers(policy, critic), config, seeded(), critic_only=True)
+    assert metrics["explained_variance"] > 0.95
+
+
+def test_epochs_stop_when_the_policy_has_gone_too_far():
+    def after(**changes):
+        policy, critic = make_policy(1), Critic(LATENT, 8)
+        batch, config = make_rows(policy, policy)
+        config = replace(config, minibatch=8, **changes)
+        update(batch, policy, critic, *optimizers(policy, critic), config, seeded())
+        return policy.denoiser.out.weight
+
+    assert torch.equal(after(epochs=5, target_kl=-1.0), after(epochs=1))
+    assert not torch.equal(after(epochs=5), after(epochs=1))
+
+
+def test_the_bc_term_alone_brings_a_strayed_policy_back():
+    """Without advantages only the frozen policy's chains teach: the distance to it shrinks."""
+    pretrained = make_policy(1)
+    strayed = nudged(pretrained, 0.05)
+    batch, config = make_rows(pretrained, strayed, bc_weight=1.0, rows=256)
+    batch = replace(batch, advantages=torch.zeros(256))
+    critic = Critic(LATENT, 8)
+
+    def distance():
+        with torch.no_grad():
+            ours, theirs = (p.chain_log_prob(batch.latents, batch.bc_chains) for p in (strayed, pretrained))
+        return (theirs - ours).clamp(min=0).mean()
+
+    before = distance()
+    update(batch, strayed, critic, *optimizers(strayed, critic), replace(config, epochs=60), seeded())
+    assert distance() < 0.5 * before
+
+
+def test_imagined_ppo_solves_the_point_world():
+    """From noisy demonstrations some 4 of 10 episodes succeed; after 26 iterations more than 9 of 10 must."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pretrained = pretrain(noise=1.0, updates=250, generator=seeded())
+        config = PPOConfig(
+            clip=0.1, clip_base=0.01, minibatch=128, bc_weight=0.0, critic_hidden=64,
+            actor_learning_rate=4e-3, critic_learning_rate=3e-3,
+        )  # fmt: skip
+        learner = Learner(pretrained, config, iterations=26)
+    base = success_rate(pretrained, pretrained)
+    for number in range(learner.iterations):
+        learner.iterate(number, episodes=200)
+
+    assert 0.3 < base < 0.6
+    assert success_rate(pretrained, learner.policy) > 0.9
