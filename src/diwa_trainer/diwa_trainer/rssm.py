@@ -87,7 +87,7 @@ class RSSM(nn.Module):
         `previous_actions[:, t]` led to frame t. States are sampled straight-through, or with `mode` the likeliest.
         """
         uniforms = None if mode else self._uniforms(embeddings.shape[:2], embeddings, generator)
-        latents, logits = observe_sequence(
+        h, z, logits = observe_sequence(
             F.linear(previous_actions, self.action_in.weight, self.stochastic_in.bias),
             F.linear(embeddings, self.posterior_e.weight, self.posterior_h.bias),
             latent,
@@ -96,8 +96,7 @@ class RSSM(nn.Module):
             classes=self.config.classes,
             unimix=self.config.unimix,
         )
-        prior = self.prior_logits(latents[..., : self.config.deterministic])
-        return Observed(latents, self._mix(logits), prior)
+        return Observed(torch.cat([h, z], -1), self._mix(logits), self.prior_logits(h))
 
     def filter(self, embedding: Tensor, previous_action: Tensor, latent: Tensor) -> Tensor:
         """Take a single step of `observe` with the likeliest state: (B, E), (B, A), (B, Z) -> (B, Z)."""

@@ -51,7 +51,7 @@ def observe_sequence(
     *,
     classes: int,
     unimix: float,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Filter windows.
 
     Args:
@@ -64,7 +64,8 @@ def observe_sequence(
         unimix: share of the uniform that probabilities are mixed with.
 
     Returns:
-        latents (B, T, Z), straight-through in the states, and the posterior's logits (B, T, S * C) before the mix.
+        deterministic states (B, T, H), one-hots (B, T, S * C), straight-through, and the posterior's logits
+        (B, T, S * C) before the mix.
     """
     time_first = (share.transpose(0, 1).contiguous() for share in (action_share, embedding_share))
     chosen = None if uniforms is None else uniforms.transpose(0, 1).contiguous()
@@ -156,7 +157,7 @@ class _Sequence(torch.autograd.Function):
         embedding_share: Tensor,
         latent: Tensor,
         *weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         w = Weights(*weights)
         steps, batch, hidden = action_share.shape
         size, stochastic = w.gru_hidden.shape[1], w.stochastic_in.shape[1]
@@ -176,17 +177,18 @@ class _Sequence(torch.autograd.Function):
         actions, frames = _Window(action_share), _Window(embedding_share)
         chosen_by = None if uniforms is None else _Window(uniforms.unsqueeze(-1))
         first_classes = torch.arange(0, stochastic, classes, device=z.whole.device)
-        table = w.stochastic_in.t().contiguous()
-        from_z = z.at[0] @ table
+        by_column = (w.stochastic_in, w.gru_input, w.gru_hidden, w.posterior_h, w.posterior_out)
+        stochastic_in, gru_input, gru_hidden, posterior_h, posterior_out = (x.t().contiguous() for x in by_column)
+        from_z = z.at[0] @ stochastic_in
         for t in range(steps):
             torch.add(from_z, actions.at[t], out=into.before.at[t])
-            torch.addmm(w.gru_input_bias, into.forward(t), w.gru_input.t(), out=from_input)
-            torch.addmm(w.gru_hidden_bias, h.at[t], w.gru_hidden.t(), out=from_h.at[t])
+            torch.addmm(w.gru_input_bias, into.forward(t), gru_input, out=from_input)
+            torch.addmm(w.gru_hidden_bias, h.at[t], gru_hidden, out=from_h.at[t])
             torch.add(input_gates, from_h_gates.at[t], out=gates.at[t]).sigmoid_()
             torch.addcmul(input_candidate, reset.at[t], from_h_candidate.at[t], out=candidate.at[t]).tanh_()
             torch.lerp(candidate.at[t], h.at[t], update.at[t], out=h.at[t + 1])
-            torch.addmm(frames.at[t], h.at[t + 1], w.posterior_h.t(), out=posterior.before.at[t])
-            torch.addmm(w.posterior_out_bias, posterior.forward(t), w.posterior_out.t(), out=flat_logits.at[t])
+            torch.addmm(frames.at[t], h.at[t + 1], posterior_h, out=posterior.before.at[t])
+            torch.addmm(w.posterior_out_bias, posterior.forward(t), posterior_out, out=flat_logits.at[t])
             torch.softmax(logits.at[t], -1, out=probabilities.at[t])
             if chosen_by is None:
                 index = logits.at[t].argmax(-1)
@@ -194,27 +196,26 @@ class _Sequence(torch.autograd.Function):
                 index = draw(mix(probabilities.at[t], unimix), chosen_by.at[t])
             index.add_(first_classes)
             z.at[t + 1].scatter_(1, index, 1.0)
-            from_z = F.embedding_bag(index, table, mode="sum")  # z[t + 1] @ table, for a one-hot
+            from_z = F.embedding_bag(index, stochastic_in, mode="sum")  # z[t + 1] @ stochastic_in, for a one-hot
         ctx.unimix = unimix
         parts = (h, z, gates, candidate, from_h_candidate, probabilities)
         ctx.save_for_backward(*(part.whole for part in parts), *into.saved(), *posterior.saved(), *weights)
-        latents = room(batch, steps, size + stochastic)
-        latents[..., :size], latents[..., size:] = h.whole[1:].transpose(0, 1), z.whole[1:].transpose(0, 1)
-        return latents, flat_logits.whole.transpose(0, 1).contiguous()
+        return h.whole[1:].transpose(0, 1), z.whole[1:].transpose(0, 1), flat_logits.whole.transpose(0, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_latents: Tensor, d_posterior: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:
         h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
         w = Weights(*layers[10:])
         into = _LayerBackward(layers[:5], w.in_scale, w.in_shift)
         posterior = _LayerBackward(layers[5:10], w.posterior_scale, w.posterior_shift)
-        steps, size, stochastic = len(candidate), h.shape[-1], z.shape[-1]
+        steps, size = len(candidate), h.shape[-1]
         # A step adds to the deltas of the latent before it; the first is that of the latent handed in.
         d_h, d_z = _Window(torch.zeros_like(h)), _Window(torch.zeros_like(z))
-        d_h.whole[1:], d_z.whole[1:] = d_latents.transpose(0, 1).split([size, stochastic], -1)
+        d_logits = _Window(torch.empty_like(z[1:]))
+        for window, d_output in zip((d_h.whole[1:], d_z.whole[1:], d_logits.whole), d_outputs, strict=True):
+            window.copy_(d_output.transpose(0, 1))
         d_states = _Window(d_z.whole.unflatten(-1, probabilities.shape[2:]))
-        d_logits = _Window(d_posterior.transpose(0, 1).contiguous())
         states, update = _Window(probabilities), _Window(gates[..., size:])
         factors = _Window(_gru_factors(h[:-1], gates, candidate, candidate_from_h))
         d_gru = _Window(torch.empty_like(factors.whole))
