@@ -181,7 +181,11 @@ class _Ingestion:
                 )
                 continue
             _count_losses(assembly, name, drop)
-            for rows, part in _parts(assembly.segments, span):
+            parts = list(_parts(assembly.segments, span))
+            lost = len(span.marks) - sum(len(part["marks"]) for _, part in parts)
+            if lost:
+                drop(name, "mark of success that falls into a gap", lost)
+            for rows, part in parts:
                 if len(rows) < MIN_ROWS:
                     drop(name, f"episode of fewer than {MIN_ROWS} rows")
                 else:

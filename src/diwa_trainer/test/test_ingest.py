@@ -284,6 +284,17 @@ def test_a_demonstration_that_a_gap_splits_stays_one_where_it_succeeds(tmp_path)
     assert [item.count for item in dataset.dropped if "split" in item.reason] == [1]
 
 
+def test_a_success_that_falls_into_a_gap_labels_nothing(tmp_path):
+    messages = [m for m in messages_of(random_rows(40, 0)) if not stamps_of(40)[10] <= m[2] <= stamps_of(40)[20]]
+    marked = with_episode(messages, "open_drawer")
+    marked.insert(-1, event(stamps_of(40)[15], EventKind.SUCCESS, "open_drawer"))
+    marked.sort(key=lambda message: message[2])
+    dataset = ingest([write_bag(tmp_path / "bag", marked)], tmp_path / "data", SPEC, report=quiet)
+
+    assert [(episode.kind, episode.outcome, episode.marks) for episode in dataset.episodes] == [("play", None, ())] * 2
+    assert [item.count for item in dataset.dropped if "success that falls into a gap" in item.reason] == [1]
+
+
 def test_a_short_gap_is_held_and_counted(tmp_path):
     messages = [m for m in messages_of(random_rows(20, 0)) if m[2] not in stamps_of(20)[8:10]]
     dataset = ingest([write_bag(tmp_path / "bag", with_episode(messages))], tmp_path / "data", SPEC, report=quiet)
