@@ -14,8 +14,9 @@ from diwa_sim.model import BLOCKS, TABLE_HEIGHT_M, Layout
 
 Array = NDArray[np.float64]
 
-PRESETS = {"narrow": 0.3, "medium": 0.6, "wide": 1.0}
-"""Names of difficulties: the factor on every spread."""
+PRESETS = {"narrow": 0.3, "medium": 0.6, "wide": 1.0, "far": 2.0}
+"""Names of difficulties: the factor on the arm's spread. Blocks are spread over their whole strip from 1 on."""
+HARDEST = 2.0
 
 _TCP_CENTRE = np.array([0.02, -0.17, 0.62])
 _TCP_SPREAD = np.array([0.22, 0.11, 0.07])
@@ -57,8 +58,8 @@ def start_difficulty(start: str | float) -> float:
         if start not in PRESETS:
             raise ConfigError(f"start {start!r} is not one of {', '.join(PRESETS)}{nearest(start, PRESETS)}")
         return PRESETS[start]
-    if not 0.0 <= start <= 1.0:
-        raise ConfigError(f"start must be one of {', '.join(PRESETS)} or a number from 0 to 1, not {start}")
+    if not 0.0 <= start <= HARDEST:
+        raise ConfigError(f"start must be one of {', '.join(PRESETS)} or a number from 0 to {HARDEST:g}, not {start}")
     return float(start)
 
 
@@ -76,7 +77,7 @@ def sample_start(rng: np.random.Generator, difficulty: float, task: TaskSpec | N
     fixtures["switch"] = float(rng.uniform(0.0, 0.3) * travel)
     if bulb:
         fixtures["switch"] = travel - fixtures["switch"]
-    positions, yaws = _blocks(rng, difficulty)
+    positions, yaws = _blocks(rng, min(difficulty, 1.0))
     return Start(tcp_position, tcp_euler, fixtures, led, positions, yaws)
 
 
