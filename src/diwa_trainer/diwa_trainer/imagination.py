@@ -21,8 +21,8 @@ class Rollout:
     """Imagined episodes, time first.
 
     Attributes:
-        latents: (H, B, Z) at which a chunk was drawn.
-        chains: (H, B, K'+1, D).
+        latents: (H, B, Z) at which a chunk was drawn; after an episode's success, where it was cut.
+        chains: (H, B, K'+1, D); zeros after an episode's success.
         rewards: (H, B), 1 where the chunk ended in success.
         live: (H, B) bool, false after an episode's success.
         final: (B, Z) latents after the last chunk (of episodes that succeeded: where they were cut).
@@ -66,23 +66,25 @@ def imagine(
 ) -> Rollout:
     """Roll the policy out from latents (B, Z) for at most `chunks` chunks; success ends an episode.
 
-    `reward` says which of the latents after a chunk's last action (B, Z) are a success: bool (B,).
+    `reward` says which of the latents after a chunk's last action (B, Z) are a success: bool (B,). Only episodes that
+    go on are computed; each has its own rows of the policy's noise, whatever becomes of the others.
     """
     config = finetuned.config
     batch = len(start)
     latent, live = start, torch.ones(batch, dtype=torch.bool)
-    latents, chains, rewards, lives = [], [], [], []
-    for _ in range(chunks):
+    latents, lives = start.new_empty(chunks, *start.shape), torch.empty(chunks, batch, dtype=torch.bool)
+    chains = start.new_zeros(chunks, batch, config.finetuned_steps + 1, config.size)
+    rewards = start.new_zeros(chunks, batch)
+    for h in range(chunks):
+        latents[h], lives[h] = latent, live
         noise = draw_noise(config, (batch, config.denoising_steps + 1), generator)
-        drawn = sample(pretrained, finetuned, latent, noise, explore=explore)
-        after = latent
+        going = live.nonzero().squeeze(1)
+        drawn = sample(pretrained, finetuned, latent[going], noise[going], explore=explore)
+        after = latent[going]
         for action in accept(drawn.chunk).unbind(1):
             after = dynamics.imagine_step(after, action, generator)
-        success = reward(after) & live
-        latents.append(latent)
-        chains.append(drawn.chain)
-        rewards.append(success.float())
-        lives.append(live)
-        latent = torch.where(live[:, None], after, latent)
-        live = live & ~success
-    return Rollout(torch.stack(latents), torch.stack(chains), torch.stack(rewards), torch.stack(lives), latent)
+        chains[h, going] = drawn.chain
+        latent = latent.index_copy(0, going, after)
+        success = reward(latent) & live
+        rewards[h], live = success, live & ~success
+    return Rollout(latents, chains, rewards, lives, latent)

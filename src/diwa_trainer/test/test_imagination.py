@@ -78,6 +78,10 @@ def in_goal_or_far(point):
     return in_goal(point) | (point.norm(dim=-1) > 1.2)
 
 
+def never(latent):
+    return torch.zeros(len(latent), dtype=torch.bool)
+
+
 def test_success_pays_one_once_and_ends_the_episode(policies):
     rollout = imagine(PointDynamics(), *policies, in_goal_or_far, draw_starts(EPISODES, seeded(3)), CHUNKS, seeded(4))
 
@@ -94,11 +98,23 @@ def test_success_pays_one_once_and_ends_the_episode(policies):
 
 def test_a_reward_that_never_comes_leaves_every_episode_alive(policies):
     starts = draw_starts(EPISODES, seeded(3))
-    rollout = imagine(PointDynamics(), *policies, lambda z: z[:, 0] > 99, starts, CHUNKS, seeded(4))
+    rollout = imagine(PointDynamics(), *policies, never, starts, CHUNKS, seeded(4))
 
     assert rollout.live.all()
     assert not rollout.rewards.any()
     assert (rollout.lengths == CHUNKS).all()
+
+
+def test_when_all_episodes_have_succeeded_nothing_is_left_to_imagine():
+    rssm = make(RSSM, RSSMConfig(deterministic=16, variables=4, classes=5, hidden=12), 3, 7)
+    policies = [make(DiffusionPolicy, POLICY, rssm.config.latent, seed=seed) for seed in (1, 2)]
+    start = torch.randn(EPISODES, rssm.config.latent, generator=seeded(5))
+
+    rollout = imagine(rssm, *policies, lambda z: ~never(z), start, CHUNKS, seeded(6))
+
+    assert rollout.success.all()
+    assert (rollout.lengths == 1).all()
+    assert not rollout.chains[1:].any()
 
 
 def test_only_the_latent_after_a_whole_chunk_is_judged(policies):
@@ -118,11 +134,11 @@ def test_a_world_model_is_imagined_in_as_in_a_plain_loop():
     start = torch.randn(EPISODES, rssm.config.latent, generator=seeded(5))
     plain_rng = seeded(6)
 
-    ours = imagine(rssm, *policies, lambda z: z[:, 0] > 0.5, start, CHUNKS, seeded(6))
+    ours = imagine(rssm, *policies, never, start, CHUNKS, seeded(6))
     plain = plain_imagine(
         lambda latent, action: rssm.imagine_step(latent, action, plain_rng),
         plain_policy(*policies),
-        lambda z: z[:, 0] > 0.5,
+        never,
         start,
         CHUNKS,
         lambda: draw_noise(POLICY, (EPISODES, POLICY.denoising_steps + 1), plain_rng),
