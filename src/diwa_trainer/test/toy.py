@@ -40,7 +40,7 @@ class Table:
     """Where the arm is and how far the drawer is out."""
 
     def __init__(self, rng: np.random.Generator, open_m: float = 0.0) -> None:
-        self.tcp = np.array([0.0, 0.0, 0.18]) + rng.uniform(-0.02, 0.02, 3)
+        self.tcp = np.array([0.0, 0.0, 0.14]) + rng.uniform(-0.02, 0.02, 3)
         self.drawer, self.gripper = open_m, 1.0
 
     def step(self, action: NDArray[Any]) -> NDArray[np.float32]:

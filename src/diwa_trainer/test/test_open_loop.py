@@ -1,0 +1,163 @@
+"""Open-loop figures: a perfect model has no error, the baselines are what they say, what moved is counted apart."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from toy import DRAWER, SPEC, tiny_model, write_toy
+
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.latents import observation_at
+from diwa_trainer.open_loop import CONTEXT, HORIZON, SHOWN_HORIZONS, measurable, open_loop_report, predict
+
+LED, ROW = SPEC.scene.index("led"), SPEC.proprio.index("joint_1")
+WINDOWS = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Dataset:
+    """Play in which the LED flips every 25 rows, half of it with the drawer stuck, and whose first joint counts rows."""
+    data = Dataset.open(write_toy(tmp_path_factory.mktemp("open_loop") / "data", play=4, demonstrations=2))
+    rows = np.arange(len(data))
+    data.arrays["scene"][:, LED] = rows // 25 % 2
+    data.arrays["proprio"][:, ROW] = rows
+    for episode in data.episodes_of(kind="play")[::2]:
+        data.arrays["scene"][episode.rows, DRAWER] = 0.05
+    return data
+
+
+class Oracle:
+    """A model whose latent is the number of the row: it remembers the whole recording."""
+
+    def __init__(self, data: Dataset, error: float = 0.0) -> None:
+        fitted = tiny_model()
+        fitted.fit_features(data)
+        self.proprio, self.scene = fitted.proprio, fitted.scene
+        self.remembered = fitted.features(observation_at(data, np.arange(len(data))))
+        self.remembered[:, fitted.feature_names.index("drawer")] += error / float(
+            fitted.scene.std[fitted.scene.names.index("drawer")]
+        )
+        self.rssm = SimpleNamespace(imagine_step=lambda latent, action, generator: latent + 1)  # noqa: ARG005
+
+    def observe(self, observation, actions, generator):
+        assert observation["proprio"].shape[:2] == actions.shape[:2]
+        assert generator is not None
+        return SimpleNamespace(latents=observation["proprio"][..., ROW : ROW + 1])
+
+    def decode(self, latent):
+        return self.remembered[latent[..., 0].long()]
+
+
+class Frozen(Oracle):
+    """Remembers, but takes nothing to change."""
+
+    def __init__(self, data: Dataset) -> None:
+        super().__init__(data)
+        self.rssm = SimpleNamespace(imagine_step=lambda latent, action, generator: latent)  # noqa: ARG005
+
+
+def report(model, data, seed=0):
+    return open_loop_report(model, data, data.episodes, seed, windows=WINDOWS)
+
+
+def windows_of(data, seed=0):
+    play = data.episodes_of(kind="play")
+    return data.windows(np.random.default_rng(seed), WINDOWS, CONTEXT + HORIZON, play, fields=())["row"]
+
+
+def test_a_perfect_model_has_no_error_anywhere(data):
+    for name, errors in report(Oracle(data), data)["features"].items():
+        for which in ("all", "moved"):
+            if errors[which]["model"] is not None:
+                assert max(errors[which]["model"]) < 1e-5, (name, which)
+        assert errors["posterior_first"] < 1e-5
+        assert errors["posterior_last"] < 1e-5
+
+
+def test_a_known_error_is_reported_in_metres(data):
+    errors = report(Oracle(data, error=0.03), data)["features"]["drawer"]
+
+    assert errors["all"]["model"] == pytest.approx([0.03] * len(SHOWN_HORIZONS), abs=1e-5)
+    assert errors["posterior_first"] == pytest.approx(0.03, abs=1e-5)
+
+
+def test_the_baselines_are_the_last_frame_and_its_velocity_drawn_on(data):
+    rows = windows_of(data)
+    features = report(Oracle(data), data)["features"]
+    values = {"tcp": data.proprio[:, :3].astype(float), "drawer": data.scene[:, [DRAWER]].astype(float)}
+
+    for name, value in values.items():
+        for position, ahead in enumerate(SHOWN_HORIZONS):
+            constant, linear = [], []
+            for window in rows:
+                last, before, truth = (value[window[t]] for t in (CONTEXT - 1, CONTEXT - 2, CONTEXT - 1 + ahead))
+                constant.append(math.dist(last, truth))
+                linear.append(math.dist(last + ahead * (last - before), truth))
+            assert features[name]["all"]["constant"][position] == pytest.approx(np.mean(constant)), name
+            assert features[name]["all"]["linear"][position] == pytest.approx(np.mean(linear)), name
+
+
+def test_a_model_that_takes_nothing_to_change_is_the_constant_baseline(data):
+    for name, errors in report(Frozen(data), data)["features"].items():
+        assert errors["all"]["model"] == pytest.approx(errors["all"]["constant"], abs=1e-5), name
+
+
+def test_windows_in_which_something_moved_are_counted_apart(data):
+    drawer = data.scene[windows_of(data)][..., DRAWER]
+    moved = np.abs(drawer[:, CONTEXT:] - drawer[:, CONTEXT - 1 : CONTEXT]).max(1) > 0.05
+
+    errors = report(Frozen(data), data)["features"]["drawer"]
+
+    assert 0 < moved.sum() < WINDOWS
+    assert errors["moved_windows"] == moved.sum()
+    assert errors["moved"]["constant"][-1] == pytest.approx(
+        np.abs(drawer[moved, -1] - drawer[moved, CONTEXT - 1]).mean()
+    )
+
+
+def test_flips_of_a_light_are_foreseen_or_missed(data):
+    led = data.scene[windows_of(data)][..., LED]
+    flipped = int((led[:, CONTEXT - 1] != led[:, -1]).sum())
+
+    perfect, frozen = (report(model, data)["flips"]["led"] for model in (Oracle(data), Frozen(data)))
+
+    assert perfect == {"flipped": flipped, "foreseen": flipped, "unflipped": WINDOWS - flipped, "false": 0}
+    assert frozen == {**perfect, "foreseen": 0}
+
+
+def test_a_prediction_depends_on_what_is_seen_in_the_context_alone(data):
+    model = tiny_model()
+    model.fit_features(data)
+    rows = windows_of(data)
+    before = predict(model, data, rows, CONTEXT, seed=0)
+    blind = Dataset(data.folder, data.spec, data.episodes, {name: array.copy() for name, array in data.arrays.items()})
+    for window in rows:
+        blind.arrays["proprio"][window[CONTEXT:]] = 0.0
+    alone = np.setdiff1d(rows[:, CONTEXT:], rows[:, :CONTEXT])
+    blind.arrays["scene"][alone] = 0.0
+    seen = np.isin(rows[:, :CONTEXT], rows[:, CONTEXT:]).any(1)
+
+    after = predict(model, blind, rows, CONTEXT, seed=0)
+
+    assert before.shape == (WINDOWS, CONTEXT + HORIZON, len(model.feature_names))
+    assert not seen.all()
+    assert torch.equal(before[~seen], after[~seen])
+
+
+def test_play_is_measured_where_it_is_long_enough_else_anything_that_is(data):
+    play, shown = data.episodes_of(kind="play"), data.episodes_of(kind="demonstration")
+
+    assert measurable(data.episodes) == list(play)
+    assert measurable(shown) == []
+
+
+def test_examples_are_the_windows_in_which_most_happened(data):
+    examples = report(Oracle(data), data)["examples"]["drawer"]
+    spans = np.sort(np.ptp(data.scene[windows_of(data)][..., DRAWER], axis=1))[::-1]
+
+    assert len(examples) == 4
+    assert np.ptp(examples[0]["truth"]) == pytest.approx(spans[0], abs=1e-3)
+    for example in examples:
+        np.testing.assert_allclose(example["truth"], example["predicted"], atol=1e-3)
