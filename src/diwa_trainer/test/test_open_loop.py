@@ -18,7 +18,7 @@ WINDOWS = 12
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
-    """Play in which the LED flips every 25 rows, half of it with the drawer stuck, and whose first joint counts rows."""
+    """Play in which the LED flips every 25 rows, the drawer sticks in half of it, and the first joint counts rows."""
     data = Dataset.open(write_toy(tmp_path_factory.mktemp("open_loop") / "data", play=4, demonstrations=2))
     rows = np.arange(len(data))
     data.arrays["scene"][:, LED] = rows // 25 % 2
