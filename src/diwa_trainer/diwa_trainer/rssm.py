@@ -106,24 +106,37 @@ class RSSM(nn.Module):
         return self._latent(h, logits.argmax(-1))
 
     def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Advance latents (B, Z) by actions (B, A) and a sample of the prior; no gradient flows through the sample."""
+        """Advance latents (B, Z) by actions (B, A) and a sample of the prior, straight-through where gradients flow."""
         h = self._advance(latent, action)
         probabilities = mix(self._by_variable(self.prior_head(h)).softmax(-1), self.config.unimix)
         uniforms = self._uniforms(latent.shape[:1], latent, generator)
-        return self._latent(h, draw(probabilities, uniforms.unsqueeze(-1)))
+        sampled = self._latent(h, draw(probabilities.detach(), uniforms.unsqueeze(-1)))
+        if not probabilities.requires_grad:
+            return sampled
+        soft = probabilities.flatten(1)
+        return sampled + torch.cat([torch.zeros_like(h), soft - soft.detach()], -1)
 
     def prior_logits(self, h: Tensor) -> Tensor:
         """Return the prior's logits (..., S, C) for deterministic states (..., H)."""
         return self._mix(self.prior_head(h))
 
     def _advance(self, latent: Tensor, action: Tensor) -> Tensor:
-        h, z = latent.split([self.config.deterministic, self.config.stochastic], -1)
-        return self.gru(F.silu(self.in_norm(self.stochastic_in(z) + self.action_in(action))), h)
+        size = self.config.deterministic
+        h, z = latent.split([size, self.config.stochastic], -1)
+        into = F.silu(self.in_norm(self.stochastic_in(z) + self.action_in(action)))
+        from_input = F.linear(into, self.gru.weight_ih, self.gru.bias_ih)
+        from_h = F.linear(h, self.gru.weight_hh, self.gru.bias_hh)
+        # As `self.gru(into, h)`, in fewer passes over memory.
+        gates = torch.sigmoid(from_input[:, : 2 * size] + from_h[:, : 2 * size])
+        reset, update = gates.chunk(2, -1)
+        candidate = torch.tanh(torch.addcmul(from_input[:, 2 * size :], reset, from_h[:, 2 * size :]))
+        return torch.lerp(candidate, h, update)
 
     def _latent(self, h: Tensor, index: Tensor) -> Tensor:
         """Join deterministic states (B, H) and chosen classes (B, S) to latents (B, Z)."""
-        one_hot = index.unsqueeze(-1) == torch.arange(self.config.classes, device=h.device)
-        return torch.cat([h, one_hot.flatten(1).to(h.dtype)], -1)
+        first_classes = torch.arange(0, self.config.stochastic, self.config.classes, device=h.device)
+        empty = h.new_zeros(h.shape[0], self.config.stochastic)  # not len(h), which an ONNX export freezes
+        return torch.cat([h, empty.scatter(1, index + first_classes, 1.0)], -1)
 
     def _by_variable(self, logits: Tensor) -> Tensor:
         return logits.unflatten(-1, (self.config.variables, self.config.classes))
