@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from diwa_trainer.diffusion import DiffusionPolicy, continue_chain
 from diwa_trainer.imagination import Rollout
+from diwa_trainer.mish import mish
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Critic(nn.Module):
     def forward(self, latent: Tensor) -> Tensor:
         """Predict the return."""
         x = self.into(latent)
-        x = x + self.block_2(F.mish(self.block_1(F.mish(x))))
+        x = x + self.block_2(mish(self.block_1(mish(x))))
         return self.out(x).squeeze(-1)
 
 
