@@ -58,10 +58,8 @@ def make_graphs(
 ) -> dict[str, bytes]:
     """Export `filter.onnx`, `policy.onnx` and `reward.onnx`; the batch axis stays free."""
     latent = torch.zeros(1, model.latent_size)
-    config = finetuned.config
     sizes = {"proprio": len(model.spec.proprio), "scene": len(model.spec.scene)}
     fields = {name: torch.zeros(1, sizes[name]) for name in model.spec.observation_fields}
-    noise = torch.zeros(1, config.denoising_steps + 1, config.chunk, ACTION_SIZE)
     return {
         "filter.onnx": _export(
             FilterGraph(model),
@@ -69,9 +67,17 @@ def make_graphs(
             (*fields, "action", "latent"),
             "next_latent",
         ),
-        "policy.onnx": _export(PolicyGraph(pretrained, finetuned), (latent, noise), ("latent", "noise"), "chunk"),
+        "policy.onnx": policy_graph(pretrained, finetuned),
         "reward.onnx": _export(classifier, (latent,), ("latent",), "probability"),
     }
+
+
+def policy_graph(pretrained: DiffusionPolicy, finetuned: DiffusionPolicy) -> bytes:
+    """Export `policy.onnx` alone."""
+    config = finetuned.config
+    latent = torch.zeros(1, finetuned.latent_size)
+    noise = torch.zeros(1, config.denoising_steps + 1, config.chunk, ACTION_SIZE)
+    return _export(PolicyGraph(pretrained, finetuned), (latent, noise), ("latent", "noise"), "chunk")
 
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], output: str) -> bytes:

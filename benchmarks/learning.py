@@ -1,0 +1,174 @@
+"""Sampling, imagining and updating at the paper's sizes, against the plain twins."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import onnxruntime
+import torch
+from measuring import Benchmark, Effort, alternate, cpu_seconds, repeated
+from plain_diffusion import plain_policy
+from plain_imagination import PlainDynamics, plain_imagine
+from plain_ppo import plain_update
+from torch import Tensor
+
+from diwa_runtime.actions import ACTION_SIZE
+from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
+from diwa_trainer.graphs import policy_graph
+from diwa_trainer.imagination import imagine
+from diwa_trainer.ppo import Batch, Critic, PPOConfig, mean_log_prob, update_actor, update_critic
+from diwa_trainer.rssm import RSSM, RSSMConfig
+
+PAPER_RSSM = RSSMConfig(deterministic=1024, variables=32, classes=32, hidden=1000)
+PAPER_POLICY = DiffusionConfig(denoising_steps=20, finetuned_steps=10, hidden=512)
+SMALL_RSSM, SMALL_POLICY = RSSMConfig(64, 8, 8, 64), replace(PAPER_POLICY, hidden=64)
+EPISODES, CHUNKS, MINIBATCH = 256, 2, 512
+SIZES = "policy [512] x 3, latent 2,048, K = 20, K' = 10"
+
+
+@dataclass(frozen=True)
+class Policies:
+    """The frozen and the tuned policy, of the paper's size unless it must be quick."""
+
+    pretrained: DiffusionPolicy
+    tuned: DiffusionPolicy
+    latent_size: int
+
+    @property
+    def config(self) -> DiffusionConfig:
+        """Sizes of both."""
+        return self.tuned.config
+
+
+def make_policies(effort: Effort) -> Policies:
+    """Make two untrained policies; how fast they are does not depend on what they know."""
+    torch.manual_seed(0)
+    latent_size = (SMALL_RSSM if effort.quick else PAPER_RSSM).latent
+    config = SMALL_POLICY if effort.quick else PAPER_POLICY
+    return Policies(DiffusionPolicy(config, latent_size), DiffusionPolicy(config, latent_size), latent_size)
+
+
+def policy_sampling(lean: bool) -> Callable[[Effort], tuple[float, float]]:
+    """Milliseconds of one deployed chunk at batch 1."""
+
+    def measure(effort: Effort) -> tuple[float, float]:
+        policies = make_policies(effort)
+        plain = plain_policy(policies.pretrained, policies.tuned, lean=lean)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        graph = policy_graph(policies.pretrained, policies.tuned)
+        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        latent = torch.randn(1, policies.latent_size)
+        noise = draw_noise(policies.config, (1, policies.config.denoising_steps + 1), torch.Generator())
+        feed = {"latent": latent.numpy(), "noise": noise.unflatten(-1, (-1, ACTION_SIZE)).numpy()}
+        calls = 20
+        ours, theirs = alternate(
+            repeated(lambda: session.run(None, feed), calls),
+            repeated(lambda: plain.sample(latent, noise, explore=False), calls),
+            effort,
+        )
+        return 1e3 * ours / calls, 1e3 * theirs / calls
+
+    return measure
+
+
+def imagination(lean: bool) -> Callable[[Effort], tuple[float, float]]:
+    """Imagined env-steps a second."""
+
+    def measure(effort: Effort) -> tuple[float, float]:
+        policies = make_policies(effort)
+        config = policies.config
+        rssm = RSSM(SMALL_RSSM if effort.quick else PAPER_RSSM, 1, ACTION_SIZE)
+        plain_step = PlainDynamics(rssm)
+        plain = plain_policy(policies.pretrained, policies.tuned, lean=lean)
+        generator = torch.Generator()
+        start = rssm.initial(EPISODES)
+
+        def never(latent: Tensor) -> Tensor:
+            return latent[:, 0] > 2  # the deterministic state stays within -1 and 1
+
+        def draw() -> Tensor:
+            return draw_noise(config, (EPISODES, config.denoising_steps + 1), generator)
+
+        ours, theirs = alternate(
+            lambda: imagine(rssm, policies.pretrained, policies.tuned, never, start, CHUNKS, generator),
+            lambda: plain_imagine(plain_step, plain, never, start, CHUNKS, draw),
+            effort,
+        )
+        steps = EPISODES * CHUNKS * config.chunk
+        return steps / ours, steps / theirs
+
+    return measure
+
+
+def ppo_update(bc_weight: float, lean: bool) -> Callable[[Effort], tuple[float, float]]:
+    """Milliseconds of one minibatch's update of actor and critic.
+
+    With the BC term, our share of drawing the frozen policy's chains is counted: once an iteration for each row, which
+    then serves in every epoch.
+    """
+
+    def measure(effort: Effort) -> tuple[float, float]:
+        policies, generator = make_policies(effort), torch.Generator()
+        config = PPOConfig(bc_weight=bc_weight)
+        rows = make_rows(policies, 16 if effort.quick else MINIBATCH, config, generator)
+        policy, critic = policies.tuned, Critic(policies.latent_size, config.critic_hidden)
+        plain, plain_critic = plain_policy(policies.pretrained, policy, lean=lean), copy.deepcopy(critic)
+        actor_optimizer, critic_optimizer, plain_actor_optimizer, plain_critic_optimizer = (
+            torch.optim.AdamW(net.parameters(), 1e-6) for net in (policy, critic, plain.tuned, plain_critic)
+        )
+
+        def ours() -> None:
+            update_critic(rows, critic, critic_optimizer, config)
+            update_actor(rows, policy, actor_optimizer, config)
+
+        def theirs() -> None:
+            plain_update(plain, plain_critic, plain_actor_optimizer, plain_critic_optimizer, rows, config, generator)
+
+        our_seconds, their_seconds = alternate(ours, theirs, effort)
+        if bc_weight:
+            drawing = cpu_seconds(
+                lambda: continue_chain(policies.pretrained, rows.latents, rows.chains[:, 0], generator)
+            )
+            our_seconds += drawing / config.epochs
+        return 1e3 * our_seconds, 1e3 * their_seconds
+
+    return measure
+
+
+@torch.no_grad()
+def make_rows(policies: Policies, count: int, config: PPOConfig, generator: torch.Generator) -> Batch:
+    """Make a minibatch of chains that the tuned policy drew at random latents."""
+    latents = torch.randn(count, policies.latent_size, generator=generator)
+    noise = draw_noise(policies.config, (count, policies.config.denoising_steps + 1), generator)
+    chains = sample(policies.pretrained, policies.tuned, latents, noise, explore=True).chain
+    log_probs = mean_log_prob(policies.tuned.chain_log_prob(latents, chains), config)
+    advantages, returns = torch.randn(2, count, generator=generator)
+    bc_chains = continue_chain(policies.pretrained, latents, chains[:, 0], generator) if config.bc_weight else None
+    return Batch(latents, chains, log_probs, advantages, returns, bc_chains)
+
+
+_DPPO = "plain PyTorch as DPPO has it: whole network on every row, frozen net asked everywhere"
+_LEAN = "the same, frozen net asked only where its answer is used"
+_SAMPLING = f"`policy.onnx`, one deployed chunk at batch 1; {SIZES}"
+_IMAGINATION = f"{EPISODES} rollouts of {CHUNKS} chunks, RSSM 1,024 + 32 x 32, hidden 1,000; {SIZES}"
+_UPDATE = f"one minibatch of {MINIBATCH} env steps with their 10 denoising steps, actor and critic; {SIZES}"
+
+BENCHMARKS = (
+    Benchmark("policy_sampling", "ms", 10, _SAMPLING, _DPPO, policy_sampling(lean=False)),
+    Benchmark("policy_sampling_lean", "ms", None, _SAMPLING, _LEAN, policy_sampling(lean=True)),
+    Benchmark("imagination", "env-steps/s", 1.7, _IMAGINATION, _DPPO, imagination(lean=False)),
+    Benchmark("imagination_lean", "env-steps/s", None, _IMAGINATION, _LEAN, imagination(lean=True)),
+    Benchmark("ppo_update", "ms", 3.5, _UPDATE, _DPPO, ppo_update(0.0, lean=False)),
+    Benchmark("ppo_update_lean", "ms", None, _UPDATE, _LEAN, ppo_update(0.0, lean=True)),
+    Benchmark(
+        "ppo_update_bc",
+        "ms",
+        10,
+        f"{_UPDATE}; BC term, the frozen policy's chains drawn once an iteration",
+        f"{_DPPO}; chains of the frozen policy drawn through all K steps in every minibatch",
+        ppo_update(0.05, lean=False),
+    ),
+)
