@@ -22,7 +22,7 @@ class RSSMConfig:
     """Sizes of the recurrent state-space model."""
 
     deterministic: int = 256
-    variables: int = 32
+    variables: int = 48
     classes: int = 16
     hidden: int = 256
     unimix: float = 0.01

@@ -31,8 +31,8 @@ class TrainWorldModelConfig:
     output: Path
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
     updates: int = field(default=4000, metadata={"help": "gradient steps"})
-    batch: int = field(default=16, metadata={"help": "windows a gradient step"})
-    length: int = field(default=50, metadata={"help": "rows a window; the filter is reset at its first"})
+    batch: int = field(default=64, metadata={"help": "windows a gradient step"})
+    length: int = field(default=16, metadata={"help": "rows a window; the filter is reset at its first"})
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
     gradient_clip: float = 10.0
