@@ -26,7 +26,7 @@ class StepFiles:
     def write(self, rows: Mapping[str, NDArray[Any]]) -> None:
         """Write every row of arrays (N, ...) by field name."""
         for row in range(len(next(iter(rows.values())))):
-            np.savez_compressed(self.path(row), **{name: array[row] for name, array in rows.items()})  # type: ignore[arg-type]
+            np.savez_compressed(self.path(row), **{name: array[row] for name, array in rows.items()})
 
     def window(self, first: int, length: int, fields: Sequence[str]) -> Rows:
         """Read a run of rows, each field (T, ...)."""

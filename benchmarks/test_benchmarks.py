@@ -1,0 +1,96 @@
+"""Every row runs, what is measured is written as promised, and the plain windows are the dataset's."""
+
+import json
+
+import numpy as np
+import pytest
+import rows
+import run
+from measuring import Benchmark, Effort, alternate
+from plain_windows import StepFiles
+from rows import Row
+
+from diwa_runtime.errors import InputError
+from diwa_runtime.spec import Spec
+from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
+
+NEED_OPENGL = {"ingest", "sim_cameras"}
+CLAIMS = [name for name, benchmark in run.BENCHMARKS.items() if benchmark.target is not None]
+FIELDS = ("proprio", "scene", "action")
+
+
+def row(name, ratio=2.0, target=1.5):
+    return Row(name, 2000.0, "steps/s", 2000.0 / ratio, ratio, target, "what", "against", 3, "a machine")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.gl if name in NEED_OPENGL else ()) for name in CLAIMS]
+)
+def test_row_runs(name):
+    measured = run.measure(run.BENCHMARKS[name], Effort(quick=True))
+    assert measured.name == name
+    assert measured.value > 0
+    assert measured.reference > 0
+
+
+def test_a_trial_writes_nothing(tmp_path, capsys):
+    config = run.BenchConfig(only=("sim_state",), quick=True)
+    run.run(config, tmp_path / "results.json", tmp_path / "page.md")
+    assert "sim_state" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_row_is_one_line_with_the_nearest(capsys):
+    assert run.main(["--only", "ppo_updat"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "'ppo_update'" in error
+
+
+def test_a_row_measured_alone_leaves_the_others(tmp_path):
+    results, page = tmp_path / "results.json", tmp_path / "page.md"
+    rows.write_rows([row("first"), row("second", 3.0), row("gone")], results, page)
+    newest = rows.merged(rows.load_rows(results), [row("second", 1.0)], ("second", "first", "third"))
+    rows.write_rows(newest, results, page)
+
+    written = json.loads(results.read_text())
+    assert [(one["name"], one["ratio"]) for one in written] == [("second", 1.0), ("first", 2.0)]
+    assert {"name", "value", "unit", "reference", "ratio", "target"} <= written[0].keys()
+    assert "| `second` | 2,000 | 2,000 | steps/s | 1.0x | >= 1.5x | missed |" in page.read_text()
+    assert "| `first` | 2,000 | 1,000 | steps/s | 2.0x | >= 1.5x | reached |" in page.read_text()
+
+
+def test_damaged_results_are_refused(tmp_path):
+    (tmp_path / "results.json").write_text('[{"name": 1}]')
+    with pytest.raises(InputError, match=r"results\.json"):
+        rows.load_rows(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(("unit", "ratio"), [("ms", 4.0), ("steps/s", 0.25)])
+def test_less_time_and_more_speed_are_better(unit, ratio):
+    benchmark = Benchmark("name", unit, None, "", "", lambda _: (0, 0))
+    assert benchmark.ratio(2.0, 8.0) == ratio
+
+
+def test_both_sides_are_called_in_turn_after_a_warm_up():
+    calls = []
+    alternate(lambda: calls.append("ours"), lambda: calls.append("plain"), Effort(repeats=2))
+    assert calls == ["ours", "plain"] * 3
+
+
+def test_plain_windows_are_the_datasets(tmp_path):
+    rng = np.random.default_rng(0)
+    with DatasetWriter(tmp_path / "dataset", Spec()) as writer:
+        for length in (12, 7):
+            layouts = field_layouts(Spec()).items()
+            writer.add_episode({n: rng.standard_normal((length, *shape)).astype(kind) for n, (kind, shape) in layouts})
+    dataset = Dataset.open(tmp_path / "dataset")
+    files = StepFiles(tmp_path, [e.start for e in dataset.episodes], [len(e) for e in dataset.episodes])
+    files.write({name: dataset.arrays[name] for name in FIELDS})
+
+    ours = dataset.windows(np.random.default_rng(1), 30, 5, fields=FIELDS)
+    plain = files.windows(np.random.default_rng(1), 30, 5, FIELDS)
+
+    np.testing.assert_array_equal(ours["row"], plain["row"])
+    for name in FIELDS:
+        np.testing.assert_array_equal(ours[name], plain[name])
