@@ -103,18 +103,19 @@ class RSSM(nn.Module):
         h = self._advance(latent, previous_action)
         hidden = self.posterior_norm(self.posterior_h(h) + self.posterior_e(embedding))
         logits = self._by_variable(self.posterior_out(F.silu(hidden)))
-        return self._latent(h, logits.argmax(-1))
+        # By comparison: of a scatter the ONNX exporter does not know the shape, which a bundle must state.
+        likeliest = logits.argmax(-1, keepdim=True) == torch.arange(self.config.classes, device=logits.device)
+        return torch.cat([h, likeliest.flatten(1).to(h.dtype)], -1)
 
     def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Advance latents (B, Z) by actions (B, A) and a sample of the prior, straight-through where gradients flow."""
         h = self._advance(latent, action)
         probabilities = mix(self._by_variable(self.prior_head(h)).softmax(-1), self.config.unimix)
         uniforms = self._uniforms(latent.shape[:1], latent, generator)
-        sampled = self._latent(h, draw(probabilities.detach(), uniforms.unsqueeze(-1)))
-        if not probabilities.requires_grad:
-            return sampled
-        soft = probabilities.flatten(1)
-        return sampled + torch.cat([torch.zeros_like(h), soft - soft.detach()], -1)
+        z = self._one_hot(draw(probabilities.detach(), uniforms.unsqueeze(-1)), h)
+        if probabilities.requires_grad:
+            z = z + (probabilities - probabilities.detach()).flatten(1)
+        return torch.cat([h, z], -1)
 
     def prior_logits(self, h: Tensor) -> Tensor:
         """Return the prior's logits (..., S, C) for deterministic states (..., H)."""
@@ -132,11 +133,11 @@ class RSSM(nn.Module):
         candidate = torch.tanh(torch.addcmul(from_input[:, 2 * size :], reset, from_h[:, 2 * size :]))
         return torch.lerp(candidate, h, update)
 
-    def _latent(self, h: Tensor, index: Tensor) -> Tensor:
-        """Join deterministic states (B, H) and chosen classes (B, S) to latents (B, Z)."""
-        first_classes = torch.arange(0, self.config.stochastic, self.config.classes, device=h.device)
-        empty = h.new_zeros(h.shape[0], self.config.stochastic)  # not len(h), which an ONNX export freezes
-        return torch.cat([h, empty.scatter(1, index + first_classes, 1.0)], -1)
+    def _one_hot(self, index: Tensor, like: Tensor) -> Tensor:
+        """Return the flattened one-hots (B, S * C) of classes (B, S), in the numbers that `like` (B, ...) has."""
+        first_classes = torch.arange(0, self.config.stochastic, self.config.classes, device=index.device)
+        zeros = like.new_zeros(like.shape[0], self.config.stochastic)  # not len(like), which an ONNX export freezes
+        return zeros.scatter(1, index + first_classes, 1.0)
 
     def _by_variable(self, logits: Tensor) -> Tensor:
         return logits.unflatten(-1, (self.config.variables, self.config.classes))

@@ -96,6 +96,23 @@ def test_imagined_states_are_samples_of_the_prior() -> None:
     assert ((frequencies - prior).abs() < 4 * deviation).all()
 
 
+def test_the_gradient_of_an_imagined_step_goes_straight_through_its_sample() -> None:
+    rssm = make_rssm()
+    latent, action = torch.randn(2, rssm.config.latent).double(), torch.randn(2, ACTION).double()
+    weights = torch.randn(2, rssm.config.latent).double()
+    size, parameters = rssm.config.deterministic, [p for n, p in rssm.named_parameters() if "posterior" not in n]
+
+    after = rssm.imagine_step(latent, action, torch.Generator().manual_seed(0))
+    ours = torch.autograd.grad((after * weights).sum(), parameters, retain_graph=True)
+
+    h = after[:, :size]
+    probabilities = plain_rssm.mixed(rssm, rssm.prior_head(h)).flatten(1)
+    expected = torch.autograd.grad((torch.cat([h, probabilities], -1) * weights).sum(), parameters)
+    assert after[:, size:].unflatten(1, (4, 6)).max(-1).values.allclose(torch.ones(2, 4).double())
+    for gradient, of_probabilities in zip(ours, expected, strict=True):
+        torch.testing.assert_close(gradient, of_probabilities)
+
+
 def test_a_draw_takes_the_class_in_whose_share_the_uniform_lies() -> None:
     probabilities = torch.tensor([0.25, 0.0, 0.5, 0.25])
     uniforms = torch.tensor([0.0, 0.24, 0.25, 0.74, 0.75, 1 - 2**-24]).unsqueeze(-1)
