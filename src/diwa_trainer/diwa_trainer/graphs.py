@@ -29,7 +29,8 @@ class FilterGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Take the observation fields in the Spec's order, then action (B, 7) and latent (B, Z)."""
         *fields, action, latent = inputs
-        return self.model.filter(dict(zip(self.fields, fields, strict=True)), action, latent)
+        after = self.model.filter(dict(zip(self.fields, fields, strict=True)), action, latent)
+        return after.reshape(-1, self.model.latent_size)  # so that the graph states the size
 
 
 class PolicyGraph(nn.Module):
@@ -82,9 +83,7 @@ def policy_graph(pretrained: DiffusionPolicy, finetuned: DiffusionPolicy) -> byt
 
 def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], output: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter(
-            "ignore"
-        )  # the exporter warns of its own deprecation and of shapes that we fix on purpose
+        warnings.simplefilter("ignore")  # of the exporter's own deprecation, and of shapes that we fix on purpose
         path = Path(folder) / "graph.onnx"
         torch.onnx.export(
             module.eval(),
