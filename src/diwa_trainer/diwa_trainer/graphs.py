@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -29,8 +30,7 @@ class FilterGraph(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Take the observation fields in the Spec's order, then action (B, 7) and latent (B, Z)."""
         *fields, action, latent = inputs
-        after = self.model.filter(dict(zip(self.fields, fields, strict=True)), action, latent)
-        return after.reshape(-1, self.model.latent_size)  # so that the graph states the size
+        return self.model.filter(dict(zip(self.fields, fields, strict=True)), action, latent)
 
 
 class PolicyGraph(nn.Module):
@@ -95,4 +95,12 @@ def _export(module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str],
             opset_version=OPSET,
             dynamo=False,
         )
-        return path.read_bytes()
+        return _with_stated_output(path, module(*inputs).shape)
+
+
+def _with_stated_output(path: Path, shape: Sequence[int]) -> bytes:
+    """Return the graph with its output's shape filled in: of some operations the exporter does not know it."""
+    graph = onnx.load(path)
+    for dimension, size in zip(graph.graph.output[0].type.tensor_type.shape.dim[1:], shape[1:], strict=True):
+        dimension.dim_value = size
+    return graph.SerializeToString()
