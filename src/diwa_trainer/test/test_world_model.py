@@ -117,17 +117,33 @@ def test_chunks_are_the_actions_that_followed_their_latents_and_end_before_the_l
             row += 1
 
 
+def loss_of(data, **settings):
+    torch.manual_seed(0)
+    model = WorldModel(SPEC, dataclasses.replace(TINY_MODEL, **settings))
+    model.fit_features(data)
+    return model, *model.loss(*window(data, [0, 100], 4), generator())
+
+
+def test_what_is_imagined_without_seeing_counts_and_teaches_the_prior(data):
+    settings = {"kl_weight": 0.0, "open_loop_steps": 2}
+    seeing, blind = (loss_of(data, **settings, open_loop_weight=weight) for weight in (0.0, 0.5))
+    for _, loss, _ in (seeing, blind):
+        loss.backward()
+
+    assert float((blind[1] - seeing[1]).detach()) == pytest.approx(0.5 * blind[2]["open_loop"], rel=1e-4)
+    assert blind[2]["open_loop"] > 0
+    taught, untaught = (model.rssm.prior_head[-1].weight.grad for model, _, _ in (blind, seeing))
+    assert untaught is None or not untaught.any()
+    assert taught.any()
+
+
 def test_the_first_frame_weighs_as_much_as_the_setting_says(data):
-    def gradient_share(weight):
-        config = dataclasses.replace(TINY_MODEL, first_step_weight=weight, kl_weight=0.0)
-        torch.manual_seed(0)
-        model = WorldModel(SPEC, config)
-        model.fit_features(data)
-        loss, metrics = model.loss(*window(data, [0, 100], 4), generator())
+    def loss_with(weight):
+        _, loss, metrics = loss_of(data, first_step_weight=weight, kl_weight=0.0, open_loop_weight=0.0)
         return float(loss.detach()), metrics
 
-    plain, metrics = gradient_share(1.0)
-    weighted, same = gradient_share(5.0)
+    plain, metrics = loss_with(1.0)
+    weighted, same = loss_with(5.0)
 
     assert plain == pytest.approx(metrics["reconstruction"], rel=1e-5)
     assert metrics["reconstruction_first"] == same["reconstruction_first"]
