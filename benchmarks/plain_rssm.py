@@ -1,4 +1,4 @@
-"""`RSSM.observe` written out step by step and left to autograd: the twin of the fast pass, in tests and benchmarks."""
+"""`RSSM.observe` and `RSSM.imagine` step by step, left to autograd: twins of the fast pass, in tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ def observe(
     """Filter windows (B, T, ...) as `RSSM.observe` does; `uniforms` (B, T, S) choose the states, None the likeliest."""
     latents, posterior, prior = [], [], []
     for t in range(embeddings.shape[1]):
-        h, z = latent.split([rssm.config.deterministic, rssm.config.stochastic], -1)
-        into = rssm.in_norm(rssm.stochastic_in(z) + rssm.action_in(previous_actions[:, t]))
-        h = rssm.gru(F.silu(into), h)
+        h = advance(rssm, latent, previous_actions[:, t])
         hidden = rssm.posterior_norm(rssm.posterior_h(h) + rssm.posterior_e(embeddings[:, t]))
         probabilities = mixed(rssm, rssm.posterior_out(F.silu(hidden)))
         states = straight_through(probabilities, None if uniforms is None else uniforms[:, t])
@@ -26,6 +24,23 @@ def observe(
         posterior.append(probabilities.log())
         prior.append(mixed(rssm, rssm.prior_head(h)).log())
     return Observed(torch.stack(latents, 1), torch.stack(posterior, 1), torch.stack(prior, 1))
+
+
+def imagine(rssm: RSSM, latent: Tensor, actions: Tensor, uniforms: Tensor) -> Tensor:
+    """Advance latents (B, Z) by actions (B, T, A) as `RSSM.imagine` does; `uniforms` (B, T, S) choose the states."""
+    latents = []
+    for t in range(actions.shape[1]):
+        h = advance(rssm, latent, actions[:, t])
+        states = straight_through(mixed(rssm, rssm.prior_head(h)), uniforms[:, t])
+        latent = torch.cat([h, states.flatten(1)], -1)
+        latents.append(latent)
+    return torch.stack(latents, 1)
+
+
+def advance(rssm: RSSM, latent: Tensor, action: Tensor) -> Tensor:
+    """Return the deterministic state (B, H) after latents (B, Z) and actions (B, A)."""
+    h, z = latent.split([rssm.config.deterministic, rssm.config.stochastic], -1)
+    return rssm.gru(F.silu(rssm.in_norm(rssm.stochastic_in(z) + rssm.action_in(action))), h)
 
 
 def mixed(rssm: RSSM, logits: Tensor) -> Tensor:

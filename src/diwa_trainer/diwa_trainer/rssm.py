@@ -7,14 +7,14 @@ A latent (B, Z) is ``[h, z]``, z as flattened one-hots; all zeros before an epis
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, mix, observe_sequence
+from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, latent_sequence, mix
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Observed:
     latents: Tensor
     posterior: Tensor
     prior: Tensor
+
+
+Head = tuple[nn.Linear, nn.LayerNorm, nn.Linear]
+"""What gives a state's logits: from h to the hidden layer, its norm, and out."""
 
 
 class RSSM(nn.Module):
@@ -87,25 +91,24 @@ class RSSM(nn.Module):
         `previous_actions[:, t]` led to frame t. States are sampled straight-through, or with `mode` the likeliest.
         """
         uniforms = None if mode else self._uniforms(embeddings.shape[:2], embeddings, generator)
-        h, z, logits = observe_sequence(
-            F.linear(previous_actions, self.action_in.weight, self.stochastic_in.bias),
-            F.linear(embeddings, self.posterior_e.weight, self.posterior_h.bias),
-            latent,
-            uniforms,
-            self._step_weights(),
-            classes=self.config.classes,
-            unimix=self.config.unimix,
-        )
+        head = (self.posterior_h, self.posterior_norm, self.posterior_out)
+        frame_share = F.linear(embeddings, self.posterior_e.weight, self.posterior_h.bias)
+        h, z, logits = self._sequence(previous_actions, frame_share, latent, uniforms, head)
         return Observed(torch.cat([h, z], -1), self._mix(logits), self.prior_logits(h))
+
+    def imagine(self, latent: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Advance latents (B, Z) by T actions (B, T, A) and samples of the prior: (B, T, Z); `imagine_step` T times."""
+        head = cast(Head, tuple(self.prior_head[i] for i in (0, 1, 3)))
+        uniforms = self._uniforms(actions.shape[:2], latent, generator)
+        h, z, _ = self._sequence(actions, head[0].bias.expand(*actions.shape[:2], -1), latent, uniforms, head)
+        return torch.cat([h, z], -1)
 
     def filter(self, embedding: Tensor, previous_action: Tensor, latent: Tensor) -> Tensor:
         """Take a single step of `observe` with the likeliest state: (B, E), (B, A), (B, Z) -> (B, Z)."""
         h = self._advance(latent, previous_action)
         hidden = self.posterior_norm(self.posterior_h(h) + self.posterior_e(embedding))
         logits = self._by_variable(self.posterior_out(F.silu(hidden)))
-        # By comparison: of a scatter the ONNX exporter does not know the shape, which a bundle must state.
-        likeliest = logits.argmax(-1, keepdim=True) == torch.arange(self.config.classes, device=logits.device)
-        return torch.cat([h, likeliest.flatten(1).to(h.dtype)], -1)
+        return torch.cat([h, self._one_hot(logits.argmax(-1), h)], -1)
 
     def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Advance latents (B, Z) by actions (B, A) and a sample of the prior, straight-through where gradients flow."""
@@ -120,6 +123,34 @@ class RSSM(nn.Module):
     def prior_logits(self, h: Tensor) -> Tensor:
         """Return the prior's logits (..., S, C) for deterministic states (..., H)."""
         return self._mix(self.prior_head(h))
+
+    def _sequence(
+        self, actions: Tensor, head_share: Tensor, latent: Tensor, uniforms: Tensor | None, head: Head
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return h (B, T, H), z and logits (B, T, S * C) of the steps that `head` draws the states of."""
+        head_h, head_norm, head_out = head
+        return latent_sequence(
+            F.linear(actions, self.action_in.weight, self.stochastic_in.bias),
+            head_share,
+            latent,
+            uniforms,
+            Weights(
+                self.stochastic_in.weight,
+                self.in_norm.weight,
+                self.in_norm.bias,
+                self.gru.weight_ih,
+                self.gru.weight_hh,
+                self.gru.bias_ih,
+                self.gru.bias_hh,
+                head_h.weight,
+                head_norm.weight,
+                head_norm.bias,
+                head_out.weight,
+                head_out.bias,
+            ),
+            classes=self.config.classes,
+            unimix=self.config.unimix,
+        )
 
     def _advance(self, latent: Tensor, action: Tensor) -> Tensor:
         size = self.config.deterministic
@@ -153,22 +184,6 @@ class RSSM(nn.Module):
         """Draw what chooses the states (*batch, S), on the generator's device: a seed gives the same ones anywhere."""
         shape = (*batch, self.config.variables)
         return torch.rand(shape, generator=generator, dtype=like.dtype).to(like.device)
-
-    def _step_weights(self) -> Weights:
-        return Weights(
-            self.stochastic_in.weight,
-            self.in_norm.weight,
-            self.in_norm.bias,
-            self.gru.weight_ih,
-            self.gru.weight_hh,
-            self.gru.bias_ih,
-            self.gru.bias_hh,
-            self.posterior_h.weight,
-            self.posterior_norm.weight,
-            self.posterior_norm.bias,
-            self.posterior_out.weight,
-            self.posterior_out.bias,
-        )
 
 
 def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:

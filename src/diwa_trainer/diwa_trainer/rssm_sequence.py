@@ -4,6 +4,7 @@ Autograd pays for each of T sequential steps: a graph of small nodes, and for ea
 accumulation. Here the backward pass walks the steps for the deltas alone, and each weight's gradient is one GEMM over
 all T * B rows at the end. `benchmarks/plain_rssm.py` is the plain twin, a test holds every gradient against it.
 
+The same pass serves both ways to advance: with what a frame says (the posterior) and without (the prior).
 Dimensions as in `rssm.py`, and N hidden units; inside, time comes first, so that a step is one contiguous block.
 """
 
@@ -26,7 +27,10 @@ _tanh_backward = torch.ops.aten.tanh_backward.default
 
 
 class Weights(NamedTuple):
-    """The weights that a step uses, as the modules of `RSSM` hold them; inputs' shares bring the missing biases."""
+    """The weights of a step: into the GRU, the GRU, and the head that gives the state's logits; shares hold biases.
+
+    The head is the posterior's, where a frame has a share in it, or the prior's.
+    """
 
     stochastic_in: Tensor
     in_scale: Tensor
@@ -35,16 +39,16 @@ class Weights(NamedTuple):
     gru_hidden: Tensor
     gru_input_bias: Tensor
     gru_hidden_bias: Tensor
-    posterior_h: Tensor
-    posterior_scale: Tensor
-    posterior_shift: Tensor
-    posterior_out: Tensor
-    posterior_out_bias: Tensor
+    head_h: Tensor
+    head_scale: Tensor
+    head_shift: Tensor
+    head_out: Tensor
+    head_out_bias: Tensor
 
 
-def observe_sequence(
+def latent_sequence(
     action_share: Tensor,
-    embedding_share: Tensor,
+    head_share: Tensor,
     latent: Tensor,
     uniforms: Tensor | None,
     weights: Weights,
@@ -52,22 +56,22 @@ def observe_sequence(
     classes: int,
     unimix: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Filter windows.
+    """Advance a latent through the steps of a window.
 
     Args:
         action_share: (B, T, N), of the actions before the frames in what goes into the GRU's input layer.
-        embedding_share: (B, T, N), of the frames in what goes into the posterior's hidden layer.
-        latent: (B, Z) before the first frame.
+        head_share: (B, T, N), of all but the deterministic state in what goes into the head's hidden layer.
+        latent: (B, Z) before the first step.
         uniforms: (B, T, S) in [0, 1), which choose the states by `draw`; None takes the likeliest.
-        weights: of the step.
+        weights: of a step.
         classes: C.
         unimix: share of the uniform that probabilities are mixed with.
 
     Returns:
-        deterministic states (B, T, H), one-hots (B, T, S * C), straight-through, and the posterior's logits
-        (B, T, S * C) before the mix.
+        deterministic states (B, T, H), one-hots (B, T, S * C), straight-through, and the head's logits (B, T, S * C)
+        before the mix.
     """
-    time_first = (share.transpose(0, 1).contiguous() for share in (action_share, embedding_share))
+    time_first = (share.transpose(0, 1).contiguous() for share in (action_share, head_share))
     chosen = None if uniforms is None else uniforms.transpose(0, 1).contiguous()
     return _Sequence.apply(classes, unimix, chosen, *time_first, latent, *weights)
 
@@ -154,7 +158,7 @@ class _Sequence(torch.autograd.Function):
         unimix: float,
         uniforms: Tensor | None,
         action_share: Tensor,
-        embedding_share: Tensor,
+        head_share: Tensor,
         latent: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,7 +170,7 @@ class _Sequence(torch.autograd.Function):
         h, z = _Window(room(steps + 1, batch, size)), _Window(action_share.new_zeros(steps + 1, batch, stochastic))
         h.whole[0], z.whole[0] = latent.split([size, stochastic], -1)
         into = _Layer(room(steps, batch, hidden), w.in_scale, w.in_shift)
-        posterior = _Layer(room(steps, batch, hidden), w.posterior_scale, w.posterior_shift)
+        head = _Layer(room(steps, batch, hidden), w.head_scale, w.head_shift)
         from_h, from_input = _Window(room(steps, batch, 3 * size)), room(batch, 3 * size)
         gates, candidate = _Window(room(steps, batch, 2 * size)), _Window(room(steps, batch, size))
         logits, probabilities = (_Window(room(steps, batch, variables, classes)) for _ in range(2))
@@ -174,21 +178,21 @@ class _Sequence(torch.autograd.Function):
         from_h_gates, from_h_candidate = map(_Window, from_h.whole.split([2 * size, size], -1))
         input_gates, input_candidate = from_input.split([2 * size, size], -1)
         reset, update = map(_Window, gates.whole.chunk(2, -1))
-        actions, frames = _Window(action_share), _Window(embedding_share)
+        action_shares, head_shares = _Window(action_share), _Window(head_share)
         chosen_by = None if uniforms is None else _Window(uniforms.unsqueeze(-1))
         first_classes = torch.arange(0, stochastic, classes, device=z.whole.device)
-        by_column = (w.stochastic_in, w.gru_input, w.gru_hidden, w.posterior_h, w.posterior_out)
-        stochastic_in, gru_input, gru_hidden, posterior_h, posterior_out = (x.t().contiguous() for x in by_column)
+        by_column = (w.stochastic_in, w.gru_input, w.gru_hidden, w.head_h, w.head_out)
+        stochastic_in, gru_input, gru_hidden, head_h, head_out = (x.t().contiguous() for x in by_column)
         from_z = z.at[0] @ stochastic_in
         for t in range(steps):
-            torch.add(from_z, actions.at[t], out=into.before.at[t])
+            torch.add(from_z, action_shares.at[t], out=into.before.at[t])
             torch.addmm(w.gru_input_bias, into.forward(t), gru_input, out=from_input)
             torch.addmm(w.gru_hidden_bias, h.at[t], gru_hidden, out=from_h.at[t])
             torch.add(input_gates, from_h_gates.at[t], out=gates.at[t]).sigmoid_()
             torch.addcmul(input_candidate, reset.at[t], from_h_candidate.at[t], out=candidate.at[t]).tanh_()
             torch.lerp(candidate.at[t], h.at[t], update.at[t], out=h.at[t + 1])
-            torch.addmm(frames.at[t], h.at[t + 1], posterior_h, out=posterior.before.at[t])
-            torch.addmm(w.posterior_out_bias, posterior.forward(t), posterior_out, out=flat_logits.at[t])
+            torch.addmm(head_shares.at[t], h.at[t + 1], head_h, out=head.before.at[t])
+            torch.addmm(w.head_out_bias, head.forward(t), head_out, out=flat_logits.at[t])
             torch.softmax(logits.at[t], -1, out=probabilities.at[t])
             if chosen_by is None:
                 index = logits.at[t].argmax(-1)
@@ -199,7 +203,7 @@ class _Sequence(torch.autograd.Function):
             from_z = F.embedding_bag(index, stochastic_in, mode="sum")  # z[t + 1] @ stochastic_in, for a one-hot
         ctx.unimix = unimix
         parts = (h, z, gates, candidate, from_h_candidate, probabilities)
-        ctx.save_for_backward(*(part.whole for part in parts), *into.saved(), *posterior.saved(), *weights)
+        ctx.save_for_backward(*(part.whole for part in parts), *into.saved(), *head.saved(), *weights)
         return h.whole[1:].transpose(0, 1), z.whole[1:].transpose(0, 1), flat_logits.whole.transpose(0, 1)
 
     @staticmethod
@@ -208,7 +212,7 @@ class _Sequence(torch.autograd.Function):
         h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
         w = Weights(*layers[10:])
         into = _LayerBackward(layers[:5], w.in_scale, w.in_shift)
-        posterior = _LayerBackward(layers[5:10], w.posterior_scale, w.posterior_shift)
+        head = _LayerBackward(layers[5:10], w.head_scale, w.head_shift)
         steps, size = len(candidate), h.shape[-1]
         # A step adds to the deltas of the latent before it; the first is that of the latent handed in.
         d_h, d_z = _Window(torch.zeros_like(h)), _Window(torch.zeros_like(z))
@@ -225,13 +229,13 @@ class _Sequence(torch.autograd.Function):
         for t in range(steps - 1, -1, -1):
             through = _softmax_backward(d_states.at[t + 1], states.at[t], -1, probabilities.dtype)
             d_logits.at[t].add_(through.flatten(1), alpha=1 - ctx.unimix)
-            d_before = posterior.backward(t, d_logits.at[t] @ w.posterior_out)
-            d_now = d_h.at[t + 1].addmm_(d_before, w.posterior_h)
+            d_before = head.backward(t, d_logits.at[t] @ w.head_out)
+            d_now = d_h.at[t + 1].addmm_(d_before, w.head_h)
             torch.mul(factors.at[t], d_now.unsqueeze(1), out=d_gru.at[t])
             d_h.at[t].addcmul_(d_now, update.at[t]).addmm_(d_gru_hidden.at[t], w.gru_hidden)
             d_before = into.backward(t, d_gru_input.at[t] @ gru_input)
             d_z.at[t].addmm_(d_before, w.stochastic_in)
-        d_into, d_posterior = into.deltas(), posterior.deltas()
+        d_into, d_head = into.deltas(), head.deltas()
         d_weights = Weights(
             _outer(d_into, z[:-1]),
             *into.weight_gradients(),
@@ -239,13 +243,13 @@ class _Sequence(torch.autograd.Function):
             _outer(d_gru_hidden.whole, h[:-1]),
             d_gru_input.whole.sum((0, 1)).roll(-size, 0),
             d_gru_hidden.whole.sum((0, 1)),
-            _outer(d_posterior, h[1:]),
-            *posterior.weight_gradients(),
-            _outer(d_logits.whole, posterior.active),
+            _outer(d_head, h[1:]),
+            *head.weight_gradients(),
+            _outer(d_logits.whole, head.active),
             d_logits.whole.sum((0, 1)),
         )
         d_latent = torch.cat([d_h.at[0], d_z.at[0]], -1)
-        return None, None, None, d_into, d_posterior, d_latent, *d_weights
+        return None, None, None, d_into, d_head, d_latent, *d_weights
 
 
 def _gru_factors(h: Tensor, gates: Tensor, candidate: Tensor, candidate_from_h: Tensor) -> Tensor:

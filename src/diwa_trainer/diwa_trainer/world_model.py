@@ -125,12 +125,13 @@ class WorldModel(nn.Module):
         return self.scene.physical(self.decode(latent)[..., len(self.proprio) :], name)
 
     def loss(
-        self, observation: Observation, actions: Tensor, generator: torch.Generator
+        self, observation: Observation, actions: Tensor, generator: torch.Generator, *, open_loop: bool = True
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of windows (B, T, ...) and its parts.
 
         Half the weighted squared error of the features plus the balanced KL (`paper.md` 3.2). The first frame of a
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
+        With `open_loop`, what is imagined from a frame on counts as well (`open_loop_weight`).
         """
         config = self.config
         target = self.features(observation)
@@ -142,17 +143,17 @@ class WorldModel(nn.Module):
         step_weight[0] = config.first_step_weight
         step_weight = step_weight / step_weight.mean()
         total = ((reconstruction + config.kl_weight * kl.clamp(min=config.free_nats)) * step_weight).mean()
-        open_loop = self._open_loop_error(observed.latents, actions, target, generator)
-        total = total + config.open_loop_weight * open_loop
         metrics = {
-            "loss": total.item(),
             "reconstruction": reconstruction.mean().item(),
             "reconstruction_first": reconstruction[:, 0].mean().item(),
             "kl": kl.mean().item(),
             "kl_first": kl[:, 0].mean().item(),
-            "open_loop": open_loop.item(),
         }
-        return total, metrics
+        if open_loop:
+            error = self._open_loop_error(observed.latents, actions, target, generator)
+            total = total + config.open_loop_weight * error
+            metrics["open_loop"] = error.item()
+        return total, {"loss": total.item(), **metrics}
 
     def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         """Reconstruction error of frames that are imagined from an earlier frame's latent and the actions between.
@@ -165,11 +166,8 @@ class WorldModel(nn.Module):
         if not steps or not self.config.open_loop_weight:
             return torch.zeros(())
         first = 1 + int(torch.randint(latents.shape[1] - steps, (), generator=generator))
-        latent, imagined = latents[:, first - 1], []
-        for t in range(first, first + steps):
-            latent = self.rssm.imagine_step(latent, actions[:, t - 1], generator)
-            imagined.append(latent)
-        error = self.decode(torch.stack(imagined, 1)) - target[:, first : first + steps]
+        imagined = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
+        error = self.decode(imagined) - target[:, first : first + steps]
         return 0.5 * (error.square() * self.feature_weights).sum(-1).mean()
 
 

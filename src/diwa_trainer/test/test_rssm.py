@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, kl_divergence
 
-from diwa_trainer.rssm import RSSM, Observed, RSSMConfig, balanced_kl
+from diwa_trainer.rssm import RSSM, RSSMConfig, balanced_kl
 from diwa_trainer.rssm_sequence import draw
 
 EMBEDDING, ACTION = 5, 3
@@ -33,14 +33,21 @@ def make_inputs(rssm: RSSM) -> dict[str, Tensor]:
     }
 
 
-def gradients(rssm: RSSM, inputs: dict[str, Tensor], observed: Observed) -> dict[str, Tensor]:
-    """Of a loss that weighs every output number differently."""
+def gradients(rssm: RSSM, inputs: dict[str, Tensor], *outputs: Tensor) -> dict[str, Tensor]:
+    """Of a loss that weighs every output number differently, by all that it depends on."""
     generator = torch.Generator().manual_seed(2)
     loss = torch.zeros((), dtype=torch.float64)
-    for output in (observed.latents, observed.posterior, observed.prior):
+    for output in outputs:
         loss = loss + (output * torch.randn(output.shape, generator=generator, dtype=torch.float64)).sum()
     of = dict(rssm.named_parameters()) | inputs
-    return dict(zip(of, torch.autograd.grad(loss, list(of.values())), strict=True))
+    found = zip(of, torch.autograd.grad(loss, list(of.values()), allow_unused=True), strict=True)
+    return {name: gradient for name, gradient in found if gradient is not None}
+
+
+def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert ours.keys() == expected.keys()
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pytest.mark.parametrize("mode", [False, True], ids=["sampled", "mode"])
@@ -53,11 +60,26 @@ def test_the_fast_pass_and_all_its_gradients_are_those_of_the_plain_one(unimix: 
     fast = rssm.observe(*inputs.values(), generator=torch.Generator().manual_seed(3), mode=mode)
     plain = plain_rssm.observe(rssm, *inputs.values(), None if mode else uniforms)
 
-    for name in ("latents", "posterior", "prior"):
-        torch.testing.assert_close(getattr(fast, name), getattr(plain, name), rtol=0, atol=1e-9)
-    expected = gradients(rssm, inputs, plain)
-    for name, gradient in gradients(rssm, inputs, fast).items():
-        torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
+    for name, output in vars(plain).items():
+        torch.testing.assert_close(getattr(fast, name), output, rtol=0, atol=1e-9)
+    ours, expected = (gradients(rssm, inputs, *vars(observed).values()) for observed in (fast, plain))
+    assert ours.keys() == dict(rssm.named_parameters()).keys() | inputs.keys()
+    assert_same_gradients(ours, expected)
+
+
+@pytest.mark.parametrize("unimix", [0.0, 0.3])
+def test_imagining_a_window_and_all_its_gradients_are_those_of_the_plain_loop(unimix: float) -> None:
+    rssm = make_rssm(unimix)
+    inputs = make_inputs(rssm)
+    uniforms = torch.rand(B, T, rssm.config.variables, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+    fast = rssm.imagine(inputs["latent"], inputs["actions"], torch.Generator().manual_seed(3))
+    plain = plain_rssm.imagine(rssm, inputs["latent"], inputs["actions"], uniforms)
+
+    torch.testing.assert_close(fast, plain, rtol=0, atol=1e-9)
+    ours, expected = (gradients(rssm, inputs, latents) for latents in (fast, plain))
+    assert not any("posterior" in name for name in ours)
+    assert_same_gradients(ours, expected)
 
 
 def test_the_same_seed_gives_the_same_bits() -> None:
