@@ -8,6 +8,7 @@ import resource
 import shutil
 import signal
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -322,41 +323,47 @@ def test_a_kill_at_any_moment_of_a_save_leaves_a_checkpoint_that_loads(tmp_path,
     capsys.readouterr()
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """Let no file grow beyond 3,000 bytes: a write beyond that fails as on a full disk."""
+    """Let no file grow beyond 3,000 bytes: a write beyond that fails as on a full disk.
+
+    Not a fixture: pytest's own output, between the phases of a test, may go to a file too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_is_full_at_a_checkpoint_is_said_and_the_one_before_stands(tmp_path):
     state = make_state({"net": torch.nn.Linear(2, 2)}, {}, 0)  # its generators alone take more
-    with Run(tmp_path / "run", Settings()) as run, pytest.raises(StorageError, match=r"checkpoint_0: .*GB are free on"):
+    with (
+        small_files(),
+        Run(tmp_path / "run", Settings()) as run,
+        pytest.raises(StorageError, match=r"checkpoint_0: .*GB are free on"),
+    ):
         run.save(state)
 
     assert not list((tmp_path / "run").glob("*checkpoint*"))
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_is_full_at_the_weights_is_said(tmp_path):
     net = torch.nn.Linear(30, 40)
-    with pytest.raises(StorageError, match=r"net.safetensors: .*GB are free on"):
+    with small_files(), pytest.raises(StorageError, match=r"net.safetensors: .*GB are free on"):
         save_artifact(tmp_path / "net.safetensors", "net", net, Settings(), Spec(), {})
 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.usefixtures("small_files")
 def test_a_disk_that_is_full_at_the_metrics_is_said(tmp_path):
     def log_for_long():
         with Run(tmp_path / "run", Settings()) as run:
             for step in range(1000):
                 run.log(step, {"loss": 0.5})
 
-    with pytest.raises(StorageError, match=r"run/.*: could not be written .*free some disk"):
+    with small_files(), pytest.raises(StorageError, match=r"run/.*: could not be written .*free some disk"):
         log_for_long()
 
 
