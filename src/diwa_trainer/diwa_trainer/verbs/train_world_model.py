@@ -33,6 +33,9 @@ class TrainWorldModelConfig:
     updates: int = field(default=4000, metadata={"help": "gradient steps"})
     batch: int = field(default=64, metadata={"help": "windows a gradient step"})
     length: int = field(default=16, metadata={"help": "rows a window; the filter is reset at its first"})
+    open_loop_from: float = field(
+        default=0.6, metadata={"help": "share of the updates after which open-loop error counts; before, it only slows"}
+    )
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
     gradient_clip: float = 10.0
@@ -114,7 +117,9 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
     rows = dataset.windows(state.numpy_rng, config.batch, config.length, train, fields=())["row"]
-    loss, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), state.generator)
+    open_loop = state.step >= config.open_loop_from * config.updates
+    observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
+    loss, metrics = model.loss(observation, actions, state.generator, open_loop=open_loop)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
