@@ -109,7 +109,8 @@ def page(results: dict[str, Any], seeds: int) -> str:
             "",
             f"Made by `make results`. Success over {episodes} seeded episodes of {seeds} training seed(s), with 95 %",
             "Wilson intervals; base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside",
-            f"them, one for each training seed. Environment steps during fine-tuning: {results['env_steps_during_finetune']}.",
+            "them, one for each training seed. Environment steps during fine-tuning: "
+            f"{results['env_steps_during_finetune']}.",
             "",
             f"| task | base | fine-tuned | McNemar |{head}",
             "|---|---|---|---|" + "---|" * len(names),
