@@ -95,6 +95,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
     """Return docs/results.md."""
     names = sorted({name for table in results["tasks"].values() for name in table if name.startswith("bc_")})
     episodes = next(iter(results["tasks"].values()))["base"]["episodes"]
+    steps = results["env_steps_during_finetune"]
     rows = []
     for task, table in results["tasks"].items():
         each = "; ".join(f"p = {one['finetuned']['mcnemar_p']:.1e}" for one in table["by_training_seed"])
@@ -109,8 +110,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
             "",
             f"Made by `make results`. Success over {episodes} seeded episodes of {seeds} training seed(s), with 95 %",
             "Wilson intervals; base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside",
-            "them, one for each training seed. Environment steps during fine-tuning: "
-            f"{results['env_steps_during_finetune']}.",
+            f"them, one for each training seed. Environment steps during fine-tuning: {steps}.",
             "",
             f"| task | base | fine-tuned | McNemar |{head}",
             "|---|---|---|---|" + "---|" * len(names),
