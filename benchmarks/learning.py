@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import onnxruntime
 import torch
-from measuring import Benchmark, Effort, alternate, cpu_seconds, repeated
+from measuring import Benchmark, Effort, alternate, median_seconds, repeated
 from plain_diffusion import plain_policy
 from plain_imagination import PlainDynamics, plain_imagine
-from plain_ppo import plain_update
+from plain_ppo import PlainLearner, make_pairs
 from torch import Tensor
 
 from diwa_runtime.actions import ACTION_SIZE
@@ -24,7 +24,7 @@ from diwa_trainer.rssm import RSSM, RSSMConfig
 PAPER_RSSM = RSSMConfig(deterministic=1024, variables=32, classes=32, hidden=1000)
 PAPER_POLICY = DiffusionConfig(denoising_steps=20, finetuned_steps=10, hidden=512)
 SMALL_RSSM, SMALL_POLICY = RSSMConfig(64, 8, 8, 64), replace(PAPER_POLICY, hidden=64)
-EPISODES, CHUNKS, MINIBATCH = 256, 2, 512
+EPISODES, CHUNKS = 256, 2
 SIZES = "policy [512] x 3, latent 2,048, K = 20, K' = 10"
 
 
@@ -103,7 +103,9 @@ def imagination(lean: bool) -> Callable[[Effort], tuple[float, float]]:
     return measure
 
 
-def ppo_update(bc_weight: float, lean: bool) -> Callable[[Effort], tuple[float, float]]:
+def ppo_update(
+    minibatch: int, bc_weight: float, *, pairs: bool, lean: bool = False
+) -> Callable[[Effort], tuple[float, float]]:
     """Milliseconds of one minibatch's update of actor and critic.
 
     With the BC term, our share of drawing the frozen policy's chains is counted: once an iteration for each row, which
@@ -113,24 +115,23 @@ def ppo_update(bc_weight: float, lean: bool) -> Callable[[Effort], tuple[float, 
     def measure(effort: Effort) -> tuple[float, float]:
         policies, generator = make_policies(effort), torch.Generator()
         config = PPOConfig(bc_weight=bc_weight)
-        rows = make_rows(policies, 16 if effort.quick else MINIBATCH, config, generator)
+        rows = make_rows(policies, 16 if effort.quick else minibatch, config, generator)
         policy, critic = policies.tuned, Critic(policies.latent_size, config.critic_hidden)
         plain, plain_critic = plain_policy(policies.pretrained, policy, lean=lean), copy.deepcopy(critic)
         actor_optimizer, critic_optimizer, plain_actor_optimizer, plain_critic_optimizer = (
             torch.optim.AdamW(net.parameters(), 1e-6) for net in (policy, critic, plain.tuned, plain_critic)
         )
+        learner = PlainLearner(plain, plain_critic, plain_actor_optimizer, plain_critic_optimizer, config)
+        plain_rows = make_pairs(rows, generator) if pairs else rows
 
         def ours() -> None:
             update_critic(rows, critic, critic_optimizer, config)
             update_actor(rows, policy, actor_optimizer, config)
 
-        def theirs() -> None:
-            plain_update(plain, plain_critic, plain_actor_optimizer, plain_critic_optimizer, rows, config, generator)
-
-        our_seconds, their_seconds = alternate(ours, theirs, effort)
+        our_seconds, their_seconds = alternate(ours, lambda: learner.update(plain_rows, generator), effort)
         if bc_weight:
-            drawing = cpu_seconds(
-                lambda: continue_chain(policies.pretrained, rows.latents, rows.chains[:, 0], generator)
+            drawing = median_seconds(
+                lambda: continue_chain(policies.pretrained, rows.latents, rows.chains[:, 0], generator), effort
             )
             our_seconds += drawing / config.epochs
         return 1e3 * our_seconds, 1e3 * their_seconds
@@ -150,25 +151,26 @@ def make_rows(policies: Policies, count: int, config: PPOConfig, generator: torc
     return Batch(latents, chains, log_probs, advantages, returns, bc_chains)
 
 
-_DPPO = "plain PyTorch as DPPO has it: whole network on every row, frozen net asked everywhere"
-_LEAN = "the same, frozen net asked only where its answer is used"
+_DPPO = "plain PyTorch as DPPO has it: the whole network on every row, the frozen net asked everywhere"
+_LEAN = "the same, the frozen net asked only where its answer is used"
 _SAMPLING = f"`policy.onnx`, one deployed chunk at batch 1; {SIZES}"
 _IMAGINATION = f"{EPISODES} rollouts of {CHUNKS} chunks, RSSM 1,024 + 32 x 32, hidden 1,000; {SIZES}"
-_UPDATE = f"one minibatch of {MINIBATCH} env steps with their 10 denoising steps, actor and critic; {SIZES}"
+_UPDATE = f"one minibatch of {{}} env steps with their 10 denoising steps, actor and critic; {SIZES}"
+_UPDATE_BC = f"{_UPDATE}; with the BC term, its share of drawing the frozen policy's chains included"
+_PAIRS = f"{_DPPO}; its rows are as many (env step, denoising step) pairs"
+_STEPS = f"{_DPPO}; its rows are the same env steps (the DiWA authors' form)"
+_ANEW = "; chains of the frozen policy drawn through all K steps for every row of every minibatch"
 
 BENCHMARKS = (
     Benchmark("policy_sampling", "ms", 10, _SAMPLING, _DPPO, policy_sampling(lean=False)),
     Benchmark("policy_sampling_lean", "ms", None, _SAMPLING, _LEAN, policy_sampling(lean=True)),
     Benchmark("imagination", "env-steps/s", 1.7, _IMAGINATION, _DPPO, imagination(lean=False)),
     Benchmark("imagination_lean", "env-steps/s", None, _IMAGINATION, _LEAN, imagination(lean=True)),
-    Benchmark("ppo_update", "ms", 3.5, _UPDATE, _DPPO, ppo_update(0.0, lean=False)),
-    Benchmark("ppo_update_lean", "ms", None, _UPDATE, _LEAN, ppo_update(0.0, lean=True)),
+    Benchmark("ppo_update", "ms", 3.5, _UPDATE.format(512), _PAIRS, ppo_update(512, 0.0, pairs=True)),
+    Benchmark("ppo_update_steps", "ms", None, _UPDATE.format(512), _STEPS, ppo_update(512, 0.0, pairs=False)),
+    Benchmark("ppo_update_lean", "ms", None, _UPDATE.format(512), _LEAN, ppo_update(512, 0.0, pairs=False, lean=True)),
+    Benchmark("ppo_update_bc", "ms", 10, _UPDATE_BC.format(128), _PAIRS + _ANEW, ppo_update(128, 0.05, pairs=True)),
     Benchmark(
-        "ppo_update_bc",
-        "ms",
-        10,
-        f"{_UPDATE}; BC term, the frozen policy's chains drawn once an iteration",
-        f"{_DPPO}; chains of the frozen policy drawn through all K steps in every minibatch",
-        ppo_update(0.05, lean=False),
+        "ppo_update_bc_steps", "ms", None, _UPDATE_BC.format(512), _STEPS + _ANEW, ppo_update(512, 0.05, pairs=False)
     ),
 )

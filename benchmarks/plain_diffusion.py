@@ -116,9 +116,12 @@ class PlainPolicy:
         t = torch.arange(steps - 1, -1, -1).repeat(len(chain))
         latents = latent.repeat_interleave(steps, 0)
         before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
+        return self.step_log_prob(latents, before, after, t).unflatten(0, (-1, steps))
+
+    def step_log_prob(self, latent: Tensor, before: Tensor, after: Tensor, t: Tensor) -> Tensor:
+        """Log-densities (N, D) of single steps t (N,) from chunks `before` (N, D) to `after` under latents (N, Z)."""
         std = torch.tensor([self.std(step, explore=True) for step in range(self.config.denoising_steps)])[t]
-        density = Normal(self.mean(before, t, latents), std[:, None])
-        return density.log_prob(after).unflatten(0, (-1, steps))
+        return Normal(self.mean(before, t, latent), std[:, None]).log_prob(after)
 
 
 @functools.cache

@@ -1,15 +1,16 @@
 """DPPO's update as its equations read, every denoising step a row of its own; the twin of `diwa_trainer.ppo`.
 
-From `paper.md` 4.5-4.8 (the authors' form: minibatches of env steps, with all K' denoising steps of each). Latents are
-copied for every denoising step, and with the BC term whole chains of the frozen policy are drawn in every minibatch.
+From `paper.md` 4.5-4.8. Two forms: DPPO's own, whose minibatches are (env step, denoising step) pairs from anywhere in
+the rollout, and the DiWA authors', whose minibatches are env steps with all K' denoising steps of each. In both,
+latents are copied for every row, and with the BC term whole chains of the frozen policy are drawn in every minibatch.
 
-Dimensions: N env steps of a minibatch, K' fine-tuned denoising steps, D numbers in a chunk, Z latent.
+Dimensions: N env steps or M rows of a minibatch, K' fine-tuned denoising steps, D numbers in a chunk, Z latent.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -45,27 +46,86 @@ def plain_clip(config: PPOConfig, i: int, steps: int) -> float:
     return config.clip_base + (config.clip - config.clip_base) * growth
 
 
-def row_log_prob(policy: PlainPolicy, latents: Tensor, chains: Tensor, config: PPOConfig) -> Tensor:
-    """Clamp the elementwise log-densities and average them: one number for each of the N * K' rows."""
-    elementwise = policy.log_prob(latents, chains).flatten(0, 1)
-    return elementwise.clamp(config.log_prob_min, config.log_prob_max).mean(-1)
-
-
 def plain_actor_loss(policy: PlainPolicy, batch: Batch, config: PPOConfig) -> Tensor:
     """Clipped surrogate over N * K' rows, plus the BC term where the batch has chains of the frozen policy."""
     steps = batch.chains.shape[1] - 1
-    new, old = row_log_prob(policy, batch.latents, batch.chains, config), batch.log_probs.flatten()
-    ratio = (new - old).exp()
-    advantage = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
-    step_of_row = torch.arange(steps).repeat(len(batch.latents))
-    discount = torch.tensor([config.gamma_denoising ** (steps - 1 - i) for i in step_of_row.tolist()])
-    clip = torch.tensor([plain_clip(config, i, steps) for i in step_of_row.tolist()])
-    advantage = advantage.repeat_interleave(steps) * discount
+    step = torch.arange(steps).repeat(len(batch.latents))
+    new = mean_of_clamped(policy.log_prob(batch.latents, batch.chains).flatten(0, 1), config)
+    advantages = normalised(batch.advantages).repeat_interleave(steps)
+    loss = surrogate(new - batch.log_probs.flatten(), advantages, step, steps, config)
+    if batch.bc_chains is None:
+        return loss
+    return loss - config.bc_weight * mean_of_clamped(policy.log_prob(batch.latents, batch.bc_chains), config).mean()
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Rows of DPPO's own minibatches, one a pair of env step and denoising step.
+
+    Attributes:
+        latents: (M, Z).
+        before, after: chunks (M, D) around the denoising step.
+        step: (M,) which of the K' steps, 0 the noisiest.
+        log_probs, advantages, returns: (M,).
+        bc_chains: (M, K'+1, D) of the frozen policy at the latents, or None.
+    """
+
+    latents: Tensor
+    before: Tensor
+    after: Tensor
+    step: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    bc_chains: Tensor | None = None
+
+
+def make_pairs(batch: Batch, generator: torch.Generator) -> Pairs:
+    """Return all N * K' pairs of a batch in random order."""
+    steps = batch.chains.shape[1] - 1
+    order = torch.randperm(len(batch.latents) * steps, generator=generator)
+    row, step = order // steps, order % steps
+    before, after = batch.chains[row, step], batch.chains[row, step + 1]
+    return Pairs(
+        batch.latents[row],
+        before,
+        after,
+        step,
+        batch.log_probs[row, step],
+        batch.advantages[row],
+        batch.returns[row],
+        None if batch.bc_chains is None else batch.bc_chains[row],
+    )
+
+
+def plain_pair_loss(policy: PlainPolicy, pairs: Pairs, config: PPOConfig) -> Tensor:
+    """Return the actor's loss in DPPO's own form."""
+    steps = policy.config.finetuned_steps
+    elementwise = policy.step_log_prob(pairs.latents, pairs.before, pairs.after, steps - 1 - pairs.step)
+    log_ratio = mean_of_clamped(elementwise, config) - pairs.log_probs
+    loss = surrogate(log_ratio, normalised(pairs.advantages), pairs.step, steps, config)
+    if pairs.bc_chains is None:
+        return loss
+    return loss - config.bc_weight * mean_of_clamped(policy.log_prob(pairs.latents, pairs.bc_chains), config).mean()
+
+
+def mean_of_clamped(elementwise: Tensor, config: PPOConfig) -> Tensor:
+    """Clamp log-densities (..., D) and average them: (...)."""
+    return elementwise.clamp(config.log_prob_min, config.log_prob_max).mean(-1)
+
+
+def normalised(advantages: Tensor) -> Tensor:
+    """Return advantages of mean 0 and standard deviation 1."""
+    return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+
+
+def surrogate(log_ratio: Tensor, advantages: Tensor, step: Tensor, steps: int, config: PPOConfig) -> Tensor:
+    """Return PPO's clipped loss over rows (M,) of denoising steps `step` (M,)."""
+    ratio = log_ratio.exp()
+    discount = torch.tensor([config.gamma_denoising ** (steps - 1 - i) for i in step.tolist()])
+    clip = torch.tensor([plain_clip(config, i, steps) for i in step.tolist()])
     clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
-    loss = -torch.minimum(advantage * ratio, advantage * clipped).mean()
-    if batch.bc_chains is not None:
-        loss = loss - config.bc_weight * row_log_prob(policy, batch.latents, batch.bc_chains, config).mean()
-    return loss
+    return -torch.minimum(advantages * discount * ratio, advantages * discount * clipped).mean()
 
 
 def frozen_chains(policy: PlainPolicy, latents: Tensor, generator: torch.Generator) -> Tensor:
@@ -75,22 +135,25 @@ def frozen_chains(policy: PlainPolicy, latents: Tensor, generator: torch.Generat
     return frozen.sample(latents, noise, explore=True)[1]
 
 
-def plain_update(
-    policy: PlainPolicy,
-    critic: Critic,
-    actor_optimizer: torch.optim.Optimizer,
-    critic_optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    config: PPOConfig,
-    generator: torch.Generator,
-) -> None:
-    """Learn from one minibatch in place; with a BC weight its chains are drawn here."""
-    if config.bc_weight:
-        batch = replace(batch, bc_chains=frozen_chains(policy, batch.latents, generator))
-    actor_loss = plain_actor_loss(policy, batch, config)
-    value_loss = 0.5 * F.mse_loss(critic(batch.latents), batch.returns)
-    actor_optimizer.zero_grad()
-    critic_optimizer.zero_grad()
-    (actor_loss + config.value_weight * value_loss).backward()
-    actor_optimizer.step()
-    critic_optimizer.step()
+@dataclass(frozen=True)
+class PlainLearner:
+    """Networks and their optimizers."""
+
+    policy: PlainPolicy
+    critic: Critic
+    actor_optimizer: torch.optim.Optimizer
+    critic_optimizer: torch.optim.Optimizer
+    config: PPOConfig
+
+    def update(self, rows: Batch | Pairs, generator: torch.Generator) -> None:
+        """Learn from one minibatch in place; with a BC weight its chains are drawn here."""
+        if self.config.bc_weight:
+            rows = replace(rows, bc_chains=frozen_chains(self.policy, rows.latents, generator))
+        loss = plain_pair_loss if isinstance(rows, Pairs) else plain_actor_loss
+        actor_loss = loss(self.policy, rows, self.config)  # type: ignore[arg-type]
+        value_loss = 0.5 * F.mse_loss(self.critic(rows.latents), rows.returns)
+        self.actor_optimizer.zero_grad()
+        self.critic_optimizer.zero_grad()
+        (actor_loss + self.config.value_weight * value_loss).backward()
+        self.actor_optimizer.step()
+        self.critic_optimizer.step()

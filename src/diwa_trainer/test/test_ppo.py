@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_diffusion import plain_policy
-from plain_ppo import frozen_chains, plain_actor_loss, plain_advantages
+from plain_ppo import frozen_chains, make_pairs, plain_actor_loss, plain_advantages, plain_pair_loss
 from point_world import Learner, pretrain, success_rate
 
 from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
@@ -129,6 +129,18 @@ def test_loss_and_gradients_are_the_plain_ones(bc_weight):
     for name, (actual, wanted) in pairs.items():
         assert wanted.abs().max() > 1e-6, name
         torch.testing.assert_close(actual, wanted, atol=3e-6, rtol=1e-3, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_loss_is_that_of_dppos_pairs_over_the_same_steps():
+    """DPPO divides by the deviation of N * K' copies of the advantages; the unbiased estimates differ by a factor."""
+    pretrained = make_policy(1)
+    batch, config = make_rows(pretrained, nudged(pretrained, 0.02), bc_weight=0.0)
+    ours, pairs = nudged(pretrained, 0.03, seed=7), ROWS * 10
+
+    loss, _ = actor_loss(ours, batch, config)
+    of_pairs = plain_pair_loss(plain_policy(pretrained, ours), make_pairs(batch, seeded()), config)
+    factor = ((ROWS - 1) / ROWS * pairs / (pairs - 1)) ** 0.5
+    torch.testing.assert_close(loss, factor * of_pairs, atol=1e-6, rtol=1e-5)
 
 
 def test_before_any_update_the_policy_is_the_one_that_acted():
