@@ -178,8 +178,8 @@ def _make(config: FinetuneConfig, parts: Parts) -> tuple[TrainState, DiffusionPo
     policy = copy.deepcopy(parts.pretrained).train().requires_grad_(True)
     critic = Critic(parts.model.latent_size, config.ppo.critic_hidden)
     optimizers: dict[str, torch.optim.Optimizer] = {
-        "actor": torch.optim.AdamW(policy.parameters(), config.ppo.actor_learning_rate, weight_decay=0.0),
-        "critic": torch.optim.AdamW(critic.parameters(), config.ppo.critic_learning_rate, weight_decay=0.0),
+        "actor": torch.optim.AdamW(policy.parameters(), config.ppo.actor_learning_rate, weight_decay=0.0, fused=True),
+        "critic": torch.optim.AdamW(critic.parameters(), config.ppo.critic_learning_rate, weight_decay=0.0, fused=True),
     }
     state = make_state({"policy": policy, "critic": critic}, optimizers, config.seed)
     state.extra["imagined_steps"] = 0

@@ -100,7 +100,9 @@ def _make(config: PretrainConfig, model: WorldModel) -> tuple[TrainState, Diffus
     torch.manual_seed(config.seed)
     policy = DiffusionPolicy(config.policy, model.latent_size)
     average = copy.deepcopy(policy).requires_grad_(False)
-    optimizer = torch.optim.AdamW(policy.parameters(), config.learning_rate, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     state = make_state({"policy": policy, "average": average}, {"policy": optimizer}, config.seed)
     return state, policy, average
 

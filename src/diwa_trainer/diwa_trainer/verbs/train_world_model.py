@@ -106,7 +106,7 @@ def _make(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[TrainState, 
     torch.manual_seed(config.seed)
     model = WorldModel(dataset.spec, config.model)
     model.fit_features(dataset)
-    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
     return make_state({"model": model}, {"model": optimizer}, config.seed), model
 
 
