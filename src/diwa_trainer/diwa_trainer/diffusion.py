@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE
+from diwa_runtime.config import check_bounds
 from diwa_trainer.mish import mish
 
 LOG_2PI = math.log(2 * math.pi)
@@ -36,6 +37,10 @@ class DiffusionConfig:
     exploration_std: float = 0.1
     deterministic_std: float = 1e-3
     noise_clip: float = 3.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self, denoising_steps=(2, None), finetuned_steps=(1, self.denoising_steps), chunk=(1, None))
+        check_bounds(self, hidden=(1, None), time_embedding=(4, None), exploration_std=(1e-6, None))
 
     @property
     def size(self) -> int:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diwa_runtime.config import check_bounds
 from diwa_trainer.diffusion import DiffusionPolicy, continue_chain
 from diwa_trainer.imagination import Rollout
 from diwa_trainer.mish import mish
@@ -40,6 +41,10 @@ class PPOConfig:
     bc_weight: float = 0.05
     target_kl: float = 1.0
     horizon_bootstrap: bool = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self, gamma=(0, 1), gae_lambda=(0, 1), gamma_denoising=(0, 1), bc_weight=(0, None))
+        check_bounds(self, epochs=(1, None), minibatch=(2, None), critic_hidden=(1, None), critic_warmup=(0, None))
 
 
 class Critic(nn.Module):

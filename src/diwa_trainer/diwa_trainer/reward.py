@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import TaskSpec
 from diwa_trainer.world_model import WorldModel
@@ -54,6 +55,9 @@ class ClassifierConfig:
     embedding: int = 64
     temperature: float = 0.5
     cross_entropy_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_bounds(self, hidden=(1, None), embedding=(1, None), temperature=(1e-3, None))
 
 
 class Classifier(nn.Module):

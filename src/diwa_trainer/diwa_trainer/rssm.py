@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from diwa_runtime.config import check_bounds
 from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, latent_sequence, mix
 
 
@@ -26,6 +27,10 @@ class RSSMConfig:
     classes: int = 16
     hidden: int = 256
     unimix: float = 0.01
+
+    def __post_init__(self) -> None:
+        check_bounds(self, deterministic=(1, None), variables=(1, None), classes=(2, None), hidden=(1, None))
+        check_bounds(self, unimix=(0, 0.5))
 
     @property
     def stochastic(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
+from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
@@ -36,8 +37,8 @@ class WorldModelConfig:
     open_loop_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.kl_balance <= 1:
-            raise ConfigError(f"kl_balance must be within 0 and 1, not {self.kl_balance}")
+        check_bounds(self, hidden=(1, None), kl_weight=(0, None), kl_balance=(0, 1), free_nats=(0, None))
+        check_bounds(self, first_step_weight=(0, None), open_loop_steps=(0, None), open_loop_weight=(0, None))
 
 
 class WorldModel(nn.Module):

@@ -102,12 +102,19 @@ def test_a_missing_setting_is_named(refused, verb):
         ("train_reward", "threads", 0),
         ("finetune", "iterations", 0),
         ("finetune", "threshold", -0.1),
+        ("train_world_model", "model.rssm.classes", 1),
+        ("train_world_model", "model.kl_balance", 1.5),
+        ("pretrain", "policy.chunk", 0),
+        ("pretrain", "policy.finetuned_steps", 9),
+        ("train_reward", "classifier.embedding", 0),
+        ("finetune", "ppo.minibatch", 0),
+        ("finetune", "ppo.gamma", 1.1),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_with_its_bound(refused, tmp_path, toy_data, toy_runs, verb, setting, value):
     argv = flags(verb, toy_data, toy_runs, tmp_path / "run")
 
-    assert f"{setting} is {value}, must be at " in refused(*argv, f"--{setting}", value)
+    assert f"{setting.rpartition('.')[2]} is {value}, must be at " in refused(*argv, f"--{setting}", value)
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------
