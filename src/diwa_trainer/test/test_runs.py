@@ -253,6 +253,18 @@ def test_ctrl_c_in_the_last_step_still_stops_what_comes_after_the_run(tmp_path):
 # --- kills and full disks ---------------------------------------------------------------------------------------
 
 
+def test_a_checkpoint_that_stands_is_not_put_at_risk_by_saving_the_same_step_again(tmp_path):
+    """As Ctrl-C right after a checkpoint asks for."""
+    state = saved_run(tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoint_1"
+    before = checkpoint.stat().st_ino
+
+    with Run(tmp_path / "run", Settings()) as run:
+        run.save(state)
+
+    assert checkpoint.stat().st_ino == before
+
+
 def killed_while(act, prepare) -> bool:
     """Run `act` in a forked child, which `prepare` has set up to be killed; say whether it was."""
     child = os.fork()

@@ -83,11 +83,11 @@ def test_the_deployed_filter_is_the_training_filter_step_by_step(model, data):
 
 
 def test_stretches_of_different_lengths_are_encoded_as_each_alone(model, data):
-    starts, ends = [0, 30, len(data) - 7], [5, 50, len(data)]
+    starts, ends = [30, len(data) - 7, 0], [50, len(data), 5]
 
     together = encode(model, data, starts, ends, None, mode=True, batch=2)
 
-    assert [len(latents) for latents in together] == [5, 20, 7]
+    assert [len(latents) for latents in together] == [20, 7, 5]
     for latents, start, end in zip(together, starts, ends, strict=True):
         (alone,) = encode(model, data, [start], [end], None, mode=True)
         torch.testing.assert_close(latents, alone)
