@@ -191,8 +191,8 @@ def test_what_does_not_exist_is_named_with_what_was_probably_meant() -> None:
         PlayTable(task="open_draw")
     with pytest.raises(ConfigError, match="did you mean 'medium'"):
         PlayTable(start="medum")
-    with pytest.raises(ConfigError, match="from 0 to 1"):
-        PlayTable(start=2.0)
+    with pytest.raises(ConfigError, match="from 0 to 2"):
+        PlayTable(start=2.5)
 
 
 def test_a_step_before_the_first_reset_is_refused() -> None:
@@ -200,12 +200,13 @@ def test_a_step_before_the_first_reset_is_refused() -> None:
         PlayTable().step(STILL)
 
 
-def test_narrow_starts_are_closer_together_than_wide_ones() -> None:
+def test_narrow_starts_are_closer_together_than_wide_ones_and_far_ones_further_apart() -> None:
     spread = {}
-    for start in ("narrow", "wide"):
+    for start in ("narrow", "wide", "far"):
         env = PlayTable(start=start)
         spread[start] = np.std([env.reset(seed=seed)[0]["proprio"][:3] for seed in range(12)], axis=0)
     assert (spread["narrow"] < 0.5 * spread["wide"]).all()
+    assert (spread["wide"] < 0.8 * spread["far"]).all()
 
 
 def test_the_state_mode_needs_no_opengl() -> None:
