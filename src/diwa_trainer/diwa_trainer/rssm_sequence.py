@@ -181,8 +181,8 @@ class _Sequence(torch.autograd.Function):
         action_shares, head_shares = _Window(action_share), _Window(head_share)
         chosen_by = None if uniforms is None else _Window(uniforms.unsqueeze(-1))
         first_classes = torch.arange(0, stochastic, classes, device=z.whole.device)
-        by_column = (w.stochastic_in, w.gru_input, w.gru_hidden, w.head_h, w.head_out)
-        stochastic_in, gru_input, gru_hidden, head_h, head_out = (x.t().contiguous() for x in by_column)
+        stochastic_in = w.stochastic_in.t().contiguous()  # rows are summed up below
+        gru_input, gru_hidden, head_h, head_out = (x.t() for x in (w.gru_input, w.gru_hidden, w.head_h, w.head_out))
         from_z = z.at[0] @ stochastic_in
         for t in range(steps):
             torch.add(from_z, action_shares.at[t], out=into.before.at[t])
