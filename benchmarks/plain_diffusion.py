@@ -1,7 +1,7 @@
 """The diffusion policy as DPPO lays it out, one denoising step at a time; the twin of `diwa_trainer.diffusion`.
 
 Every step concatenates chunk, time embedding and latent, and runs the whole network on that. Written from the equations
-(`paper.md` 4.1-4.4, Ho et al. 2020, Nichol & Dhariwal 2021); oracle of the tests and reference of the benchmarks.
+(Ho et al. 2020, Nichol & Dhariwal 2021); oracle of the tests and reference of the benchmarks.
 
 Dimensions: N rows, K denoising steps, K' fine-tuned ones, D numbers in a chunk, Z latent.
 """

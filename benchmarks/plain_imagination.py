@@ -1,6 +1,6 @@
 """Imagined episodes as a plain loop: the plain sampler, then one RSSM step after the other; twin of `imagination`.
 
-The RSSM's step is written from `paper.md` 3.1 with torch's own layers and distributions.
+The RSSM's step is written from DreamerV2's equations with torch's own layers and distributions.
 
 Dimensions: B imagined episodes, H chunks, H' deterministic size, S variables of C classes, Z = H' + S * C.
 """

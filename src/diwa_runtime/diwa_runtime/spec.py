@@ -54,7 +54,7 @@ class CameraSpec:
 class TaskSpec:
     """A task's predicate: `field` of the scene has changed by more than `change` since the episode's start.
 
-    The sign of `change` is the direction, the inequality is strict (CALVIN's oracle, `paper.md` 7.3).
+    The sign of `change` is the direction, the inequality is strict (CALVIN's oracle).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The play table behind Gymnasium's interface (design.md, contract 1)."""
+"""The play table behind Gymnasium's interface."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def demonstration_chunks(
 ) -> tuple[Tensor, Tensor]:
     """Return latents (N, samples, Z) and the chunks (N, Ta, 7) that followed them.
 
-    All windows of `chunk` consecutive actions inside a demonstration, none padded past its end (`paper.md` 4.3). An
+    All windows of `chunk` consecutive actions inside a demonstration, none padded past its end. An
     episode's last row has no action of its own, so it ends no window. Each demonstration is encoded `samples` times,
     with other draws of the posterior.
 

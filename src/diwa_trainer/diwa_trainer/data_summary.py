@@ -1,4 +1,4 @@
-"""What is in a dataset, feature by feature: the first thing to look at before training (`trial.md`, trap 1)."""
+"""What is in a dataset, feature by feature: the first thing to look at before training."""
 
 from __future__ import annotations
 

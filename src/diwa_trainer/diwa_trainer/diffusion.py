@@ -27,7 +27,7 @@ LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """Sizes and sampling rules of the diffusion policy (`paper.md` 4.1-4.4)."""
+    """Sizes and sampling rules of the diffusion policy (DPPO's)."""
 
     denoising_steps: int = 20
     finetuned_steps: int = 10
@@ -81,7 +81,7 @@ class Schedule(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Predicts the noise in a chunk: residual MLP over chunk, time embedding and latent (`paper.md` 4.1)."""
+    """Predicts the noise in a chunk: residual MLP over chunk, time embedding and latent (DPPO's)."""
 
     def __init__(self, config: DiffusionConfig, latent_size: int) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class DiffusionPolicy(nn.Module):
         self.denoiser = Denoiser(config, latent_size)
 
     def loss(self, latent: Tensor, chunk: Tensor, generator: torch.Generator) -> Tensor:
-        """Epsilon-prediction error of clean chunks (B, Ta, Da) at random denoising steps (`paper.md` 2, BC)."""
+        """Epsilon-prediction error of clean chunks (B, Ta, Da) at random denoising steps (DDPM's loss)."""
         s = self.schedule
         clean = chunk.flatten(1)
         t = torch.randint(self.config.denoising_steps, (len(clean),), generator=generator)

@@ -1,8 +1,8 @@
 """From raw proprio and scene vectors to what the networks see, and back.
 
 Euler triples (``*_roll, *_pitch, *_yaw``) jump at +-pi, so each becomes the first two columns of its rotation matrix
-(6 numbers, `paper.md` 3.3). Then every feature is standardised with a floor under its deviation and clamped: features
-that hardly vary would otherwise become targets of 100 deviations when a block tips over (`trial.md`, trap 1).
+(6 numbers). Then every feature is standardised with a floor under its deviation and clamped: features
+that hardly vary would otherwise become targets of 100 deviations when a block tips over.
 """
 
 from __future__ import annotations

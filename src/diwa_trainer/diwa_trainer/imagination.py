@@ -1,4 +1,4 @@
-"""The Dream Diffusion MDP: episodes that happen in the world model alone (`paper.md`, eq. 5-6).
+"""The Dream Diffusion MDP: episodes that happen in the world model alone (DiWA, eq. 5-6).
 
 Dimensions: B imagined episodes, H chunks, the rest as in `diffusion.py`.
 """

@@ -1,7 +1,7 @@
 """How well the world model predicts when it sees nothing: a few frames of context, then actions alone.
 
 Averaged over everything a constant can beat a model whose contacts are not learned, so windows in which something moved
-or flipped are reported apart (`trial.md`).
+or flipped are reported apart.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""PPO over denoising steps (DPPO's two-layer MDP, `paper.md` 4.4-4.8), held near the pre-trained policy.
+"""PPO over denoising steps (DPPO's two-layer MDP), held near the pre-trained policy.
 
 Dimensions: H chunks, B episodes, N = live (chunk, episode) pairs, K' denoising steps, D numbers in a chunk.
 The two time axes stay apart: GAE runs over chunks, the denoising discount over the K' steps of one chunk.
@@ -21,7 +21,7 @@ from diwa_trainer.mish import mish
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of the fine-tuning update; defaults from `paper.md` 4.7 and `trial.md`."""
+    """Settings of the fine-tuning update; defaults from DiWA, with a higher rate and fewer epochs (docs/method.md)."""
 
     gamma: float = 0.999
     gae_lambda: float = 0.95

@@ -1,8 +1,8 @@
 """What says that an imagined episode has succeeded: two rewards behind one interface.
 
-The paper's classifier on latents (`paper.md` 5), and, where the scene is decoded, the task's own predicate on the
+The paper's classifier on latents (DiWA, section 4.3), and, where the scene is decoded, the task's own predicate on the
 decoded scene. Both pay 1 at success and end the episode there: a soft reward with a strict end pays for lingering just
-short of success (`trial.md`, trap 5).
+short of success.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Sizes of the reward classifier (`paper.md` 5.2; sizes of `trial.md`)."""
+    """Sizes of the reward classifier (DiWA's, for smaller latents)."""
 
     hidden: int = 256
     embedding: int = 64

@@ -1,4 +1,4 @@
-"""The recurrent state-space model: a deterministic path and discrete stochastic states (DreamerV2, `paper.md` 3).
+"""The recurrent state-space model: a deterministic path and discrete stochastic states (DreamerV2).
 
 Dimensions: B batch, T time, E embedding, A action, H deterministic, S variables of C classes each, Z = H + S * C.
 A latent (B, Z) is ``[h, z]``, z as flattened one-hots; all zeros before an episode's first frame.
@@ -194,7 +194,7 @@ class RSSM(nn.Module):
 def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
     """KL(posterior || prior) in nats (...), its gradient shared out: `balance` to the prior, the rest to the posterior.
 
-    Logits (..., S, C), normalised. DreamerV2's KL balancing (`paper.md`, eq. 3-4; delta = 0.8).
+    Logits (..., S, C), normalised. DreamerV2's KL balancing (DiWA, eq. 3-4; delta = 0.8).
     """
     kl: Tensor = _BalancedKL.apply(posterior, prior, balance)
     return kl

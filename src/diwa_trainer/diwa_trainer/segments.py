@@ -2,7 +2,7 @@
 
 Demonstrations are episodes as they are. Play has none: any stretch that starts where the task could have started is
 one, and whether it succeeds is read off the scene (or, without one, off the marks). Most such stretches fail, often
-nearly: they are the hard negatives that demonstrations cannot give (`trial.md`, trap 3).
+nearly: they are the hard negatives that demonstrations cannot give.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class WorldModel(nn.Module):
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of windows (B, T, ...) and its parts.
 
-        Half the weighted squared error of the features plus the balanced KL (`paper.md` 3.2). The first frame of a
+        Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
         With `open_loop`, what is imagined from a frame on counts as well (`open_loop_weight`).
         """

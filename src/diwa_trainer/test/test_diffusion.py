@@ -12,7 +12,7 @@ from diwa_trainer.mish import mish
 
 LATENT, ROWS = 12, 6
 CONFIG = DiffusionConfig(hidden=32)
-POSTERIOR_STD = [  # paper.md 4.2, t = 0..19
+POSTERIOR_STD = [  # the cosine schedule, K = 20, t = 0..19
     0, 0.0758, 0.1232, 0.1617, 0.1952, 0.2257, 0.2546, 0.2827, 0.3107, 0.3392,
     0.3690, 0.4007, 0.4354, 0.4744, 0.5194, 0.5734, 0.6412, 0.7310, 0.8573, 0.9965,
 ]  # fmt: skip

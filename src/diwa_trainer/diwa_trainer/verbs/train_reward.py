@@ -172,7 +172,7 @@ def _encode(
 
 @torch.no_grad()
 def _replay(model: WorldModel, dataset: Dataset, segment: Segment, generator: torch.Generator) -> Tensor:
-    """Imagine a demonstration from its first latent and its actions: (T, Z). Its labels may be wrong (trap 2)."""
+    """Imagine a demonstration from its first latent and its actions: (T, Z). Where the model errs, its labels lie."""
     latent = encode(model, dataset, [segment.start], [segment.start + 1], generator)[0]
     latents = [latent]
     for action in action_at(dataset, np.arange(segment.start, segment.end - 1)):
