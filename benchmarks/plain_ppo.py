@@ -2,7 +2,8 @@
 
 From the equations of DPPO and DiWA. Two forms: DPPO's own, whose minibatches are (env step, denoising step) pairs from
 anywhere in the rollout, and the DiWA authors', whose minibatches are env steps with all K' denoising steps of each. In
-both, latents are copied for every row, and with the BC term whole chains of the frozen policy are drawn in every minibatch.
+both, latents are copied for every row, and with the BC term whole chains of the frozen policy are drawn in every
+minibatch.
 
 Dimensions: N env steps or M rows of a minibatch, K' fine-tuned denoising steps, D numbers in a chunk, Z latent.
 """
