@@ -118,8 +118,11 @@ def ppo_update(
         rows = make_rows(policies, 16 if effort.quick else minibatch, config, generator)
         policy, critic = policies.tuned, Critic(policies.latent_size, config.critic_hidden)
         plain, plain_critic = plain_policy(policies.pretrained, policy, lean=lean), copy.deepcopy(critic)
-        actor_optimizer, critic_optimizer, plain_actor_optimizer, plain_critic_optimizer = (
-            torch.optim.AdamW(net.parameters(), 1e-6) for net in (policy, critic, plain.tuned, plain_critic)
+        actor_optimizer, critic_optimizer = (  # as `finetune` makes them
+            torch.optim.AdamW(net.parameters(), 1e-6, weight_decay=0.0, fused=True) for net in (policy, critic)
+        )
+        plain_actor_optimizer, plain_critic_optimizer = (
+            torch.optim.AdamW(net.parameters(), 1e-6) for net in (plain.tuned, plain_critic)
         )
         learner = PlainLearner(plain, plain_critic, plain_actor_optimizer, plain_critic_optimizer, config)
         plain_rows = make_pairs(rows, generator) if pairs else rows

@@ -178,3 +178,9 @@ def test_mish_and_its_slope_are_torchs():
     torch.testing.assert_close(y.double(), expected, atol=3e-6, rtol=1e-6)
     torch.testing.assert_close(ours.grad.double(), torchs.grad, atol=3e-6, rtol=1e-6)
     assert torch.equal(mish(x), y)
+
+
+def test_exported_mish_is_torchs(monkeypatch):
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    x = torch.cat([torch.linspace(-30, 30, 2001), torch.tensor([-200.0, -90.0, 0.0, 90.0, 1e30])])
+    torch.testing.assert_close(mish(x).double(), F.mish(x.double()), atol=1e-7, rtol=1e-6)
