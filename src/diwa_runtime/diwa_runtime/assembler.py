@@ -3,7 +3,7 @@
 How rows are chosen. The first stream of `proprio` is the reference: every row *is* one of its messages, and its stamp
 is the row's. The first row is the first such message at which every stream has already brought something; from there a
 tick runs at the Spec's rate, and the message nearest to each tick becomes a row. The tick follows the sensor's phase
-(a tenth of each error is taken over), so that a sensor whose clock is a few per cent off gives a row a message,
+(a quarter of each error is taken over), so that a sensor whose clock is a few per cent off gives a row a message,
 without drift. Which message is nearest is decided when it arrives, by the sensor's last interval: nothing waits for
 the next one.
 
@@ -30,7 +30,7 @@ from diwa_runtime.spec import Spec, StreamSpec
 from diwa_runtime.streams import NANOSECONDS, Selection, stamp_of, streams_of
 
 MAX_GAP_S = 0.2
-PHASE_SHARE = 10
+PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
 FORGET_AFTER = 256
 
