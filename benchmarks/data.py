@@ -65,7 +65,8 @@ def ingest_speed(effort: Effort) -> tuple[float, float]:
 
         def once() -> None:
             shutil.rmtree(dataset, ignore_errors=True)  # what has not changed would not be ingested again
-            ingest([bag], dataset, spec, report=_silent)
+            rows = len(ingest([bag], dataset, spec, report=_silent))
+            assert rows == round(seconds * RATE_HZ), rows
 
         taken = median_seconds(once, effort, time.perf_counter)
     return seconds / taken, 1.0
