@@ -23,7 +23,9 @@ def observe(
         latents.append(latent)
         posterior.append(probabilities.log())
         prior.append(mixed(rssm, rssm.prior_head(h)).log())
-    return Observed(torch.stack(latents, 1), torch.stack(posterior, 1), torch.stack(prior, 1))
+    stacked = torch.stack(latents, 1)
+    index = stacked[..., rssm.config.deterministic :].gt(0.5).nonzero()[:, -1].view(*stacked.shape[:2], -1)
+    return Observed(stacked, torch.stack(posterior, 1), torch.stack(prior, 1), index)
 
 
 def imagine(rssm: RSSM, latent: Tensor, actions: Tensor, uniforms: Tensor) -> Tensor:

@@ -45,11 +45,15 @@ class RSSMConfig:
 
 @dataclass(frozen=True)
 class Observed:
-    """A filtered window: latents (B, T, Z), posterior and prior logits (B, T, S, C)."""
+    """A filtered window: latents (B, T, Z), posterior and prior logits (B, T, S, C).
+
+    `index` (B, T, S) int64 says where the latents' one-hots are one, counted over all S * C.
+    """
 
     latents: Tensor
     posterior: Tensor
     prior: Tensor
+    index: Tensor
 
 
 Head = tuple[nn.Linear, nn.LayerNorm, nn.Linear]
@@ -98,15 +102,22 @@ class RSSM(nn.Module):
         uniforms = None if mode else self._uniforms(embeddings.shape[:2], embeddings, generator)
         head = (self.posterior_h, self.posterior_norm, self.posterior_out)
         frame_share = F.linear(embeddings, self.posterior_e.weight, self.posterior_h.bias)
-        h, z, logits = self._sequence(previous_actions, frame_share, latent, uniforms, head)
-        return Observed(torch.cat([h, z], -1), self._mix(logits), self.prior_logits(h))
+        h, z, logits, index = self._sequence(previous_actions, frame_share, latent, uniforms, head)
+        return Observed(torch.cat([h, z], -1), self._mix(logits), self.prior_logits(h), index)
 
-    def imagine(self, latent: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Advance latents (B, Z) by T actions (B, T, A) and samples of the prior: (B, T, Z); `imagine_step` T times."""
+    def imagine(
+        self, latent: Tensor, actions: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Advance latents (B, Z) by T actions (B, T, A) and samples of the prior, as `imagine_step` T times.
+
+        Returns:
+            latents (B, T, Z), and where their one-hots are one, as `Observed.index`.
+        """
         head = cast(Head, tuple(self.prior_head[i] for i in (0, 1, 3)))
         uniforms = self._uniforms(actions.shape[:2], latent, generator)
-        h, z, _ = self._sequence(actions, head[0].bias.expand(*actions.shape[:2], -1), latent, uniforms, head)
-        return torch.cat([h, z], -1)
+        bias_share = head[0].bias.expand(*actions.shape[:2], -1)
+        h, z, _, index = self._sequence(actions, bias_share, latent, uniforms, head)
+        return torch.cat([h, z], -1), index
 
     def filter(self, embedding: Tensor, previous_action: Tensor, latent: Tensor) -> Tensor:
         """Take a single step of `observe` with the likeliest state: (B, E), (B, A), (B, Z) -> (B, Z)."""
@@ -131,8 +142,8 @@ class RSSM(nn.Module):
 
     def _sequence(
         self, actions: Tensor, head_share: Tensor, latent: Tensor, uniforms: Tensor | None, head: Head
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return h (B, T, H), z and logits (B, T, S * C) of the steps that `head` draws the states of."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run the steps that `head` draws the states of; see `latent_sequence` for what comes back."""
         head_h, head_norm, head_out = head
         return latent_sequence(
             F.linear(actions, self.action_in.weight, self.stochastic_in.bias),

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from diwa_trainer.one_hot import one_hot_weight_gradient
+
 NORM_EPS = 1e-3
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
@@ -55,7 +57,7 @@ def latent_sequence(
     *,
     classes: int,
     unimix: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Advance a latent through the steps of a window.
 
     Args:
@@ -68,8 +70,8 @@ def latent_sequence(
         unimix: share of the uniform that probabilities are mixed with.
 
     Returns:
-        deterministic states (B, T, H), one-hots (B, T, S * C), straight-through, and the head's logits (B, T, S * C)
-        before the mix.
+        deterministic states (B, T, H), one-hots (B, T, S * C), straight-through, the head's logits (B, T, S * C) before
+        the mix, and where the one-hots are one (B, T, S) int64, counted over all S * C.
     """
     time_first = (share.transpose(0, 1).contiguous() for share in (action_share, head_share))
     chosen = None if uniforms is None else uniforms.transpose(0, 1).contiguous()
@@ -161,7 +163,7 @@ class _Sequence(torch.autograd.Function):
         head_share: Tensor,
         latent: Tensor,
         *weights: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         w = Weights(*weights)
         steps, batch, hidden = action_share.shape
         size, stochastic = w.gru_hidden.shape[1], w.stochastic_in.shape[1]
@@ -184,6 +186,7 @@ class _Sequence(torch.autograd.Function):
         stochastic_in = w.stochastic_in.t().contiguous()  # rows are summed up below
         gru_input, gru_hidden, head_h, head_out = (x.t() for x in (w.gru_input, w.gru_hidden, w.head_h, w.head_out))
         from_z = z.at[0] @ stochastic_in
+        chosen = []
         for t in range(steps):
             torch.add(from_z, action_shares.at[t], out=into.before.at[t])
             torch.addmm(w.gru_input_bias, into.forward(t), gru_input, out=from_input)
@@ -198,18 +201,21 @@ class _Sequence(torch.autograd.Function):
                 index = logits.at[t].argmax(-1)
             else:
                 index = draw(mix(probabilities.at[t], unimix), chosen_by.at[t])
-            index.add_(first_classes)
+            chosen.append(index.add_(first_classes))
             z.at[t + 1].scatter_(1, index, 1.0)
             from_z = F.embedding_bag(index, stochastic_in, mode="sum")  # z[t + 1] @ stochastic_in, for a one-hot
         ctx.unimix = unimix
+        index = torch.stack(chosen)
         parts = (h, z, gates, candidate, from_h_candidate, probabilities)
-        ctx.save_for_backward(*(part.whole for part in parts), *into.saved(), *head.saved(), *weights)
-        return h.whole[1:].transpose(0, 1), z.whole[1:].transpose(0, 1), flat_logits.whole.transpose(0, 1)
+        ctx.save_for_backward(index, *(part.whole for part in parts), *into.saved(), *head.saved(), *weights)
+        index = index.transpose(0, 1)
+        ctx.mark_non_differentiable(index)
+        return h.whole[1:].transpose(0, 1), z.whole[1:].transpose(0, 1), flat_logits.whole.transpose(0, 1), index
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
+        index, h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
         w = Weights(*layers[10:])
         into = _LayerBackward(layers[:5], w.in_scale, w.in_shift)
         head = _LayerBackward(layers[5:10], w.head_scale, w.head_shift)
@@ -217,7 +223,7 @@ class _Sequence(torch.autograd.Function):
         # A step adds to the deltas of the latent before it; the first is that of the latent handed in.
         d_h, d_z = _Window(torch.zeros_like(h)), _Window(torch.zeros_like(z))
         d_logits = _Window(torch.empty_like(z[1:]))
-        for window, d_output in zip((d_h.whole[1:], d_z.whole[1:], d_logits.whole), d_outputs, strict=True):
+        for window, d_output in zip((d_h.whole[1:], d_z.whole[1:], d_logits.whole), d_outputs[:3], strict=True):
             window.copy_(d_output.transpose(0, 1))
         d_states = _Window(d_z.whole.unflatten(-1, probabilities.shape[2:]))
         states, update = _Window(probabilities), _Window(gates[..., size:])
@@ -237,7 +243,7 @@ class _Sequence(torch.autograd.Function):
             d_z.at[t].addmm_(d_before, w.stochastic_in)
         d_into, d_head = into.deltas(), head.deltas()
         d_weights = Weights(
-            _outer(d_into, z[:-1]),
+            _stochastic_in_gradient(d_into, z[0], index),
             *into.weight_gradients(),
             _outer(d_gru_input.whole, into.active).roll(-size, 0),
             _outer(d_gru_hidden.whole, h[:-1]),
@@ -250,6 +256,12 @@ class _Sequence(torch.autograd.Function):
         )
         d_latent = torch.cat([d_h.at[0], d_z.at[0]], -1)
         return None, None, None, d_into, d_head, d_latent, *d_weights
+
+
+def _stochastic_in_gradient(deltas: Tensor, first: Tensor, index: Tensor) -> Tensor:
+    """From deltas (T, B, N), the states handed in (B, S * C), and where those of the steps (T, B, S) are one."""
+    of_first = deltas[0].t() @ first
+    return of_first + one_hot_weight_gradient(deltas[1:].flatten(0, 1), index[:-1].flatten(0, 1), first.shape[1])
 
 
 def _gru_factors(h: Tensor, gates: Tensor, candidate: Tensor, candidate_from_h: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ The frame encoder is a part of its own: it turns one observation into an embeddi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
@@ -17,6 +19,7 @@ from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.features import Features
+from diwa_trainer.one_hot import one_hot_linear
 from diwa_trainer.rssm import RSSM, Observed, RSSMConfig, balanced_kl
 
 Observation = dict[str, Tensor]
@@ -121,6 +124,15 @@ class WorldModel(nn.Module):
         """Predict standardised features (..., F) from latents (..., Z)."""
         return self.decoder(latent)
 
+    def _decode_drawn(self, latents: Tensor, index: Tensor) -> Tensor:
+        """As `decode(latents)`, the first layer's share of the states by where they are one."""
+        first = cast(nn.Linear, self.decoder[0])
+        size = self.config.rssm.deterministic
+        h, z = latents[..., :size], latents[..., size:]
+        x = F.linear(h, first.weight[:, :size], first.bias) + one_hot_linear(z, index, first.weight[:, size:])
+        decoded: Tensor = self.decoder[1:](x)
+        return decoded
+
     def decoded_scene(self, latent: Tensor, name: str) -> Tensor:
         """Predict one scene value (...) in SI units from latents (..., Z)."""
         return self.scene.physical(self.decode(latent)[..., len(self.proprio) :], name)
@@ -137,7 +149,7 @@ class WorldModel(nn.Module):
         config = self.config
         target = self.features(observation)
         observed = self._observe(self.encoder(target), actions, generator)
-        squared = (self.decode(observed.latents) - target).square() * self.feature_weights
+        squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
         reconstruction = 0.5 * squared.sum(-1)
         kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)
         step_weight = torch.ones(target.shape[1])
@@ -167,8 +179,8 @@ class WorldModel(nn.Module):
         if not steps or not self.config.open_loop_weight:
             return torch.zeros(())
         first = 1 + int(torch.randint(latents.shape[1] - steps, (), generator=generator))
-        imagined = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
-        error = self.decode(imagined) - target[:, first : first + steps]
+        imagined, index = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
+        error = self._decode_drawn(imagined, index) - target[:, first : first + steps]
         return 0.5 * (error.square() * self.feature_weights).sum(-1).mean()
 
 

@@ -184,3 +184,15 @@ def test_a_decoded_scene_value_is_in_si_units(model):
     index = model.scene.names.index("drawer")
     expected = model.decode(latents)[:, column] * model.scene.std[index] + model.scene.mean[index]
     torch.testing.assert_close(value, expected)
+
+
+@torch.no_grad()
+def test_the_loss_decodes_as_the_model_does(data):
+    model, _, metrics = loss_of(data)
+    observation, actions = window(data, [0, 100], 4)
+
+    observed = model.observe(observation, actions, generator())
+
+    error = model.decode(observed.latents) - model.features(observation)
+    expected = 0.5 * (error.square() * model.feature_weights).sum(-1).mean()
+    assert metrics["reconstruction"] == pytest.approx(float(expected), rel=1e-5)
