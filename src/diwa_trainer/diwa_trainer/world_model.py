@@ -127,9 +127,9 @@ class WorldModel(nn.Module):
     def _decode_drawn(self, latents: Tensor, index: Tensor) -> Tensor:
         """As `decode(latents)`, the first layer's share of the states by where they are one."""
         first = cast(nn.Linear, self.decoder[0])
-        size = self.config.rssm.deterministic
-        h, z = latents[..., :size], latents[..., size:]
-        x = F.linear(h, first.weight[:, :size], first.bias) + one_hot_linear(z, index, first.weight[:, size:])
+        parts = [self.config.rssm.deterministic, self.config.rssm.stochastic]
+        (h, z), (of_h, of_z) = latents.split(parts, -1), first.weight.split(parts, -1)
+        x = F.linear(h, of_h, first.bias) + one_hot_linear(z, index, of_z)
         decoded: Tensor = self.decoder[1:](x)
         return decoded
 
