@@ -117,3 +117,25 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
     if missing is not None:
         raise InputError(f"{path}: its header does not state {missing!r}; make it anew with `{made_by}`")
     return Artifact(path, kind, config, Spec.from_json(spec, str(path)), about, weights, sha256_of(path))
+
+
+def check_lineage(model: Artifact, policy: Artifact, reward: Artifact) -> None:
+    """See that a policy and a reward were trained on this world model, for the same task.
+
+    Raises:
+        InputError: they were not; names the file.
+    """
+    for file in (policy, reward):
+        check_world_model(model, file)
+    if reward.about["task"] != policy.about["task"]:
+        raise InputError(f"{reward.path}: rewards {reward.about['task']}, {policy.path} does {policy.about['task']}")
+
+
+def check_world_model(model: Artifact, trained: Artifact) -> None:
+    """See that something was trained on this world model.
+
+    Raises:
+        InputError: it was not; names the file.
+    """
+    if trained.about["world_model"] != model.sha256:
+        raise InputError(f"{trained.path}: was trained on another world model than {model.path}; train it anew")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.files import written_whole
 from diwa_trainer.evaluation import EvaluateConfig, Evaluation, evaluate, video_name
-from diwa_trainer.runs import Run
+from diwa_trainer.runs import Run, write_json
 
 EVALUATION = "evaluation.json"
 _SHOW_EVERY = 25
@@ -44,5 +42,4 @@ def _write(evaluation: Evaluation) -> None:
     for seed, video in evaluation.videos.items():
         with written_whole(folder / video_name(seed)) as temporary:
             temporary.write_bytes(video)
-    with written_whole(folder / EVALUATION) as temporary:
-        temporary.write_text(json.dumps(evaluation.to_json(), indent=1) + "\n", encoding="utf-8")
+    write_json(folder / EVALUATION, evaluation.to_json())

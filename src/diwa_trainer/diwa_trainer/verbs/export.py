@@ -11,7 +11,7 @@ from diwa_runtime.bundle import Bundle, write_bundle
 from diwa_runtime.errors import BundleError, InputError
 from diwa_runtime.manifest import FieldStatistics, Manifest, Normalisation
 from diwa_runtime.spec import check_same_spec
-from diwa_trainer.artifacts import Artifact
+from diwa_trainer.artifacts import Artifact, check_lineage, check_world_model
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.features import CLAMP
 from diwa_trainer.graphs import make_graphs
@@ -53,7 +53,8 @@ def run(config: ExportConfig) -> None:
         )
         finetuned, policy_file = load_policy(folder, FINETUNED, "finetune --keep-every")
     check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
-    _check_lineage(model_file, base_file, reward_file, policy_file)
+    check_lineage(model_file, base_file, reward_file)
+    _check_finetuned(model_file, base_file, policy_file)
     task = base_file.about["task"]
     starts = [episode.start for episode in demonstrations(dataset, task, 1)]
     manifest = Manifest(
@@ -92,11 +93,7 @@ def _is_there(folder: Path, manifest: Manifest) -> bool:
     return (found.skill, found.provenance) == (manifest.skill, manifest.provenance)
 
 
-def _check_lineage(model: Artifact, base: Artifact, reward: Artifact, policy: Artifact) -> None:
-    for file in (base, reward, policy):
-        if file.about["world_model"] != model.sha256:
-            raise InputError(f"{file.path}: was trained on another world model than {model.path}; train it anew")
-    if reward.about["task"] != base.about["task"]:
-        raise InputError(f"{reward.path}: rewards {reward.about['task']}, {base.path} does {base.about['task']}")
-    if policy is not base and policy.about["policy"] != base.sha256:
-        raise InputError(f"{policy.path}: was not fine-tuned from {base.path}; name the policy that it came from")
+def _check_finetuned(model: Artifact, base: Artifact, finetuned: Artifact) -> None:
+    check_world_model(model, finetuned)
+    if finetuned is not base and finetuned.about["policy"] != base.sha256:
+        raise InputError(f"{finetuned.path}: was not fine-tuned from {base.path}; name the policy that it came from")

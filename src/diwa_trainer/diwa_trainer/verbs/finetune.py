@@ -15,9 +15,8 @@ import numpy as np
 import torch
 
 from diwa_runtime.config import check_bounds
-from diwa_runtime.errors import InputError
 from diwa_runtime.spec import check_same_spec
-from diwa_trainer.artifacts import Artifact, save_artifact
+from diwa_trainer.artifacts import check_lineage, save_artifact
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.diffusion import DiffusionPolicy
 from diwa_trainer.imagination import Rollout, imagine
@@ -95,7 +94,7 @@ def run(config: FinetuneConfig) -> None:
         while state.step < config.iterations:
             run.stop_if_interrupted(state)
             if state.step % config.judge_every == 0:
-                run.log(state.step, _judge(config, parts, policy), show="")
+                run.log(state.step, _judge(config, parts, policy))
             starts = parts.starts.draw(config.episodes, state.generator)
             rollout = _imagine(config, parts, policy, parts.paid, starts, state.generator, explore=True)
             batch = make_batch(rollout, policy, parts.pretrained, critic, config.ppo, state.generator)
@@ -129,12 +128,8 @@ def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
     pretrained, policy_file = load_policy(config.policy, PRETRAINED, "pretrain")
     classifier, reward_file = load_classifier(config.reward)
     check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
-    _check_same_world_model(model_file, policy_file, reward_file)
+    check_lineage(model_file, policy_file, reward_file)
     task = policy_file.about["task"]
-    if reward_file.about["task"] != task:
-        raise InputError(
-            f"{config.reward}: rewards {reward_file.about['task']}, the policy of {config.policy} does {task}"
-        )
     threshold = reward_file.about["threshold"] if config.threshold is None else config.threshold
     rewards = make_rewards(model, classifier, threshold, model.spec.task(task))
     parts = Parts(
@@ -150,12 +145,6 @@ def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
         for name, file in (("world_model", model_file), ("policy", policy_file), ("reward", reward_file))
     }
     return parts, files
-
-
-def _check_same_world_model(model: Artifact, *others: Artifact) -> None:
-    for other in others:
-        if other.about["world_model"] != model.sha256:
-            raise InputError(f"{other.path}: was trained on another world model than {model.path}; train it anew")
 
 
 def _starts(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: str) -> Starts:
