@@ -31,6 +31,8 @@ class PlaySettings:
         noise: the levels of action noise; each skill segment draws one.
         free: share of the segments that are free motion.
         near_miss: share of the skill segments that let go on purpose before the task is done.
+        misjudged: share of the skill segments that misjudge where the hand is, by a constant error.
+        misjudged_m: standard deviation of that error in each direction.
         segment_steps: a skill that takes longer is given up.
         linger_steps: how long a skill goes on after its task is done, at most.
         free_steps: shortest and longest free segment.
@@ -39,6 +41,8 @@ class PlaySettings:
     noise: tuple[float, ...] = (0.1, 0.3, 0.6)
     free: float = 0.25
     near_miss: float = 0.25
+    misjudged: float = 0.4
+    misjudged_m: float = 0.02
     segment_steps: int = 90
     linger_steps: int = 12
     free_steps: tuple[int, int] = (20, 60)
@@ -132,9 +136,12 @@ class Player:
         watch = _Watch(self.env)
         start = self.env.snapshot()
         linger = int(self.rng.integers(self.settings.linger_steps + 1))
+        error = self._draw_error()
         for _ in range(self.settings.segment_steps):
             now = self.env.snapshot()
-            self.env.step(expert.act({"proprio": now.proprio(), "scene": now.scene}))
+            proprio = now.proprio()
+            proprio[:3] += error
+            self.env.step(expert.act({"proprio": proprio, "scene": now.scene}))
             yield PlayStep(self.env.snapshot(), task.name, watch.newly_achieved())
             if near_miss is not None and near_miss.reached(expert, start, self.env.snapshot()):
                 break
@@ -157,6 +164,12 @@ class Player:
         scene, ranges = self.env.snapshot().scene, self.env.layout.ranges
         able = [task for task in self.env.contract.tasks if _room(task, scene, ranges) > 0.2]
         return able[int(self.rng.integers(len(able)))]
+
+    def _draw_error(self) -> NDArray[np.float64]:
+        """How far off (3,) m the hand is taken to be: presses beside the button teach where the button ends."""
+        if self.rng.random() >= self.settings.misjudged:
+            return np.zeros(3)
+        return self.rng.normal(0.0, self.settings.misjudged_m, 3)
 
     def _draw_near_miss(self) -> _NearMiss:
         approach_only = self.rng.random() < 0.35
