@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from diwa_trainer.verbs.train_reward import THRESHOLDS, load_classifier
 from diwa_trainer.verbs.train_world_model import load_world_model
 from diwa_trainer.world_model import WorldModel
 
-DISAGREEMENT, HEADROOM = 0.2, 0.97
+DISAGREEMENT, HEADROOM, FOOTHOLD = 0.2, 0.97, 0.02
 START_ENCODINGS = 4
 
 
@@ -223,18 +224,29 @@ def _preflight(config: FinetuneConfig, parts: Parts) -> dict[str, Any]:
     """Seconds that can save minutes: what each reward says of the base policy before any update."""
     judged = _judge(config, parts, parts.pretrained)
     success = {name: judged[f"judged_success_{name}"] for name in parts.rewards}
+    warnings = preflight_warnings(success, config.reward_kind)
+    for warning in warnings:
+        print(f"[{config.output.name}] preflight: {warning}", flush=True)
+    return {"base": success, "by_threshold": _by_threshold(config, parts), "warnings": warnings}
+
+
+def preflight_warnings(success: Mapping[str, float], paid: str) -> list[str]:
+    """Say what speaks against fine-tuning a base policy of this imagined `success` by reward, one of which is paid."""
     warnings = []
     if "decoded" in success and abs(success["classifier"] - success["decoded"]) > DISAGREEMENT:
         warnings.append(
             f"classifier and decoded scene disagree on the base policy ({success['classifier']:.2f} against "
             f"{success['decoded']:.2f}): look at the reward before trusting imagined success"
         )
-    if success[config.reward_kind] > HEADROOM:
-        share = success[config.reward_kind]
+    if success[paid] > HEADROOM:
+        share = success[paid]
         warnings.append(f"the base policy already succeeds in {share:.0%} of imagined episodes: no headroom")
-    for warning in warnings:
-        print(f"[{config.output.name}] preflight: {warning}", flush=True)
-    return {"base": success, "by_threshold": _by_threshold(config, parts), "warnings": warnings}
+    if success[paid] < FOOTHOLD:
+        warnings.append(
+            "the base policy hardly ever succeeds in imagination, so there is nothing to learn from: train the world "
+            "model longer (its open_loop.json says which events it foresees), or give pretrain more updates"
+        )
+    return warnings
 
 
 def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]]:
