@@ -132,7 +132,7 @@ class Player:
         task = self._draw_task()
         noise = float(self.rng.choice(self.settings.noise))
         expert = self.env.expert(noise, self.rng, task=task.name)
-        near_miss = self._draw_near_miss() if self.rng.random() < self.settings.near_miss else None
+        near_miss = self._draw_near_miss(task) if self.rng.random() < self.settings.near_miss else None
         watch = _Watch(self.env)
         start = self.env.snapshot()
         linger = int(self.rng.integers(self.settings.linger_steps + 1))
@@ -171,8 +171,9 @@ class Player:
             return np.zeros(3)
         return self.rng.normal(0.0, self.settings.misjudged_m, 3)
 
-    def _draw_near_miss(self) -> _NearMiss:
-        approach_only = self.rng.random() < 0.35
+    def _draw_near_miss(self, task: TaskSpec) -> _NearMiss:
+        # A press is over within a step: whoever lets go of the button only then has flipped the LED.
+        approach_only = self.rng.random() < 0.35 or task.field == "led"
         return _NearMiss(
             progress=float(self.rng.uniform(0.15, 0.95)),
             distance_m=float(self.rng.uniform(0.02, 0.06)) if approach_only else 0.0,

@@ -55,10 +55,18 @@ def test_what_a_segment_achieves_is_what_its_predicate_says() -> None:
             assert step.snapshot.scene[field] != step_before.snapshot.scene[field], "it comes true as it moves"
 
 
-@pytest.mark.parametrize("spoilt", [{"near_miss": 1.0}, {"misjudged": 1.0, "misjudged_m": 0.06}])
-def test_a_skill_that_lets_go_or_misjudges_the_hand_mostly_fails(spoilt: dict[str, float]) -> None:
-    clean = {"free": 0.0, "near_miss": 0.0, "misjudged": 0.0, "noise": (0.1,)}
-    assert share_achieved(PlaySettings(**{**clean, **spoilt})) < 0.6 * share_achieved(PlaySettings(**clean))
+def test_near_misses_let_go_before_success() -> None:
+    """With near misses alone, hardly any skill segment achieves its own task."""
+    steps = play(0, 600, PlaySettings(free=0.0, near_miss=1.0, noise=(0.1,)))
+    segments = tried_segments([steps])
+    assert len(segments) > 8
+    assert sum(name in achieved for name, achieved in segments) <= 0.25 * len(segments)
+
+
+def test_a_misjudged_hand_mostly_misses() -> None:
+    clean = {"free": 0.0, "near_miss": 0.0, "noise": (0.1,)}
+    right, wrong = (PlaySettings(**clean, misjudged=share, misjudged_m=0.06) for share in (0.0, 1.0))
+    assert share_achieved(wrong) < 0.6 * share_achieved(right)
 
 
 def test_the_same_seed_plays_the_same() -> None:
