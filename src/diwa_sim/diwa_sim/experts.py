@@ -141,7 +141,7 @@ class SliderExpert(Expert):
 class SwitchExpert(Expert):
     """Lower the closed fingers beside the lever and push it to its other end."""
 
-    _SAFE_HEIGHT_M = 0.60
+    _SAFE_HEIGHT_M = 0.63
 
     def contact(self, scene: Array) -> Array:
         return self.layout.switch_lever + np.array([0.0, scene[_SWITCH] - 0.045 * self._direction, 0.0])

@@ -32,7 +32,7 @@ class PlaySettings:
         free: share of the segments that are free motion.
         near_miss: share of the skill segments that let go on purpose before the task is done.
         misjudged: share of the skill segments that misjudge where the hand is, by a constant error.
-        misjudged_m: standard deviation of that error in each direction.
+        misjudged_m: levels of that error, each such segment draws one: standard deviation in x and in y; in z half.
         segment_steps: a skill that takes longer is given up.
         linger_steps: how long a skill goes on after its task is done, at most.
         free_steps: shortest and longest free segment.
@@ -41,9 +41,9 @@ class PlaySettings:
     noise: tuple[float, ...] = (0.1, 0.3, 0.6)
     free: float = 0.25
     near_miss: float = 0.25
-    misjudged: float = 0.4
-    misjudged_m: float = 0.02
-    segment_steps: int = 90
+    misjudged: float = 0.5
+    misjudged_m: tuple[float, ...] = (0.02, 0.05, 0.08)
+    segment_steps: int = 60
     linger_steps: int = 12
     free_steps: tuple[int, int] = (20, 60)
 
@@ -160,16 +160,24 @@ class Player:
             yield PlayStep(self.env.snapshot(), segment, watch.newly_achieved())
 
     def _draw_task(self) -> TaskSpec:
-        """Any task that has something left to move, if too little for success: such tries are part of play."""
+        """Any task that has something left to move, if too little for success: such tries are part of play.
+
+        What to touch is drawn first: a light has one task at a time that can be done, a drawer often two.
+        """
         scene, ranges = self.env.snapshot().scene, self.env.layout.ranges
-        able = [task for task in self.env.contract.tasks if _room(task, scene, ranges) > 0.2]
-        return able[int(self.rng.integers(len(able)))]
+        able: dict[str, list[TaskSpec]] = {}
+        for task in self.env.contract.tasks:
+            if _room(task, scene, ranges) > 0.2:
+                able.setdefault(task.field, []).append(task)
+        tasks = list(able.values())[int(self.rng.integers(len(able)))]
+        return tasks[int(self.rng.integers(len(tasks)))]
 
     def _draw_error(self) -> NDArray[np.float64]:
         """How far off (3,) m the hand is taken to be: presses beside the button teach where the button ends."""
         if self.rng.random() >= self.settings.misjudged:
             return np.zeros(3)
-        return self.rng.normal(0.0, self.settings.misjudged_m, 3)
+        level = float(self.rng.choice(self.settings.misjudged_m))
+        return level * np.array([1.0, 1.0, 0.5]) * self.rng.standard_normal(3)
 
     def _draw_near_miss(self, task: TaskSpec) -> _NearMiss:
         # A press is over within a step: whoever lets go of the button only then has flipped the LED.

@@ -65,7 +65,7 @@ def test_near_misses_let_go_before_success() -> None:
 
 def test_a_misjudged_hand_mostly_misses() -> None:
     clean = {"free": 0.0, "near_miss": 0.0, "noise": (0.1,)}
-    right, wrong = (PlaySettings(**clean, misjudged=share, misjudged_m=0.06) for share in (0.0, 1.0))
+    right, wrong = (PlaySettings(**clean, misjudged=share, misjudged_m=(0.06,)) for share in (0.0, 1.0))
     assert share_achieved(wrong) < 0.6 * share_achieved(right)
 
 

@@ -25,8 +25,8 @@ ANGLES = ("roll", "pitch", "yaw")
 FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
     # pattern of the feature's name, floor of the deviation (SI units), weight in the world model's loss
     (r"tcp_[xyz]", 0.02, 8.0),
-    (r"tcp_rotation_\d", 0.05, 0.5),
-    (r"joint_\d", 0.05, 0.5),
+    (r"tcp_rotation_\d", 0.05, 0.1),
+    (r"joint_\d", 0.05, 0.1),
     (r"gripper_command", 0.2, 1.0),
     (r"gripper_width", 0.01, 2.0),
     (r"slider", 0.08, 8.0),
@@ -34,8 +34,8 @@ FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
     (r"button", 0.005, 4.0),
     (r"switch", 0.025, 4.0),
     (r"bulb|led", 0.25, 8.0),
-    (r".*_rotation_\d", 0.3, 0.03),
-    (r".*_[xyz]", 0.1, 0.03),
+    (r".*_rotation_\d", 0.3, 0.003),
+    (r".*_[xyz]", 0.1, 0.003),
     (r".*", 0.05, 0.5),
 )
 

@@ -30,11 +30,11 @@ class TrainWorldModelConfig:
     dataset: Path
     output: Path
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    updates: int = field(default=4000, metadata={"help": "gradient steps"})
-    batch: int = field(default=64, metadata={"help": "windows a gradient step"})
-    length: int = field(default=16, metadata={"help": "rows a window; the filter is reset at its first"})
+    updates: int = field(default=6000, metadata={"help": "gradient steps"})
+    batch: int = field(default=32, metadata={"help": "windows a gradient step"})
+    length: int = field(default=24, metadata={"help": "rows a window; the filter is reset at its first"})
     open_loop_from: float = field(
-        default=0.6, metadata={"help": "share of the updates after which open-loop error counts; before, it only slows"}
+        default=0.5, metadata={"help": "share of the updates after which open-loop error counts; before, it only slows"}
     )
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
