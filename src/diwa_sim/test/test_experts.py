@@ -22,6 +22,13 @@ def test_the_expert_does_its_task(task: str, noise: float) -> None:
     assert 15 < np.mean([len(one.snapshots) for one in shown]) < 80
 
 
+@pytest.mark.parametrize("seed", [1, 55, 64])
+def test_the_lever_is_reached_over_the_slider_handle(seed: int) -> None:
+    """The hand starts beside the handle, which stands between it and the lever."""
+    env = PlayTable(task="turn_off_lightbulb")
+    assert demonstration(env, seed, limit=EPISODE_STEPS).success
+
+
 def test_a_demonstration_goes_on_a_little_after_success() -> None:
     env = PlayTable(task="turn_on_led")
     shown = demonstration(env, 0)

@@ -55,6 +55,18 @@ def test_what_a_segment_achieves_is_what_its_predicate_says() -> None:
             assert step.snapshot.scene[field] != step_before.snapshot.scene[field], "it comes true as it moves"
 
 
+def test_a_light_is_tried_as_often_as_a_drawer() -> None:
+    """Though one task of a light can be done at a time, and often both of a drawer."""
+    env = PlayTable(task=None)
+    player = Player(env, np.random.default_rng(0))
+    drawn: Counter[str] = Counter()
+    for seed in range(20):
+        env.reset(seed=seed)
+        drawn.update(player._draw_task().field for _ in range(60))
+    assert set(drawn) == {"drawer", "slider", "bulb", "led"}
+    assert min(drawn.values()) > 0.7 * max(drawn.values())
+
+
 def test_near_misses_let_go_before_success() -> None:
     """With near misses alone, hardly any skill segment achieves its own task."""
     steps = play(0, 600, PlaySettings(free=0.0, near_miss=1.0, noise=(0.1,)))
