@@ -41,7 +41,7 @@ RELIABLE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For marks, so that a recorder that comes late still learns which episode runs."""
 
-GOODBYE_S = 1.0
+GOODBYE_S = 3.0
 """How long a subscriber may take to confirm the last mark."""
 
 
@@ -87,6 +87,7 @@ class SimulatorNode(Node):
         self._gate = CommandGate(round(self.settings.commander_silence_s * 1e9))
         self._table = LiveTable(self._env, self._gate, origin_ns=self.get_clock().now().nanoseconds)
         self._seed = self.settings.seed
+        self._episode_open = False
         self._ticks = self._reported_ticks = 0
         self._reported_at = time.monotonic()
         self._make_publishers()
@@ -103,7 +104,8 @@ class SimulatorNode(Node):
 
     def close(self) -> None:
         """End the episode that runs and free the renderer."""
-        if self._ticks:
+        if self._episode_open:
+            self._episode_open = False
             self._publish_event(EventKind.END)
             self._events.wait_for_all_acked(Duration(seconds=GOODBYE_S))
         self._env.close()
@@ -185,6 +187,8 @@ class SimulatorNode(Node):
         self.create_service(Trigger, "sim/reset", self.on_reset)
 
     def _publish_start(self, first: Tick) -> None:
+        # Before it is said: whoever hears of the start may tell this process to stop at once, and must hear of the end.
+        self._episode_open = True
         self._publish_event(EventKind.START)
         self._publish(first)
 

@@ -242,6 +242,23 @@ def test_an_impossible_parameter_is_one_clear_line(
     assert "\n" not in str(error.value)
 
 
+def test_an_episode_that_is_interrupted_as_it_starts_is_ended(
+    make_rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after START has gone out and before the first state has."""
+    rig = make_rig()
+    received = rig.listen(EpisodeEvent, "episode/event")
+
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rig.node, "_publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        rig.node.start()
+    rig.node.close()
+    rig.spin_until(lambda: [event.kind for event in received] == [EventKind.START, EventKind.END])
+
+
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=lambda told: told.name)
 def test_the_process_ends_its_episode_when_told_to_stop(make_rig: Callable[..., Rig], told: signal.Signals) -> None:
     rig = make_rig()
