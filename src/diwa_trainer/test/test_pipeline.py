@@ -17,9 +17,12 @@ from toy import TASK, TINY_MODEL, TINY_POLICY, TINY_PPO, Table, demonstration_ac
 from diwa_runtime.config import load_config, to_plain
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_trainer.__main__ import main
+from diwa_trainer.evaluation import EvaluateConfig
 from diwa_trainer.runs import Run
 from diwa_trainer.verbs import pipeline
+from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pipeline import PipelineConfig
+from diwa_trainer.verbs.pretrain import PretrainConfig
 
 SECOND_NS = 1_000_000_000
 DEMONSTRATIONS = 12
@@ -307,3 +310,28 @@ def test_a_task_as_a_process_finds_what_is_shared_done(done, bags):
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("is done already") >= 6
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("collected", "files"),
+    [
+        ("demo_collect.yaml", ["demo.yaml"]),
+        ("results_collect.yaml", ["results.yaml"]),
+        ("results_collect.yaml", ["results.yaml", "results_bc.yaml"]),
+    ],
+)
+def test_the_project_s_own_settings_can_be_planned(collected: str, files: list[str]) -> None:
+    """What `make demo` and `make results` run for hours is seen in a second to fit together."""
+    folder = Path(__file__).parents[3] / "config"
+    recorded = yaml.safe_load((folder / collected).read_text())
+    planned = load_config(PipelineConfig, [word for file in files for word in ("--config", str(folder / file))])
+    pipeline.plan_shared(planned)
+    assert set(planned.tasks) <= set(recorded.get("tasks", planned.tasks)), "all of them where none is named"
+    for task in planned.tasks:
+        settings = [step for _, step in pipeline.plan_task(planned, task)]
+        (cloning,) = (step for step in settings if isinstance(step, PretrainConfig))
+        tunings = [step for step in settings if isinstance(step, FinetuneConfig)]
+        assert cloning.demonstrations <= recorded["demonstrations"]
+        assert [tuning.output.name for tuning in tunings] == ["finetuned", *planned.variants]
+        imagined = {tuning.chunks * cloning.policy.chunk for tuning in tunings}
+        assert imagined == {step.max_steps for step in settings if isinstance(step, EvaluateConfig)}, "episodes as long"
