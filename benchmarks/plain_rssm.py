@@ -10,19 +10,27 @@ from diwa_trainer.rssm import RSSM, Observed
 
 
 def observe(
-    rssm: RSSM, embeddings: Tensor, previous_actions: Tensor, latent: Tensor, uniforms: Tensor | None
+    rssm: RSSM,
+    embeddings: Tensor,
+    previous_actions: Tensor,
+    latent: Tensor,
+    uniforms: Tensor | None,
+    features: Tensor | None = None,
 ) -> Observed:
     """Filter windows (B, T, ...) as `RSSM.observe` does; `uniforms` (B, T, S) choose the states, None the likeliest."""
     latents, posterior, prior = [], [], []
     for t in range(embeddings.shape[1]):
         h = advance(rssm, latent, previous_actions[:, t])
         hidden = rssm.posterior_norm(rssm.posterior_h(h) + rssm.posterior_e(embeddings[:, t]))
-        probabilities = mixed(rssm, rssm.posterior_out(F.silu(hidden)))
+        logits = rssm.posterior_out(F.silu(hidden))
+        if rssm.shortcut is not None and features is not None:
+            logits = logits + rssm.shortcut.seen(features[:, t])
+        probabilities = mixed(rssm, logits)
+        prior.append(mixed(rssm, prior_logits(rssm, h, latent, previous_actions[:, t])).log())
         states = straight_through(probabilities, None if uniforms is None else uniforms[:, t])
         latent = torch.cat([h, states.flatten(1)], -1)
         latents.append(latent)
         posterior.append(probabilities.log())
-        prior.append(mixed(rssm, rssm.prior_head(h)).log())
     stacked = torch.stack(latents, 1)
     index = stacked[..., rssm.config.deterministic :].gt(0.5).nonzero()[:, -1].view(*stacked.shape[:2], -1)
     return Observed(stacked, torch.stack(posterior, 1), torch.stack(prior, 1), index)
@@ -33,7 +41,7 @@ def imagine(rssm: RSSM, latent: Tensor, actions: Tensor, uniforms: Tensor) -> Te
     latents = []
     for t in range(actions.shape[1]):
         h = advance(rssm, latent, actions[:, t])
-        states = straight_through(mixed(rssm, rssm.prior_head(h)), uniforms[:, t])
+        states = straight_through(mixed(rssm, prior_logits(rssm, h, latent, actions[:, t])), uniforms[:, t])
         latent = torch.cat([h, states.flatten(1)], -1)
         latents.append(latent)
     return torch.stack(latents, 1)
@@ -43,6 +51,16 @@ def advance(rssm: RSSM, latent: Tensor, action: Tensor) -> Tensor:
     """Return the deterministic state (B, H) after latents (B, Z) and actions (B, A)."""
     h, z = latent.split([rssm.config.deterministic, rssm.config.stochastic], -1)
     return rssm.gru(F.silu(rssm.in_norm(rssm.stochastic_in(z) + rssm.action_in(action))), h)
+
+
+def prior_logits(rssm: RSSM, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+    """Return the prior's logits (B, S * C) of states (B, H) that actions (B, A) led to from latents (B, Z)."""
+    logits = rssm.prior_head(h)
+    if rssm.shortcut is not None:
+        state = latent[:, rssm.config.deterministic :]
+        expected = rssm.shortcut.before(state) + rssm.shortcut.action(action)
+        logits = logits + rssm.shortcut.expected(expected + rssm.shortcut.hidden(rssm.prior_head[:-1](h)))
+    return logits
 
 
 def mixed(rssm: RSSM, logits: Tensor) -> Tensor:

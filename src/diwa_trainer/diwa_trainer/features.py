@@ -22,21 +22,21 @@ ANGLES = ("roll", "pitch", "yaw")
 
 # A value that tasks watch or lights show may be at its other end in a handful of rows: its floor is a quarter of its
 # travel at least, so that the clamp never cuts that end off and a decoded light can always be on.
-FEATURE_RULES: tuple[tuple[str, float, float], ...] = (
-    # pattern of the feature's name, floor of the deviation (SI units), weight in the world model's loss
-    (r"tcp_[xyz]", 0.02, 8.0),
-    (r"tcp_rotation_\d", 0.05, 0.1),
-    (r"joint_\d", 0.05, 0.1),
-    (r"gripper_command", 0.2, 1.0),
-    (r"gripper_width", 0.01, 2.0),
-    (r"slider", 0.08, 8.0),
-    (r"drawer", 0.055, 8.0),
-    (r"button", 0.005, 4.0),
-    (r"switch", 0.025, 4.0),
-    (r"bulb|led", 0.25, 8.0),
-    (r".*_rotation_\d", 0.3, 0.003),
-    (r".*_[xyz]", 0.1, 0.003),
-    (r".*", 0.05, 0.5),
+FEATURE_RULES: tuple[tuple[str, float, float, float], ...] = (
+    # pattern of the name, floor of the deviation (SI units), weight in the world model's loss, share of its variables
+    (r"tcp_[xyz]", 0.02, 8.0, 8.0),
+    (r"tcp_rotation_\d", 0.05, 0.1, 0.8),
+    (r"joint_\d", 0.05, 0.1, 0.1),
+    (r"gripper_command", 0.2, 1.0, 1.0),
+    (r"gripper_width", 0.01, 2.0, 2.0),
+    (r"slider", 0.08, 8.0, 4.0),
+    (r"drawer", 0.055, 8.0, 4.0),
+    (r"button", 0.005, 4.0, 2.0),
+    (r"switch", 0.025, 4.0, 2.0),
+    (r"bulb|led", 0.25, 8.0, 1.0),
+    (r".*_rotation_\d", 0.3, 0.003, 0.05),
+    (r".*_[xyz]", 0.1, 0.003, 0.05),
+    (r".*", 0.05, 0.5, 0.5),
 )
 
 
@@ -65,8 +65,8 @@ def _columns(names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
         column += 3 if is_rotation else 1
 
 
-def _rule(name: str) -> tuple[float, float]:
-    return next((floor, weight) for pattern, floor, weight in FEATURE_RULES if re.fullmatch(pattern, name))
+def _rule(name: str) -> tuple[float, float, float]:
+    return next(rule[1:] for rule in FEATURE_RULES if re.fullmatch(rule[0], name))
 
 
 def _rotation_features(roll: Tensor, pitch: Tensor, yaw: Tensor) -> list[Tensor]:
@@ -83,6 +83,7 @@ class Features(nn.Module):
     Attributes:
         names: feature names, F of them.
         weight: (F,) weight of each in the world model's loss.
+        shares: each one's share of the world model's discrete variables, which decides how finely it is coded at first.
     """
 
     mean: Tensor
@@ -93,6 +94,7 @@ class Features(nn.Module):
         super().__init__()
         self.raw_names = tuple(raw_names)
         self.names = feature_names(raw_names)
+        self.shares = tuple(_rule(name)[2] for name in self.names)
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
         self.register_buffer("weight", torch.tensor([_rule(name)[1] for name in self.names]), persistent=False)

@@ -1,6 +1,7 @@
 """The recurrent state-space model: a deterministic path and discrete stochastic states (DreamerV2).
 
-Dimensions: B batch, T time, E embedding, A action, H deterministic, S variables of C classes each, Z = H + S * C.
+Dimensions: B batch, T time, E embedding, F features with a shortcut, A action, H deterministic, S variables of C
+classes each, Z = H + S * C.
 A latent (B, Z) is ``[h, z]``, z as flattened one-hots; all zeros before an episode's first frame.
 """
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diwa_runtime.config import check_bounds
+from diwa_trainer.one_hot import one_hot_linear
 from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, latent_sequence, mix
 
 
@@ -22,11 +24,11 @@ from diwa_trainer.rssm_sequence import NORM_EPS, Weights, draw, latent_sequence,
 class RSSMConfig:
     """Sizes of the recurrent state-space model."""
 
-    deterministic: int = 256
-    variables: int = 48
-    classes: int = 16
-    hidden: int = 256
-    unimix: float = 0.01
+    deterministic: int = 128
+    variables: int = 32
+    classes: int = 32
+    hidden: int = 128
+    unimix: float = 0.0
 
     def __post_init__(self) -> None:
         check_bounds(self, deterministic=(1, None), variables=(1, None), classes=(2, None), hidden=(1, None))
@@ -56,14 +58,36 @@ class Observed:
     index: Tensor
 
 
-Head = tuple[nn.Linear, nn.LayerNorm, nn.Linear]
-"""What gives a state's logits: from h to the hidden layer, its norm, and out."""
+Head = tuple[nn.Linear, nn.LayerNorm, Tensor]
+"""What gives a state's logits: from h to the hidden layer, its norm, and the weight (S * C, hidden) out of it."""
+Carry = tuple[Tensor | None, Tensor | None]
+"""Weights from the state before straight to the logits, by way of F features; see `rssm_sequence.Weights`."""
+
+
+class Shortcut(nn.Module):
+    """A straight way for F numbers of a frame: into the posterior, and from a state into the prior after it.
+
+    The prior then starts from what was, moved by the action, and the networks learn what that leaves open.
+
+    Attributes:
+        seen: from a frame's features to the posterior's logits.
+        before, action, hidden: from the state before, the action and the prior's hidden layer to the features expected.
+        expected: from those to the prior's logits.
+    """
+
+    def __init__(self, features: int, stochastic: int, action_size: int, hidden: int) -> None:
+        super().__init__()
+        self.seen = nn.Linear(features, stochastic, bias=False)
+        self.before = nn.Linear(stochastic, features, bias=False)
+        self.action = nn.Linear(action_size, features, bias=False)
+        self.hidden = nn.Linear(hidden, features, bias=False)
+        self.expected = nn.Linear(features, stochastic, bias=False)
 
 
 class RSSM(nn.Module):
-    """Posterior and prior over latents."""
+    """Posterior and prior over latents; with `features` > 0 it has a `Shortcut` for so many, else it is DreamerV2's."""
 
-    def __init__(self, config: RSSMConfig, embedding_size: int, action_size: int) -> None:
+    def __init__(self, config: RSSMConfig, embedding_size: int, action_size: int, features: int = 0) -> None:
         super().__init__()
         self.config = config
         hidden = config.hidden
@@ -81,6 +105,7 @@ class RSSM(nn.Module):
             nn.SiLU(),
             nn.Linear(hidden, config.stochastic),
         )
+        self.shortcut = Shortcut(features, config.stochastic, action_size, hidden) if features else None
 
     def initial(self, batch: int) -> Tensor:
         """Return the latents (B, Z) before the first frame."""
@@ -94,16 +119,22 @@ class RSSM(nn.Module):
         generator: torch.Generator | None = None,
         *,
         mode: bool = False,
+        features: Tensor | None = None,
     ) -> Observed:
         """Filter a window: (B, T, E), (B, T, A), (B, Z) -> `Observed`.
 
         `previous_actions[:, t]` led to frame t. States are sampled straight-through, or with `mode` the likeliest.
+        `features` (B, T, F) are what the shortcut takes, where there is one.
         """
         uniforms = None if mode else self._uniforms(embeddings.shape[:2], embeddings, generator)
-        head = (self.posterior_h, self.posterior_norm, self.posterior_out)
+        head = (self.posterior_h, self.posterior_norm, self.posterior_out.weight)
         frame_share = F.linear(embeddings, self.posterior_e.weight, self.posterior_h.bias)
-        h, z, logits, index = self._sequence(previous_actions, frame_share, latent, uniforms, head)
-        return Observed(torch.cat([h, z], -1), self._mix(logits), self.prior_logits(h), index)
+        logit_share = self._seen(self.posterior_out.bias.expand(*embeddings.shape[:2], -1), features)
+        h, z, logits, index = self._sequence(
+            previous_actions, frame_share, logit_share, latent, uniforms, head, (None, None)
+        )
+        prior = self._prior(h, self._carried(latent, z, index), previous_actions)
+        return Observed(torch.cat([h, z], -1), self._mix(logits), self._mix(prior), index)
 
     def imagine(
         self, latent: Tensor, actions: Tensor, generator: torch.Generator | None = None
@@ -113,41 +144,84 @@ class RSSM(nn.Module):
         Returns:
             latents (B, T, Z), and where their one-hots are one, as `Observed.index`.
         """
-        head = cast(Head, tuple(self.prior_head[i] for i in (0, 1, 3)))
+        into, norm, last = cast(tuple[nn.Linear, nn.LayerNorm, nn.Linear], tuple(self.prior_head[i] for i in (0, 1, 3)))
         uniforms = self._uniforms(actions.shape[:2], latent, generator)
-        bias_share = head[0].bias.expand(*actions.shape[:2], -1)
-        h, z, _, index = self._sequence(actions, bias_share, latent, uniforms, head)
+        bias_share, logit_share = (layer.bias.expand(*actions.shape[:2], -1) for layer in (into, last))
+        carry: Carry = (None, None)
+        out = last.weight
+        if (shortcut := self.shortcut) is not None:
+            carry = (shortcut.before.weight, shortcut.expected.weight)
+            logit_share = logit_share + shortcut.expected(shortcut.action(actions))
+            out = out + shortcut.expected.weight @ shortcut.hidden.weight
+        h, z, _, index = self._sequence(actions, bias_share, logit_share, latent, uniforms, (into, norm, out), carry)
         return torch.cat([h, z], -1), index
 
-    def filter(self, embedding: Tensor, previous_action: Tensor, latent: Tensor) -> Tensor:
-        """Take a single step of `observe` with the likeliest state: (B, E), (B, A), (B, Z) -> (B, Z)."""
+    def filter(
+        self, embedding: Tensor, previous_action: Tensor, latent: Tensor, features: Tensor | None = None
+    ) -> Tensor:
+        """Take a single step of `observe` with the likeliest state: (B, E), (B, A), (B, Z), (B, F) -> (B, Z)."""
         h = self._advance(latent, previous_action)
         hidden = self.posterior_norm(self.posterior_h(h) + self.posterior_e(embedding))
-        logits = self._by_variable(self.posterior_out(F.silu(hidden)))
+        logits = self._by_variable(self._seen(self.posterior_out(F.silu(hidden)), features))
         return torch.cat([h, self._one_hot(logits.argmax(-1), h)], -1)
 
     def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Advance latents (B, Z) by actions (B, A) and a sample of the prior, straight-through where gradients flow."""
         h = self._advance(latent, action)
-        probabilities = mix(self._by_variable(self.prior_head(h)).softmax(-1), self.config.unimix)
+        logits = self._by_variable(self._prior(h, self._carried(latent), action))
+        probabilities = mix(logits.softmax(-1), self.config.unimix)
         uniforms = self._uniforms(latent.shape[:1], latent, generator)
         z = self._one_hot(draw(probabilities.detach(), uniforms.unsqueeze(-1)), h)
         if probabilities.requires_grad:
             z = z + (probabilities - probabilities.detach()).flatten(1)
         return torch.cat([h, z], -1)
 
-    def prior_logits(self, h: Tensor) -> Tensor:
-        """Return the prior's logits (..., S, C) for deterministic states (..., H)."""
-        return self._mix(self.prior_head(h))
+    def prior_logits(self, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+        """Return the prior's logits (B, S, C) of states (B, H) that actions (B, A) led to from latents (B, Z)."""
+        return self._mix(self._prior(h, self._carried(latent), action))
+
+    def _prior(self, h: Tensor, carried: Tensor | None, action: Tensor) -> Tensor:
+        """Return the prior's logits (..., S * C) before the mix; `carried` is the shortcut's, of the state before."""
+        hidden = self.prior_head[:-1](h)
+        logits: Tensor = self.prior_head[-1](hidden)
+        if self.shortcut is None or carried is None:
+            return logits
+        return logits + self.shortcut.expected(carried + self.shortcut.action(action) + self.shortcut.hidden(hidden))
+
+    def _carried(self, latent: Tensor, z: Tensor | None = None, index: Tensor | None = None) -> Tensor | None:
+        """What the shortcut carries on: (B, F) from latents (B, Z); (B, T, F) from those and a window's states z."""
+        if self.shortcut is None:
+            return None
+        carried: Tensor = self.shortcut.before(latent[:, self.config.deterministic :])
+        if z is None or index is None:
+            return carried
+        later = one_hot_linear(z[:, :-1], index[:, :-1], self.shortcut.before.weight)
+        return torch.cat([carried[:, None], later], 1)
+
+    def _seen(self, logits: Tensor, features: Tensor | None) -> Tensor:
+        """Add the share of a frame's features (..., F) to the posterior's logits (..., S * C)."""
+        if self.shortcut is None:
+            return logits
+        assert features is not None
+        seen: Tensor = self.shortcut.seen(features)
+        return logits + seen
 
     def _sequence(
-        self, actions: Tensor, head_share: Tensor, latent: Tensor, uniforms: Tensor | None, head: Head
+        self,
+        actions: Tensor,
+        head_share: Tensor,
+        logit_share: Tensor,
+        latent: Tensor,
+        uniforms: Tensor | None,
+        head: Head,
+        carry: Carry,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the steps that `head` draws the states of; see `latent_sequence` for what comes back."""
         head_h, head_norm, head_out = head
         return latent_sequence(
             F.linear(actions, self.action_in.weight, self.stochastic_in.bias),
             head_share,
+            logit_share,
             latent,
             uniforms,
             Weights(
@@ -161,8 +235,8 @@ class RSSM(nn.Module):
                 head_h.weight,
                 head_norm.weight,
                 head_norm.bias,
-                head_out.weight,
-                head_out.bias,
+                head_out,
+                *carry,
             ),
             classes=self.config.classes,
             unimix=self.config.unimix,

@@ -20,10 +20,13 @@ from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.features import Features
 from diwa_trainer.one_hot import one_hot_linear
+from diwa_trainer.ordinal import apportion, scales, start_as_scales
 from diwa_trainer.rssm import RSSM, Observed, RSSMConfig, balanced_kl
 
 Observation = dict[str, Tensor]
 """Raw observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) float32."""
+RANGE_ROWS = 10_000
+"""Recorded rows that the features' ranges are taken from."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class WorldModelConfig:
     """Sizes and loss of the world model."""
 
     rssm: RSSMConfig = field(default_factory=RSSMConfig)
-    hidden: int = 256
+    hidden: int = 128
     kl_weight: float = 0.005
     kl_balance: float = 0.8
     free_nats: float = 1.0
@@ -57,8 +60,9 @@ class WorldModel(nn.Module):
         self.scene = Features(spec.scene)
         features = len(self.proprio) + len(self.scene)
         self.encoder = _mlp(features, config.hidden, config.hidden)
-        self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE)
+        self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)
         self.decoder = _mlp(config.rssm.latent, config.hidden, features)
+        self.read = nn.Linear(config.rssm.stochastic, features, bias=False)  # what the states say without the networks
 
     @property
     def latent_size(self) -> int:
@@ -81,17 +85,25 @@ class WorldModel(nn.Module):
         return torch.cat([self.proprio.weight, self.scene.weight])
 
     def fit_features(self, dataset: Dataset) -> None:
-        """Set the standardisation from recorded rows."""
+        """Set the standardisation and where the states start (`ordinal`) from recorded rows."""
         self.proprio.fit(dataset.proprio)
         self.scene.fit(dataset.scene)
+        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), RANGE_ROWS), dtype=np.int64)
+        recorded = {"proprio": dataset.proprio[rows], "scene": dataset.scene[rows]}
+        seen = self.features({name: torch.from_numpy(values) for name, values in recorded.items()})
+        low, high = (torch.quantile(seen, q, dim=0) for q in (0.001, 0.999))
+        margin = (0.05 * (high - low)).clamp(min=0.05)
+        owners = apportion(self.proprio.shares + self.scene.shares, self.config.rssm.variables)
+        marks = scales(owners, low - margin, high + margin, self.config.rssm.classes)
+        start_as_scales(self.rssm, self.read, owners, marks)
+        with torch.no_grad():
+            last = cast(nn.Linear, self.decoder[-1])
+            last.weight.mul_(0.1)
+            last.bias.zero_()
 
     def features(self, observation: Observation) -> Tensor:
         """Standardise an observation into (..., F)."""
         return torch.cat([self.proprio(observation["proprio"]), self.scene(observation["scene"])], -1)
-
-    def embed(self, observation: Observation) -> Tensor:
-        """Encode frames, each for itself: (..., E)."""
-        return self.encoder(self.features(observation))
 
     def observe(
         self,
@@ -105,32 +117,34 @@ class WorldModel(nn.Module):
 
         `actions[:, t]` is what was accepted after frame t (the dataset's convention).
         """
-        return self._observe(self.embed(observation), actions, generator, mode=mode)
+        return self._observe(self.features(observation), actions, generator, mode=mode)
 
     def _observe(
-        self, embeddings: Tensor, actions: Tensor, generator: torch.Generator | None, *, mode: bool = False
+        self, features: Tensor, actions: Tensor, generator: torch.Generator | None, *, mode: bool = False
     ) -> Observed:
-        latent = self.rssm.initial(len(embeddings))
-        return self.rssm.observe(embeddings, previous_actions(actions), latent, generator, mode=mode)
+        before, latent = previous_actions(actions), self.rssm.initial(len(features))
+        return self.rssm.observe(self.encoder(features), before, latent, generator, mode=mode, features=features)
 
     def filter(self, observation: Observation, action: Tensor, latent: Tensor) -> Tensor:
         """One step of the deployed filter: frame (B, ...), action accepted before it (B, 7), latent (B, Z) -> (B, Z).
 
         Takes the posterior's likeliest state, so that a deployed filter has no randomness.
         """
-        return self.rssm.filter(self.embed(observation), action, latent)
+        features = self.features(observation)
+        return self.rssm.filter(self.encoder(features), action, latent, features)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Predict standardised features (..., F) from latents (..., Z)."""
-        return self.decoder(latent)
+        decoded: Tensor = self.decoder(latent) + self.read(latent[..., self.config.rssm.deterministic :])
+        return decoded
 
     def _decode_drawn(self, latents: Tensor, index: Tensor) -> Tensor:
-        """As `decode(latents)`, the first layer's share of the states by where they are one."""
+        """As `decode(latents)`, the states' share of the first layer and of the output by where they are one."""
         first = cast(nn.Linear, self.decoder[0])
         parts = [self.config.rssm.deterministic, self.config.rssm.stochastic]
         (h, z), (of_h, of_z) = latents.split(parts, -1), first.weight.split(parts, -1)
         x = F.linear(h, of_h, first.bias) + one_hot_linear(z, index, of_z)
-        decoded: Tensor = self.decoder[1:](x)
+        decoded: Tensor = self.decoder[1:](x) + one_hot_linear(z, index, self.read.weight)
         return decoded
 
     def decoded_scene(self, latent: Tensor, name: str) -> Tensor:
@@ -144,23 +158,23 @@ class WorldModel(nn.Module):
 
         Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
+        Its KL counts for nothing: nothing is ever imagined from before an episode's first frame.
         With `open_loop`, what is imagined from a frame on counts as well (`open_loop_weight`).
         """
         config = self.config
         target = self.features(observation)
-        observed = self._observe(self.encoder(target), actions, generator)
+        observed = self._observe(target, actions, generator)
         squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
         reconstruction = 0.5 * squared.sum(-1)
         kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)
         step_weight = torch.ones(target.shape[1])
         step_weight[0] = config.first_step_weight
         step_weight = step_weight / step_weight.mean()
-        total = ((reconstruction + config.kl_weight * kl.clamp(min=config.free_nats)) * step_weight).mean()
+        total = (reconstruction * step_weight).mean() + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
         metrics = {
             "reconstruction": reconstruction.mean().item(),
             "reconstruction_first": reconstruction[:, 0].mean().item(),
-            "kl": kl.mean().item(),
-            "kl_first": kl[:, 0].mean().item(),
+            "kl": kl[:, 1:].mean().item(),
         }
         if open_loop:
             error = self._open_loop_error(observed.latents, actions, target, generator)

@@ -168,7 +168,7 @@ def _write_world_model(folder: Path, random: np.random.Generator) -> None:
     metrics = []
     for step in range(50, 4001, 50):
         row: dict[str, float] = {"step": step, "gradient_norm": 1.0}
-        for i, name in enumerate(("loss", "reconstruction", "reconstruction_first", "kl", "kl_first")):
+        for i, name in enumerate(("loss", "reconstruction", "reconstruction_first", "kl")):
             value = (1 + i) * (0.4 + 8 * math.exp(-step / 600)) if i < 3 else 9 + 20 * math.exp(-step / 500)
             row |= {name: value * (1 + 0.15 * random.standard_normal()), f"held_out_{name}": value * 1.1}
         metrics.append(row)

@@ -154,7 +154,7 @@ def test_the_plain_step_is_the_world_models():
         h, states = PlainDynamics(rssm).distribution(latent, action)
         ours = rssm.imagine_step(latent, action, seeded(7))
         torch.testing.assert_close(ours[:, :16], h)
-        torch.testing.assert_close(states.probs.log(), rssm.prior_logits(h), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(states.probs.log(), rssm.prior_logits(h, latent, action), atol=1e-5, rtol=1e-5)
 
 
 def test_the_same_generator_gives_the_same_episodes(policies):

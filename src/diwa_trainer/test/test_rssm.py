@@ -11,14 +11,14 @@ from torch.distributions import Categorical, Independent, kl_divergence
 from diwa_trainer.rssm import RSSM, RSSMConfig, balanced_kl
 from diwa_trainer.rssm_sequence import draw
 
-EMBEDDING, ACTION = 5, 3
+EMBEDDING, ACTION, FEATURES = 5, 3, 4
 B, T = 3, 6
 
 
-def make_rssm(unimix: float = 0.01, seed: int = 0) -> RSSM:
+def make_rssm(unimix: float = 0.01, seed: int = 0, features: int = FEATURES) -> RSSM:
     torch.manual_seed(seed)
     config = RSSMConfig(deterministic=7, variables=4, classes=6, hidden=9, unimix=unimix)
-    rssm = RSSM(config, EMBEDDING, ACTION).double()
+    rssm = RSSM(config, EMBEDDING, ACTION, features).double()
     for parameter in rssm.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return rssm
@@ -27,10 +27,17 @@ def make_rssm(unimix: float = 0.01, seed: int = 0) -> RSSM:
 def make_inputs(rssm: RSSM) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
     shapes = {"embeddings": (B, T, EMBEDDING), "actions": (B, T, ACTION), "latent": (B, rssm.config.latent)}
+    if rssm.shortcut is not None:
+        shapes["features"] = (B, T, FEATURES)
     return {
         name: torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         for name, shape in shapes.items()
     }
+
+
+def named(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Inputs as the arguments of `observe`."""
+    return {"previous_actions" if name == "actions" else name: value for name, value in inputs.items()}
 
 
 def gradients(rssm: RSSM, inputs: dict[str, Tensor], *outputs: Tensor) -> dict[str, Tensor]:
@@ -50,15 +57,21 @@ def assert_same_gradients(ours: dict[str, Tensor], expected: dict[str, Tensor]) 
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-9, msg=lambda m, n=name: f"{n}: {m}")
 
 
+SHORTCUT = pytest.mark.parametrize("features", [0, FEATURES], ids=["plain", "shortcut"])
+
+
+@SHORTCUT
 @pytest.mark.parametrize("mode", [False, True], ids=["sampled", "mode"])
 @pytest.mark.parametrize("unimix", [0.0, 0.01, 0.3])
-def test_the_fast_pass_and_all_its_gradients_are_those_of_the_plain_one(unimix: float, mode: bool) -> None:
-    rssm = make_rssm(unimix)
+def test_the_fast_pass_and_all_its_gradients_are_those_of_the_plain_one(
+    unimix: float, mode: bool, features: int
+) -> None:
+    rssm = make_rssm(unimix, features=features)
     inputs = make_inputs(rssm)
     uniforms = torch.rand(B, T, rssm.config.variables, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
-    fast = rssm.observe(*inputs.values(), generator=torch.Generator().manual_seed(3), mode=mode)
-    plain = plain_rssm.observe(rssm, *inputs.values(), None if mode else uniforms)
+    fast = rssm.observe(**named(inputs), generator=torch.Generator().manual_seed(3), mode=mode)
+    plain = plain_rssm.observe(rssm, **named(inputs), uniforms=None if mode else uniforms)
 
     for name, output in vars(plain).items():
         torch.testing.assert_close(getattr(fast, name), output, rtol=0, atol=1e-9)
@@ -67,9 +80,10 @@ def test_the_fast_pass_and_all_its_gradients_are_those_of_the_plain_one(unimix: 
     assert_same_gradients(ours, expected)
 
 
+@SHORTCUT
 @pytest.mark.parametrize("unimix", [0.0, 0.3])
-def test_imagining_a_window_and_all_its_gradients_are_those_of_the_plain_loop(unimix: float) -> None:
-    rssm = make_rssm(unimix)
+def test_imagining_a_window_and_all_its_gradients_are_those_of_the_plain_loop(unimix: float, features: int) -> None:
+    rssm = make_rssm(unimix, features=features)
     inputs = make_inputs(rssm)
     uniforms = torch.rand(B, T, rssm.config.variables, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -79,7 +93,7 @@ def test_imagining_a_window_and_all_its_gradients_are_those_of_the_plain_loop(un
     torch.testing.assert_close(fast, plain, rtol=0, atol=1e-9)
     assert fast[..., rssm.config.deterministic :].gather(-1, index).eq(1).all()
     ours, expected = (gradients(rssm, inputs, latents) for latents in (fast, plain))
-    assert not any("posterior" in name for name in ours)
+    assert not any("posterior" in name or "seen" in name for name in ours)
     assert_same_gradients(ours, expected)
 
 
@@ -88,7 +102,7 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     inputs = {name: value.detach().float().requires_grad_() for name, value in make_inputs(rssm).items()}
 
     def run() -> list[Tensor]:
-        observed = rssm.observe(*inputs.values(), generator=torch.Generator().manual_seed(3))
+        observed = rssm.observe(**named(inputs), generator=torch.Generator().manual_seed(3))
         of = [*rssm.parameters(), *inputs.values()]
         loss = balanced_kl(observed.posterior, observed.prior, 0.8).sum() + observed.latents.square().sum()
         return [observed.latents, observed.posterior, observed.prior, *torch.autograd.grad(loss, of)]
@@ -100,10 +114,10 @@ def test_the_same_seed_gives_the_same_bits() -> None:
 @torch.no_grad()
 def test_the_filter_goes_the_way_of_a_window_step_by_step() -> None:
     rssm = make_rssm()
-    embeddings, actions, latent = make_inputs(rssm).values()
-    window = rssm.observe(embeddings, actions, latent, mode=True).latents
+    embeddings, actions, latent, features = make_inputs(rssm).values()
+    window = rssm.observe(embeddings, actions, latent, mode=True, features=features).latents
     for t in range(T):
-        latent = rssm.filter(embeddings[:, t], actions[:, t], latent)
+        latent = rssm.filter(embeddings[:, t], actions[:, t], latent, features[:, t])
         torch.testing.assert_close(latent, window[:, t], rtol=0, atol=1e-12)
 
 
@@ -114,7 +128,7 @@ def test_imagined_states_are_samples_of_the_prior() -> None:
     latent, action = (torch.randn(1, n, dtype=torch.float64).expand(rows, n) for n in (rssm.config.latent, ACTION))
     after = rssm.imagine_step(latent, action, torch.Generator().manual_seed(0))
     frequencies = after[:, size:].mean(0).unflatten(0, (rssm.config.variables, rssm.config.classes))
-    prior = rssm.prior_logits(after[0, :size]).exp()
+    prior = rssm.prior_logits(after[:1, :size], latent[:1], action[:1])[0].exp()
     deviation = (prior * (1 - prior) / rows).sqrt()
     assert ((frequencies - prior).abs() < 4 * deviation).all()
 
@@ -123,13 +137,16 @@ def test_the_gradient_of_an_imagined_step_goes_straight_through_its_sample() -> 
     rssm = make_rssm()
     latent, action = torch.randn(2, rssm.config.latent).double(), torch.randn(2, ACTION).double()
     weights = torch.randn(2, rssm.config.latent).double()
-    size, parameters = rssm.config.deterministic, [p for n, p in rssm.named_parameters() if "posterior" not in n]
+    size, parameters = (
+        rssm.config.deterministic,
+        [p for n, p in rssm.named_parameters() if "posterior" not in n and "seen" not in n],
+    )
 
     after = rssm.imagine_step(latent, action, torch.Generator().manual_seed(0))
     ours = torch.autograd.grad((after * weights).sum(), parameters, retain_graph=True)
 
     h = after[:, :size]
-    probabilities = plain_rssm.mixed(rssm, rssm.prior_head(h)).flatten(1)
+    probabilities = plain_rssm.mixed(rssm, plain_rssm.prior_logits(rssm, h, latent, action)).flatten(1)
     expected = torch.autograd.grad((torch.cat([h, probabilities], -1) * weights).sum(), parameters)
     assert after[:, size:].unflatten(1, (4, 6)).max(-1).values.allclose(torch.ones(2, 4).double())
     for gradient, of_probabilities in zip(ours, expected, strict=True):
@@ -151,7 +168,10 @@ def test_a_draw_never_leaves_the_classes_when_probabilities_sum_to_less_than_one
 def test_no_class_falls_below_its_share_of_the_uniform(unimix: float) -> None:
     rssm = make_rssm(unimix)
     torch.nn.init.normal_(rssm.prior_head[-1].bias, std=1000.0)  # a prior that is sure of itself
-    probabilities = rssm.prior_logits(torch.zeros(rssm.config.deterministic, dtype=torch.float64)).exp()
+    h, latent, action = (
+        torch.zeros(1, n, dtype=torch.float64) for n in (rssm.config.deterministic, rssm.config.latent, ACTION)
+    )
+    probabilities = rssm.prior_logits(h, latent, action)[0].exp()
     floor = torch.tensor(unimix / rssm.config.classes, dtype=torch.float64)
     torch.testing.assert_close(probabilities.min(-1).values, floor.expand(rssm.config.variables))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(rssm.config.variables, dtype=torch.float64))

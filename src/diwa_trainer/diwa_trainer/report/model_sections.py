@@ -86,7 +86,6 @@ def _training_curves(run: RunFolder) -> Html:
             line_chart("Reconstruction", pair("reconstruction"), updates, loss),
             line_chart("Reconstruction of the first frame", pair("reconstruction_first"), updates, loss),
             line_chart("KL of posterior and prior", pair("kl"), updates, Axis("nats", low=0)),
-            line_chart("KL of the first frame", pair("kl_first"), updates, Axis("nats", low=0)),
             line_chart("Norm of the gradient", [norm], updates, loss),
         ]
     )

@@ -1,0 +1,94 @@
+"""Scales that a world model starts from: who codes what, how finely, and that it reads off what it saw."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toy import SPEC
+
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.latents import action_at, observation_at
+from diwa_trainer.ordinal import apportion, scales
+from diwa_trainer.rssm import RSSMConfig
+from diwa_trainer.world_model import WorldModel, WorldModelConfig
+
+SIZES = RSSMConfig(deterministic=16, variables=32, classes=32, hidden=16)
+
+
+@pytest.fixture(scope="module")
+def data(toy_data):
+    return Dataset.open(toy_data)
+
+
+@pytest.fixture(scope="module")
+def untrained(data):
+    torch.manual_seed(0)
+    model = WorldModel(SPEC, WorldModelConfig(rssm=SIZES, hidden=16))
+    model.fit_features(data)
+    return model.requires_grad_(False)
+
+
+@given(st.lists(st.floats(0.01, 10.0), min_size=1, max_size=20), st.integers(1, 64))
+def test_variables_are_shared_out_as_the_shares_say(shares, variables):
+    counts = Counter(apportion(shares, variables))
+
+    assert counts.total() == variables
+    for larger, smaller in ((a, b) for a in range(len(shares)) for b in range(len(shares)) if shares[a] > shares[b]):
+        assert counts[larger] >= counts[smaller]
+
+
+def test_shares_that_divide_are_met_exactly():
+    assert apportion([2.0, 1.0, 1.0], 8) == [0, 0, 0, 0, 1, 1, 2, 2]
+
+
+def test_the_scales_of_a_feature_span_its_range_and_fill_each_others_gaps():
+    marks = scales([0, 0, 1], torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 3.0]), 5)
+
+    together = torch.cat([marks[0], marks[1]]).sort().values
+    torch.testing.assert_close(together.diff(), torch.full((9,), 0.25))
+    torch.testing.assert_close(together.mean(), torch.tensor(0.0))
+    torch.testing.assert_close(marks[2], torch.linspace(0, 3, 5))
+
+
+def test_before_any_training_a_latent_says_where_the_hand_is(untrained, data):
+    rows = np.arange(0, 60, 20)[:, None] + np.arange(12)
+    observation = observation_at(data, rows)
+
+    latents = untrained.observe(observation, action_at(data, rows), mode=True).latents
+
+    for axis in "xyz":
+        column = untrained.proprio.names.index(f"tcp_{axis}")
+        seen, said = untrained.features(observation)[..., column], untrained.decode(latents)[..., column]
+        assert (seen - said).abs().max() < 0.3
+        assert (seen - said).abs().max() < 0.2 * (seen.max() - seen.min())
+
+
+def test_before_any_training_it_expects_that_nothing_changes(untrained, data):
+    rows = np.arange(0, 300, 5)[:, None]
+    observation = observation_at(data, rows)
+    latent = untrained.observe(observation, action_at(data, rows), mode=True).latents[:, 0]
+
+    after = untrained.rssm.imagine_step(latent, torch.zeros(len(latent), 7), torch.Generator().manual_seed(0))
+
+    column = untrained.feature_names.index("drawer")
+    before, expected = untrained.decode(latent)[:, column], untrained.decode(after)[:, column]
+    assert np.corrcoef(before, expected)[0, 1] > 0.95
+
+
+def test_scales_are_only_where_it_starts(untrained, data):
+    torch.manual_seed(0)
+    model = WorldModel(SPEC, untrained.config)
+    model.fit_features(data)
+    rows = np.arange(4)[:, None] * 20 + np.arange(6)
+
+    loss, _ = model.loss(observation_at(data, rows), action_at(data, rows), torch.Generator().manual_seed(0))
+    loss.backward()
+
+    assert model.rssm.shortcut is not None
+    for layer in (*model.rssm.shortcut.children(), model.read):
+        assert layer.weight.grad.abs().max() > 0
