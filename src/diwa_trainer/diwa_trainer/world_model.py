@@ -40,7 +40,7 @@ class WorldModelConfig:
     free_nats: float = 1.0
     first_step_weight: float = 5.0
     open_loop_steps: int = 10
-    open_loop_weight: float = 1.0
+    open_loop_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden=(1, None), kl_weight=(0, None), kl_balance=(0, 1), free_nats=(0, None))
@@ -159,7 +159,7 @@ class WorldModel(nn.Module):
         Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
         Its KL counts for nothing: nothing is ever imagined from before an episode's first frame.
-        With `open_loop`, what is imagined from a frame on counts as well (`open_loop_weight`).
+        With `open_loop`, what is imagined from a frame on is measured, and counts `open_loop_weight` times.
         """
         config = self.config
         target = self.features(observation)
@@ -190,7 +190,7 @@ class WorldModel(nn.Module):
         the posterior sees the event a frame later. What PPO needs is what the model does when it sees nothing.
         """
         steps = min(self.config.open_loop_steps, latents.shape[1] - 1)
-        if not steps or not self.config.open_loop_weight:
+        if not steps:
             return torch.zeros(())
         first = 1 + int(torch.randint(latents.shape[1] - steps, (), generator=generator))
         imagined, index = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)

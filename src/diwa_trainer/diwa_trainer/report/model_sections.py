@@ -86,6 +86,12 @@ def _training_curves(run: RunFolder) -> Html:
             line_chart("Reconstruction", pair("reconstruction"), updates, loss),
             line_chart("Reconstruction of the first frame", pair("reconstruction_first"), updates, loss),
             line_chart("KL of posterior and prior", pair("kl"), updates, Axis("nats", low=0)),
+            line_chart(
+                "Error of ten imagined steps",
+                [Series("held out", *run.curve("held_out_open_loop"), "new")],
+                updates,
+                loss,
+            ),
             line_chart("Norm of the gradient", [norm], updates, loss),
         ]
     )

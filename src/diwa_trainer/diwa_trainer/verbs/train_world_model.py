@@ -117,7 +117,7 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
     rows = dataset.windows(state.numpy_rng, config.batch, config.length, train, fields=())["row"]
-    open_loop = state.step >= config.open_loop_from * config.updates
+    open_loop = config.model.open_loop_weight > 0 and state.step >= config.open_loop_from * config.updates
     observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
     loss, metrics = model.loss(observation, actions, state.generator, open_loop=open_loop)
     optimizer.zero_grad(set_to_none=True)
