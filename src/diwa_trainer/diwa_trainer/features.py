@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,9 +21,19 @@ from diwa_runtime.errors import ConfigError
 CLAMP = 4.0
 ANGLES = ("roll", "pitch", "yaw")
 
+
+class FeatureRule(NamedTuple):
+    """How features of a name are standardised, weighed and coded; the first rule that matches counts."""
+
+    pattern: str
+    floor: float
+    weight: float
+    share: float
+
+
 # A value that tasks watch or lights show may be at its other end in a handful of rows: its floor is a quarter of its
 # travel at least, so that the clamp never cuts that end off and a decoded light can always be on.
-FEATURE_RULES: tuple[tuple[str, float, float, float], ...] = (
+_RULES = (
     # pattern of the name, floor of the deviation (SI units), weight in the world model's loss, share of its variables
     (r"tcp_[xyz]", 0.02, 8.0, 8.0),
     (r"tcp_rotation_\d", 0.05, 0.1, 0.8),
@@ -38,6 +49,7 @@ FEATURE_RULES: tuple[tuple[str, float, float, float], ...] = (
     (r".*_[xyz]", 0.1, 0.003, 0.05),
     (r".*", 0.05, 0.5, 0.5),
 )
+FEATURE_RULES = tuple(FeatureRule(*rule) for rule in _RULES)
 
 
 def feature_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -65,8 +77,8 @@ def _columns(names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
         column += 3 if is_rotation else 1
 
 
-def _rule(name: str) -> tuple[float, float, float]:
-    return next(rule[1:] for rule in FEATURE_RULES if re.fullmatch(rule[0], name))
+def _rule(name: str) -> FeatureRule:
+    return next(rule for rule in FEATURE_RULES if re.fullmatch(rule.pattern, name))
 
 
 def _rotation_features(roll: Tensor, pitch: Tensor, yaw: Tensor) -> list[Tensor]:
@@ -94,10 +106,10 @@ class Features(nn.Module):
         super().__init__()
         self.raw_names = tuple(raw_names)
         self.names = feature_names(raw_names)
-        self.shares = tuple(_rule(name)[2] for name in self.names)
+        self.shares = tuple(_rule(name).share for name in self.names)
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
-        self.register_buffer("weight", torch.tensor([_rule(name)[1] for name in self.names]), persistent=False)
+        self.register_buffer("weight", torch.tensor([_rule(name).weight for name in self.names]), persistent=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -106,7 +118,7 @@ class Features(nn.Module):
     def fit(self, raw: NDArray[np.float32]) -> None:
         """Set mean and floored deviation from raw rows (N, D)."""
         features = self.raw_features(torch.as_tensor(np.asarray(raw, dtype=np.float32))).double()
-        floors = torch.tensor([_rule(name)[0] for name in self.names])
+        floors = torch.tensor([_rule(name).floor for name in self.names])
         self.mean.copy_(features.mean(0))
         self.std.copy_(torch.maximum(features.std(0).float(), floors))
 

@@ -60,6 +60,7 @@ class Observed:
 
 Head = tuple[nn.Linear, nn.LayerNorm, Tensor]
 """What gives a state's logits: from h to the hidden layer, its norm, and the weight (S * C, hidden) out of it."""
+PriorHead = tuple[nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear]
 Carry = tuple[Tensor | None, Tensor | None]
 """Weights from the state before straight to the logits, by way of F features; see `rssm_sequence.Weights`."""
 
@@ -133,7 +134,7 @@ class RSSM(nn.Module):
         h, z, logits, index = self._sequence(
             previous_actions, frame_share, logit_share, latent, uniforms, head, (None, None)
         )
-        prior = self._prior(h, self._carried(latent, z, index), previous_actions)
+        prior = self._prior(h, self._carried_through(latent, z, index), previous_actions)
         return Observed(torch.cat([h, z], -1), self._mix(logits), self._mix(prior), index)
 
     def imagine(
@@ -144,7 +145,7 @@ class RSSM(nn.Module):
         Returns:
             latents (B, T, Z), and where their one-hots are one, as `Observed.index`.
         """
-        into, norm, last = cast(tuple[nn.Linear, nn.LayerNorm, nn.Linear], tuple(self.prior_head[i] for i in (0, 1, 3)))
+        into, norm, _, last = cast(PriorHead, tuple(self.prior_head))
         uniforms = self._uniforms(actions.shape[:2], latent, generator)
         bias_share, logit_share = (layer.bias.expand(*actions.shape[:2], -1) for layer in (into, last))
         carry: Carry = (None, None)
@@ -182,21 +183,24 @@ class RSSM(nn.Module):
 
     def _prior(self, h: Tensor, carried: Tensor | None, action: Tensor) -> Tensor:
         """Return the prior's logits (..., S * C) before the mix; `carried` is the shortcut's, of the state before."""
-        hidden = self.prior_head[:-1](h)
-        logits: Tensor = self.prior_head[-1](hidden)
+        into, norm, activation, last = cast(PriorHead, tuple(self.prior_head))
+        hidden = activation(norm(into(h)))
+        logits: Tensor = last(hidden)
         if self.shortcut is None or carried is None:
             return logits
         return logits + self.shortcut.expected(carried + self.shortcut.action(action) + self.shortcut.hidden(hidden))
 
-    def _carried(self, latent: Tensor, z: Tensor | None = None, index: Tensor | None = None) -> Tensor | None:
-        """What the shortcut carries on: (B, F) from latents (B, Z); (B, T, F) from those and a window's states z."""
-        if self.shortcut is None:
+    def _carried(self, latent: Tensor) -> Tensor | None:
+        """Return what the shortcut, if there is one, carries on from latents (B, Z): (B, F)."""
+        return None if self.shortcut is None else self.shortcut.before(latent[:, self.config.deterministic :])
+
+    def _carried_through(self, latent: Tensor, z: Tensor, index: Tensor) -> Tensor | None:
+        """Return what it carries to each step of a window (B, T, F), given the latents before and the states in it."""
+        first = self._carried(latent)
+        if self.shortcut is None or first is None:
             return None
-        carried: Tensor = self.shortcut.before(latent[:, self.config.deterministic :])
-        if z is None or index is None:
-            return carried
         later = one_hot_linear(z[:, :-1], index[:, :-1], self.shortcut.before.weight)
-        return torch.cat([carried[:, None], later], 1)
+        return torch.cat([first[:, None], later], 1)
 
     def _seen(self, logits: Tensor, features: Tensor | None) -> Tensor:
         """Add the share of a frame's features (..., F) to the posterior's logits (..., S * C)."""

@@ -96,7 +96,7 @@ class WorldModel(nn.Module):
         owners = apportion(self.proprio.shares + self.scene.shares, self.config.rssm.variables)
         marks = scales(owners, low - margin, high + margin, self.config.rssm.classes)
         start_as_scales(self.rssm, self.read, owners, marks)
-        with torch.no_grad():
+        with torch.no_grad():  # what the decoder's network adds to what is read starts near nothing
             last = cast(nn.Linear, self.decoder[-1])
             last.weight.mul_(0.1)
             last.bias.zero_()

@@ -13,6 +13,7 @@ from diwa_runtime.spec import Spec
 from diwa_trainer.chunks import demonstration_chunks
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.latents import action_at, encode, encode_starts, observation_at
+from diwa_trainer.rssm import balanced_kl
 from diwa_trainer.world_model import WorldModel, previous_actions
 
 GENERATOR_SEED = 5
@@ -149,6 +150,27 @@ def test_the_first_frame_weighs_as_much_as_the_setting_says(data):
     assert metrics["reconstruction_first"] == same["reconstruction_first"]
     later = (4 * metrics["reconstruction"] - metrics["reconstruction_first"]) / 3
     assert weighted == pytest.approx((5 * metrics["reconstruction_first"] + 3 * later) / 8, rel=1e-5)
+
+
+def test_the_kl_counts_for_every_frame_but_a_windows_first(data):
+    settings = {"open_loop_weight": 0.0, "free_nats": 0.0}
+    (model, with_kl, metrics), (_, without, _) = (loss_of(data, **settings, kl_weight=weight) for weight in (0.5, 0.0))
+
+    with torch.no_grad():
+        observed = model.observe(*window(data, [0, 100], 4), generator())
+        kl = balanced_kl(observed.posterior, observed.prior, 0.8)
+
+    assert float((with_kl - without).detach()) == pytest.approx(0.5 * float(kl[:, 1:].mean()), rel=1e-4)
+    assert metrics["kl"] == pytest.approx(float(kl[:, 1:].mean()), rel=1e-5)
+    assert float(kl[:, 0].mean()) != pytest.approx(metrics["kl"], rel=0.01)
+
+
+def test_what_is_imagined_is_measured_where_it_does_not_count(data):
+    _, loss, metrics = loss_of(data, open_loop_weight=0.0, open_loop_steps=2)
+    _, weighted, same = loss_of(data, open_loop_weight=1.0, open_loop_steps=2)
+
+    assert metrics["open_loop"] == same["open_loop"] > 0
+    assert float((weighted - loss).detach()) == pytest.approx(same["open_loop"], rel=1e-4)
 
 
 def test_a_model_learns_to_tell_where_the_drawer_is(data):

@@ -34,7 +34,7 @@ class TrainWorldModelConfig:
     batch: int = field(default=32, metadata={"help": "windows a gradient step"})
     length: int = field(default=24, metadata={"help": "rows a window; the filter is reset at its first"})
     open_loop_from: float = field(
-        default=0.5, metadata={"help": "share of the updates after which open-loop error counts; before, it only slows"}
+        default=0.5, metadata={"help": "share of the updates after which open-loop error counts, if it has a weight"}
     )
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
