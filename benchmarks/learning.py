@@ -50,16 +50,21 @@ def make_policies(effort: Effort) -> Policies:
     return Policies(DiffusionPolicy(config, latent_size), DiffusionPolicy(config, latent_size), latent_size)
 
 
+def open_graph(policies: Policies) -> onnxruntime.InferenceSession:
+    """Open the policies' `policy.onnx` on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    graph = policy_graph(policies.pretrained, policies.tuned)
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
 def policy_sampling(lean: bool) -> Callable[[Effort], tuple[float, float]]:
     """Milliseconds of one deployed chunk at batch 1."""
 
     def measure(effort: Effort) -> tuple[float, float]:
         policies = make_policies(effort)
         plain = plain_policy(policies.pretrained, policies.tuned, lean=lean)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        graph = policy_graph(policies.pretrained, policies.tuned)
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = open_graph(policies)
         latent = torch.randn(1, policies.latent_size)
         noise = draw_noise(policies.config, (1, policies.config.denoising_steps + 1), torch.Generator())
         feed = {"latent": latent.numpy(), "noise": noise.unflatten(-1, (-1, ACTION_SIZE)).numpy()}
@@ -72,6 +77,25 @@ def policy_sampling(lean: bool) -> Callable[[Effort], tuple[float, float]]:
         return 1e3 * ours / calls, 1e3 * theirs / calls
 
     return measure
+
+
+def policy_sampling_diffusers(effort: Effort) -> tuple[float, float]:
+    """Milliseconds of one deployed chunk at batch 1, with its noise: the scheduler draws its own, so we draw ours."""
+    from diffusers_sampler import diffusers_policy  # no other row needs diffusers
+
+    policies, generator = make_policies(effort), torch.Generator()
+    theirs, session = diffusers_policy(policies.pretrained), open_graph(policies)
+    latent = torch.randn(1, policies.latent_size)
+
+    def ours() -> None:
+        noise = draw_noise(policies.config, (1, policies.config.denoising_steps + 1), generator)
+        session.run(None, {"latent": latent.numpy(), "noise": noise.unflatten(-1, (-1, ACTION_SIZE)).numpy()})
+
+    calls = 20
+    our_seconds, their_seconds = alternate(
+        repeated(ours, calls), repeated(lambda: theirs.sample(latent, generator), calls), effort
+    )
+    return 1e3 * our_seconds / calls, 1e3 * their_seconds / calls
 
 
 def imagination(lean: bool) -> Callable[[Effort], tuple[float, float]]:
@@ -156,6 +180,9 @@ def make_rows(policies: Policies, count: int, config: PPOConfig, generator: torc
 
 _DPPO = "plain PyTorch as DPPO has it: the whole network on every row, the frozen net asked everywhere"
 _LEAN = "the same, the frozen net asked only where its answer is used"
+_DIFFUSERS = (
+    "`diffusers`' `DDPMScheduler` around the plain net, as diffusion_policy uses it; one net only, for all steps"
+)
 _SAMPLING = f"`policy.onnx`, one deployed chunk at batch 1; {SIZES}"
 _IMAGINATION = f"{EPISODES} rollouts of {CHUNKS} chunks, RSSM 1,024 + 32 x 32, hidden 1,000; {SIZES}"
 _UPDATE = f"one minibatch of {{}} env steps with their 10 denoising steps, actor and critic; {SIZES}"
@@ -168,6 +195,9 @@ _ANEW = "; chains of the frozen policy drawn through all K steps for every row o
 BENCHMARKS = (
     Benchmark("policy_sampling", "ms", 10, _SAMPLING, _DPPO, policy_sampling(lean=False)),
     Benchmark("policy_sampling_lean", "ms", None, _SAMPLING, _LEAN, policy_sampling(lean=True)),
+    Benchmark(
+        "policy_sampling_diffusers", "ms", 8, f"{_SAMPLING}; noise drawn anew", _DIFFUSERS, policy_sampling_diffusers
+    ),
     Benchmark("imagination", "env-steps/s", 1.7, _IMAGINATION, _DPPO, imagination(lean=False)),
     Benchmark("imagination_lean", "env-steps/s", None, _IMAGINATION, _LEAN, imagination(lean=True)),
     Benchmark("ppo_update", "ms", 3.5, _UPDATE.format(512), _PAIRS, ppo_update(512, 0.0, pairs=True)),

@@ -52,7 +52,7 @@ def run(config: BenchConfig, results: Path, page: Path) -> None:
         measured.append(row)
         target = "" if row.target is None or config.quick else f"   target {row.target:g}x: {row.verdict}"
         print(
-            f"{row.name:22} {figure(row.value):>9} against {figure(row.reference):>9} {row.unit:18}"
+            f"{row.name:26} {figure(row.value):>9} against {figure(row.reference):>9} {row.unit:18}"
             f"{row.ratio:8.1f}x{target}",
             flush=True,
         )

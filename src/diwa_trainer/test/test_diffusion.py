@@ -70,6 +70,23 @@ def test_folded_sampler_equals_the_plain_loop(latent, explore, finetuned_steps, 
     torch.testing.assert_close(drawn.chunk.flatten(1), chunk, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps", [5, 20, 100])
+def test_deployed_sampler_is_that_of_diffusers(latent, steps):
+    """With one net in both roles and the noise that the scheduler draws: step by step, unclipped, none at the last."""
+    pytest.importorskip("diffusers")
+    from diffusers_sampler import diffusers_policy
+
+    policy = make_policy(1, DiffusionConfig(hidden=32, denoising_steps=steps, finetuned_steps=3))
+    generator = seeded(4)
+    draws = [torch.randn(ROWS, policy.config.size, generator=generator) for _ in range(steps)]
+    noise = torch.stack([*draws, torch.ones_like(draws[0])], 1)
+
+    ours = sample(policy, policy, latent, noise, explore=False).chunk.flatten(1)
+    theirs = diffusers_policy(policy).sample(latent, seeded(4))
+
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_a_deployed_chunk_does_not_depend_on_the_last_noise_and_an_explored_one_does(policies, latent):
     noise = noise_for()
     other = noise.clone()
