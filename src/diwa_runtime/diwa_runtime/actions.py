@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.spec import ActionScale
+
 ACTION_SIZE = 7
 GRIPPER = 6
 HOLD_ACTION: NDArray[np.float32] = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
@@ -29,3 +31,9 @@ def accept_action(action: NDArray[np.floating]) -> NDArray[np.float32]:
     accepted = np.clip(action, -1.0, 1.0).astype(np.float32)
     accepted[..., GRIPPER] = np.where(action[..., GRIPPER] > 0, 1.0, -1.0)
     return accepted
+
+
+def motion_of(action: NDArray[np.floating], scale: ActionScale) -> NDArray[np.float64]:
+    """Return what an action (7,) asks for in SI units: translation 3 (m) and rotation 3 (rad), float64 (6,)."""
+    units = np.repeat([scale.translation_m, scale.rotation_rad], 3)
+    return np.asarray(action, np.float64)[:GRIPPER] * units

@@ -155,6 +155,7 @@ class Assembler:
 
     Attributes:
         streams: what `feed` counts by index.
+        reference: index of the stream whose messages the rows are.
         held, missing, repeated, faults: as in `Assembly`, so far.
     """
 
@@ -170,8 +171,8 @@ class Assembler:
         self.streams = streams_of(spec, (*self.fields, "action"))
         self._cameras = {camera.name for camera in spec.cameras}
         self._max_ages = [round(stream.max_age_s * NANOSECONDS) for stream in self.streams]
-        self._reference = next((i for i, stream in enumerate(self.streams) if stream.field == "proprio"), -1)
-        if self._reference < 0:
+        self.reference = next((i for i, stream in enumerate(self.streams) if stream.field == "proprio"), -1)
+        if self.reference < 0:
             raise InputError("Spec: rows need a stream of 'proprio', their reference")
         for stream in self.streams:
             if stream.align == ("nearest" if stream.field == "action" else "integrate"):
@@ -225,7 +226,7 @@ class Assembler:
         if stream.field not in self._cameras and not np.isfinite(value).all():
             self.faults.append(Fault(stream.topic, stamp, "not finite, or a quaternion that is not of unit length"))
             return
-        if index == self._reference:
+        if index == self.reference:
             self._pending.append((stamp, stamp - newest if newest >= 0 else 0))
         self._buffers[index].append(stamp, value)
 
@@ -245,7 +246,7 @@ class Assembler:
         return made
 
     def _is_certain(self, stamp: int) -> bool:
-        given_up = self._reached[self._reference] - stamp > self._max_gap
+        given_up = self._reached[self.reference] - stamp > self._max_gap
         return given_up or all(reached >= stamp for reached in self._reached)
 
     def _decide(self, stamp: int, interval: int) -> list[Row]:
@@ -392,9 +393,24 @@ class LiveAssembler:
         self.topics = {stream.topic: stream.type for stream in self._assembler.streams}
 
     @property
+    def reference(self) -> StreamSpec:
+        """The stream whose messages the rows are."""
+        return self._assembler.streams[self._assembler.reference]
+
+    @property
     def faults(self) -> list[Fault]:
         """The messages that were refused since the last reset."""
         return self._assembler.faults
+
+    def counts(self) -> dict[str, int]:
+        """How many rows were held, rows are missing, messages were repeated or faulty since the last reset."""
+        made = self._assembler
+        return {
+            "held": made.held,
+            "missing": made.missing.total(),
+            "repeated": made.repeated.total(),
+            "faulty": len(made.faults),
+        }
 
     def reset(self) -> None:
         """Forget everything, as before an episode."""

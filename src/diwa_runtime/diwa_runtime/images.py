@@ -14,6 +14,10 @@ from diwa_runtime.spec import CameraSpec
 MAX_PIXELS = 64_000_000
 """Larger images are refused before they are decoded: a damaged header must not cost gigabytes."""
 
+THUMBNAIL = 16
+THUMBNAIL_SIZE = THUMBNAIL * THUMBNAIL * 3
+"""Numbers in a thumbnail."""
+
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 
 
@@ -35,6 +39,12 @@ def decode_image(message: Any, camera: CameraSpec) -> NDArray[np.uint8]:
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         image = np.asarray(cv2.resize(image, (camera.width, camera.height), interpolation=interpolation), np.uint8)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the image (H, W, 3) shrunk by area to (16, 16, 3) float32 grey levels: what is where, without detail."""
+    small = cv2.resize(image.astype(np.float32), (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32)
 
 
 def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import BundleError
+from diwa_runtime.images import THUMBNAIL_SIZE, thumbnail
 from diwa_runtime.spec import Spec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GRAPHS = ("filter.onnx", "policy.onnx", "reward.onnx")
 GRAPH_LIMIT_BYTES = 1 << 30
 
@@ -34,6 +35,25 @@ class FieldStatistics:
         """Sum up rows (N, features)."""
         rows = np.asarray(rows, dtype=np.float64)
         return cls(*(tuple(map(float, sums(rows, axis=0))) for sums in (np.mean, np.std, np.min, np.max)))
+
+
+@dataclass(frozen=True)
+class ImageStatistics:
+    """What one camera showed when the training episodes began: mean and spread of its thumbnail, cell by cell.
+
+    Attributes:
+        mean: of `images.thumbnail`, flattened, grey levels of 0 to 255.
+        std: likewise.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def of(cls, images: Sequence[NDArray[np.uint8]]) -> ImageStatistics:
+        """Sum up images (H, W, 3) RGB."""
+        thumbnails = np.stack([thumbnail(image).ravel() for image in images])
+        return cls(*(tuple(map(float, sums(thumbnails, axis=0).round(2))) for sums in (np.mean, np.std)))
 
 
 @dataclass(frozen=True)
@@ -67,8 +87,10 @@ class Manifest:
         skill: the task that the policy was made for; what a robot asks for by name.
         normalisation: what `filter.onnx` does to each vector field, for people to read: the graph does it by itself.
         proprio_starts: proprio at the first frames of the training episodes; a robot far from these is not started.
+        camera_starts: the same of each camera that the policy sees; a camera that shows something else has moved.
         provenance: plain JSON about the making: runs, data, seeds, versions, commit.
         success_threshold: `probability` above this counts as success.
+        max_steps: control ticks after which the skill has failed, unless whoever runs it says otherwise.
         files: filled in by `write_bundle`.
     """
 
@@ -81,6 +103,8 @@ class Manifest:
     denoising_steps: int
     latent_size: int
     success_threshold: float
+    max_steps: int
+    camera_starts: Mapping[str, ImageStatistics] = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -94,7 +118,7 @@ class Manifest:
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         data["spec"] = self.spec.to_json()
         data["proprio_starts"] = dataclasses.asdict(self.proprio_starts)
-        for name in ("normalisation", "files"):
+        for name in ("normalisation", "camera_starts", "files"):
             data[name] = {key: dataclasses.asdict(value) for key, value in data[name].items()}
         return json.loads(json.dumps(data, allow_nan=False))
 
@@ -127,6 +151,8 @@ class Manifest:
             denoising_steps=_count(fields["denoising_steps"], source, "denoising_steps"),
             latent_size=_count(fields["latent_size"], source, "latent_size"),
             success_threshold=_number(fields["success_threshold"], source, "success_threshold"),
+            max_steps=_count(fields["max_steps"], source, "max_steps"),
+            camera_starts=many("camera_starts", _image_statistics),
             files=many("files", _file_record),
         )
 
@@ -168,6 +194,10 @@ def _check_fields(manifest: Manifest, source: str) -> None:
     for name in sorted(set(manifest.files) ^ set(GRAPHS)):
         fault = "lacks" if name in GRAPHS else "names a file that is no part of a bundle:"
         raise BundleError(f"{source}: 'files' {fault} {name!r}; export the bundle again")
+    cameras = {camera.name for camera in manifest.spec.cameras} if manifest.spec.uses_cameras else set()
+    for name in sorted(cameras ^ set(manifest.camera_starts)):
+        fault = "lacks" if name in cameras else "names what is no camera of this policy:"
+        raise BundleError(f"{source}: 'camera_starts' {fault} {name!r}; export the bundle again")
     if not 0 < manifest.success_threshold < 1:
         raise BundleError(f"{source}: 'success_threshold' is {manifest.success_threshold}, expected between 0 and 1")
 
@@ -217,6 +247,13 @@ def _numbers(data: Any, source: str, name: str, size: int) -> tuple[float, ...]:
 def _statistics(data: Any, source: str, name: str, size: int) -> FieldStatistics:
     fields = _exactly(data, source, name, FieldStatistics)
     return FieldStatistics(**{key: _numbers(value, source, f"{name}.{key}", size) for key, value in fields.items()})
+
+
+def _image_statistics(data: Any, source: str, name: str) -> ImageStatistics:
+    fields = _exactly(data, source, name, ImageStatistics)
+    return ImageStatistics(
+        **{key: _numbers(value, source, f"{name}.{key}", THUMBNAIL_SIZE) for key, value in fields.items()}
+    )
 
 
 def _normalisation(data: Any, source: str, name: str) -> Normalisation:

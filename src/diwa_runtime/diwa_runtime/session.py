@@ -54,6 +54,7 @@ class EpisodeState:
         generator: where this episode's noise comes from.
         chunk: the accepted actions (Ta, 7) drawn last.
         used: how many of them were given out.
+        asked: the action (7,) given out last.
         steps: observations taken since the reset.
     """
 
@@ -61,6 +62,7 @@ class EpisodeState:
     generator: np.random.Generator
     chunk: Float
     used: int
+    asked: Float
     steps: int = 0
 
 
@@ -85,6 +87,7 @@ class PolicySession:
             generator=np.random.Generator(np.random.PCG64(seed)),
             chunk=np.tile(HOLD_ACTION, (manifest.chunk_length, 1)),
             used=manifest.chunk_length,
+            asked=HOLD_ACTION.copy(),
         )
 
     def step(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> Float:
@@ -101,12 +104,8 @@ class PolicySession:
             BundleError: the graphs gave something that is not finite.
         """
         self.observe(observation, executed_action)
-        state = self.state
-        if state.used == len(state.chunk):
-            state.chunk, state.used = self._draw_chunk(), 0
-        action = state.chunk[state.used].copy()
-        state.used += 1
-        return action
+        self.state.asked = self._next_action()
+        return self.state.asked.copy()
 
     def observe(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> None:
         """Take an observation without asking for an action: the last one of an episode, which only the reward needs.
@@ -122,6 +121,11 @@ class PolicySession:
                 f"{self.bundle.source}: the filter's latent is not finite at step {state.steps}; stop here"
             )
         state.latent, state.steps, self._probability = latent, state.steps + 1, None
+
+    @property
+    def begins_chunk(self) -> bool:
+        """Whether the action given out last is the first of its chunk, where seams are."""
+        return self.state.used == 1
 
     @property
     def latent(self) -> Float:
@@ -155,15 +159,27 @@ class PolicySession:
         if state.steps == 0:
             return HOLD_ACTION
         if executed_action is None:
-            return state.chunk[state.used - 1]
+            return state.asked
         try:
             return accept_action(executed_action)
         except ValueError as error:
             raise InputError(f"executed {error}") from None
 
-    def _draw_chunk(self) -> Float:
+    def _next_action(self) -> Float:
+        """Return the action (7,) for the observation just taken: the next of the chunk, or the first of a new one."""
+        state = self.state
+        if state.used == len(state.chunk):
+            state.chunk, state.used = self._decide(state.latent, self._draw_noise()), 0
+        state.used += 1
+        return state.chunk[state.used - 1]
+
+    def _draw_noise(self) -> Float:
         noise = self.state.generator.standard_normal((1, *self.bundle.manifest.noise_shape), dtype=np.float32)
-        chunk = self.bundle.policy(self.state.latent[None], np.clip(noise, -NOISE_LIMIT, NOISE_LIMIT))[0]
+        return np.clip(noise, -NOISE_LIMIT, NOISE_LIMIT)
+
+    def _decide(self, latent: Float, noise: Float) -> Float:
+        """Return the chunk (Ta, 7) for a latent (Z,) as a robot accepts it; touches nothing of the episode."""
+        chunk = self.bundle.policy(latent[None], noise)[0]
         try:
             return accept_action(chunk)
         except ValueError as error:

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.bundle import observation_type, write_bundle
-from diwa_runtime.manifest import FieldStatistics, Manifest, Normalisation
+from diwa_runtime.manifest import FieldStatistics, ImageStatistics, Manifest, Normalisation
 from diwa_runtime.spec import Spec
 
 Float = NDArray[np.float32]
@@ -72,7 +72,9 @@ def toy_graphs(spec: Spec, weights: ToyWeights, chunk_length: int = 4, denoising
 
 def toy_manifest(spec: Spec, latent_size: int, chunk_length: int = 4, denoising_steps: int = 3) -> Manifest:
     """Return a manifest that fits `toy_graphs`."""
-    starts = FieldStatistics.of(np.random.default_rng(0).standard_normal((20, len(spec.proprio))))
+    random = np.random.default_rng(0)
+    starts = FieldStatistics.of(10 * random.standard_normal((20, len(spec.proprio))))
+    cameras = spec.cameras if spec.uses_cameras else ()
     return Manifest(
         skill="open_drawer",
         spec=spec,
@@ -85,6 +87,11 @@ def toy_manifest(spec: Spec, latent_size: int, chunk_length: int = 4, denoising_
         denoising_steps=denoising_steps,
         latent_size=latent_size,
         success_threshold=0.5,
+        max_steps=60,
+        camera_starts={
+            camera.name: ImageStatistics.of(random.integers(0, 256, (4, camera.height, camera.width, 3), np.uint8))
+            for camera in cameras
+        },
     )
 
 

@@ -112,8 +112,8 @@ def test_manifest_that_is_not_a_manifest_is_refused(folder):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"format_version": 0}, "export it again"),
-        ({"format_version": 2}, "update DiWA"),
+        ({"format_version": 1}, "export it again"),
+        ({"format_version": 3}, "update DiWA"),
         ({"format_version": "1"}, "format_version"),
         ({"format_version": True}, "format_version"),
         ({"chunk_length": 0}, "chunk_length"),
@@ -130,7 +130,9 @@ def test_manifest_that_is_not_a_manifest_is_refused(folder):
         ({"proprio_starts": {"mean": [1.0], "std": [1.0], "minimum": [1.0], "maximum": [1.0]}}, "proprio_starts"),
         ({"spec": {"version": 99}}, "version"),
         ({"spec": {**Spec().to_json(), "rate_hz": "fast"}}, "spec"),
-        ({"spec": {**Spec().to_json(), "mode": "vision"}}, "filter.onnx"),
+        ({"spec": {**Spec().to_json(), "mode": "vision"}}, "camera_starts"),
+        ({"camera_starts": {"static": {"mean": [1.0], "std": [1.0]}}}, "camera_starts.static"),
+        ({"max_steps": 0}, "max_steps"),
         ({"surprise": 1}, "surprise"),
         ({"files": {}}, "filter.onnx"),
         ({"files": "none"}, "files"),

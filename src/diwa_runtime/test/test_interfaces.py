@@ -12,7 +12,7 @@ ENUMERATED = {"RobotState": "MODE_FAULT", "EpisodeEvent": "DISCARD", "PolicyStat
 
 def test_every_message_of_the_contract_is_there() -> None:
     names = {name.removeprefix("diwa_msgs/msg/") for name in interfaces.message_definitions()}
-    assert names == {"EndEffectorDelta", "EpisodeEvent", "PolicyStatus", "RobotState", "SceneState"}
+    assert names == {"EndEffectorDelta", "EpisodeEvent", "PolicyStatus", "RobotState", "SceneState", "ShadowDivergence"}
 
 
 def test_every_field_says_its_unit_or_meaning() -> None:

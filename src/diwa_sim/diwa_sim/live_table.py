@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import GRIPPER, HOLD_ACTION
+from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
 from diwa_sim.command_gate import Command, CommandGate
 from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
-
-
-class RobotMode(IntEnum):
-    """`RobotState.MODE_*`; a test holds the two together."""
-
-    IDLE = 0
-    MOVING = 1
-    GUIDED = 2
-    STOPPED = 3
-    FAULT = 4
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ single-threaded executor: the table is one object, and a tick with two cameras t
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CompressedImage, JointState
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState
@@ -29,17 +31,18 @@ from diwa_runtime import events
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.events import EventKind
+from diwa_runtime.robot import SPEC_TOPIC, RobotMode
 from diwa_sim import messages
 from diwa_sim.command_gate import CommandGate
 from diwa_sim.environment import PlayTable
-from diwa_sim.live_table import LiveTable, RobotMode, Tick
+from diwa_sim.live_table import LiveTable, Tick
 from diwa_sim.messages import header
 from diwa_sim.ros_messages import command_of, filled
 from diwa_sim.ros_process import ros_process, until_told
 
 RELIABLE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""For marks, so that a recorder that comes late still learns which episode runs."""
+"""For the Spec and for marks, so that who comes late still learns which episode runs."""
 
 GOODBYE_S = 3.0
 """How long a subscriber may take to confirm the last mark."""
@@ -52,7 +55,7 @@ class Settings:
     Attributes:
         task: what counts as success; "" = play.
         seed: of the first episode; each reset takes the next.
-        start: spread of the start states: narrow, medium or wide.
+        start: spread of the start states: narrow, medium, wide or far.
         cameras: whether to render and publish both cameras.
         image_size: height and width of the images, pixels.
         rate_factor: simulated seconds in a second.
@@ -92,6 +95,7 @@ class SimulatorNode(Node):
         self._reported_at = time.monotonic()
         self._make_publishers()
         self._make_services()
+        self._spec.publish(String(data=json.dumps(self._env.contract.to_json())))
         self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
 
     def start(self) -> None:
@@ -172,6 +176,7 @@ class SimulatorNode(Node):
         self._joint_states = self.create_publisher(JointState, messages.JOINT_STATES[0], RELIABLE)
         self._scene_state = self.create_publisher(SceneState, messages.SCENE_STATE[0], RELIABLE)
         self._events = self.create_publisher(EpisodeEvent, events.TOPIC, LATCHED)
+        self._spec = self.create_publisher(String, SPEC_TOPIC, LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._images = {
             camera.name: self.create_publisher(CompressedImage, messages.image_topic(camera.name)[0], RELIABLE)
@@ -253,7 +258,7 @@ def declare_settings(node: Node) -> Settings:
     return Settings(
         task=read("task", "open_drawer", "what counts as success; empty = play"),
         seed=read("seed", 0, "seed of the first episode; each reset takes the next", 0, 2**31 - 1),
-        start=read("start", "wide", "spread of the start states: narrow, medium or wide"),
+        start=read("start", "wide", "spread of the start states: narrow, medium, wide or far"),
         cameras=read("cameras", False, "whether to render and publish both cameras"),
         image_size=read("image_size", 64, "height and width of the images, pixels", 16, 1024),
         rate_factor=rate_factor,

@@ -9,7 +9,7 @@ import numpy as np
 
 from diwa_runtime.bundle import Bundle, write_bundle
 from diwa_runtime.errors import BundleError, InputError
-from diwa_runtime.manifest import FieldStatistics, Manifest, Normalisation
+from diwa_runtime.manifest import FieldStatistics, ImageStatistics, Manifest, Normalisation
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import Artifact, check_lineage, check_world_model
 from diwa_trainer.dataset import Dataset
@@ -19,6 +19,9 @@ from diwa_trainer.policies import FINETUNED, PRETRAINED, load_policy
 from diwa_trainer.segments import demonstrations
 from diwa_trainer.verbs.train_reward import load_classifier
 from diwa_trainer.verbs.train_world_model import load_world_model
+
+PATIENCE = 2
+"""A skill has failed after so many times its longest demonstration, unless whoever runs it says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def run(config: ExportConfig) -> None:
     check_lineage(model_file, base_file, reward_file)
     _check_finetuned(model_file, base_file, policy_file)
     task = base_file.about["task"]
-    starts = [episode.start for episode in demonstrations(dataset, task, 1)]
+    shown = demonstrations(dataset, task, 1)
+    starts = np.array([episode.start for episode in shown])
     manifest = Manifest(
         skill=task,
         spec=model.spec,
@@ -64,7 +68,7 @@ def run(config: ExportConfig) -> None:
             name: Normalisation(features.names, tuple(features.mean.tolist()), tuple(features.std.tolist()), CLAMP)
             for name, features in (("proprio", model.proprio), ("scene", model.scene))
         },
-        proprio_starts=FieldStatistics.of(dataset.proprio[np.array(starts)]),
+        proprio_starts=FieldStatistics.of(dataset.proprio[starts]),
         provenance={
             "dataset": dataset.fingerprint,
             "world_model": model_file.sha256,
@@ -77,6 +81,8 @@ def run(config: ExportConfig) -> None:
         denoising_steps=finetuned.config.denoising_steps,
         latent_size=model.latent_size,
         success_threshold=reward_file.about["threshold"],
+        max_steps=PATIENCE * max(episode.end - episode.start for episode in shown),
+        camera_starts={name: ImageStatistics.of(images[starts]) for name, images in dataset.images.items()},
     )
     if _is_there(config.output, manifest):
         print(f"[{config.output.name}] is done already")

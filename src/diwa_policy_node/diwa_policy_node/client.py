@@ -1,0 +1,126 @@
+"""`run_skill`: ask the policy node for a skill and wait for the outcome, for machines without `ros2 action`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import rclpy
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.node import Node
+
+from diwa_msgs.action import RunSkill
+from diwa_policy_node.ros_process import ros_process
+from diwa_runtime.cli import run_verb
+from diwa_runtime.config import load_config
+from diwa_runtime.errors import DiwaError, InputError
+from diwa_runtime.robot import Outcome
+
+ANSWER_S = 5.0
+"""How long the node may take to answer a request."""
+
+
+class NotAchievedError(DiwaError):
+    """The goal ended otherwise than in success."""
+
+
+@dataclass(frozen=True)
+class RunSkillConfig:
+    """Run a skill on the robot and wait until it ends; Ctrl-C cancels it."""
+
+    skill: tuple[str, ...] = field(metadata={"help": "the skill, or several, one after the other"})
+    timeout: float = field(default=0.0, metadata={"help": "limit of each skill, s; 0 = the bundle's own"})
+    seed: int = field(default=0, metadata={"help": "of the policy's noise; 0 = drawn"})
+    wait: float = field(default=10.0, metadata={"help": "s to wait for the policy node"})
+
+
+class SkillClient(Node):
+    """Asks for skills.
+
+    Attributes:
+        feedback: the newest, of the goal that runs.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Make a client; `options` are rclpy's."""
+        super().__init__("run_skill", **options)
+        self._action = ActionClient(self, RunSkill, "run_skill")
+        self.feedback: RunSkill.Feedback | None = None
+
+    def ready(self) -> bool:
+        """Whether a policy node serves skills."""
+        return self._action.server_is_ready()
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a policy node.
+
+        Raises:
+            InputError: none came.
+        """
+        if not self._action.wait_for_server(seconds):
+            raise InputError(f"no policy node serves run_skill within {seconds:g} s; start it, configured and active")
+
+    def run(self, goal: RunSkill.Goal) -> RunSkill.Result:
+        """Run a goal to its end; an interruption cancels it and waits until the arm holds.
+
+        Raises:
+            InputError: the node does not answer, or is gone.
+        """
+        asked = self._action.send_goal_async(goal, feedback_callback=self._on_feedback)
+        rclpy.spin_until_future_complete(self, asked, timeout_sec=ANSWER_S)
+        handle = asked.result() if asked.done() else None
+        if handle is None or not handle.accepted:
+            raise InputError("the policy node did not take the goal; is it alive?")
+        ended = handle.get_result_async()
+        try:
+            while not ended.done():
+                rclpy.spin_until_future_complete(self, ended, timeout_sec=0.5)
+                if not ended.done() and not self.ready():
+                    raise InputError("the policy node is gone; the arm holds")
+        except KeyboardInterrupt:
+            rclpy.spin_until_future_complete(self, handle.cancel_goal_async(), timeout_sec=ANSWER_S)
+            rclpy.spin_until_future_complete(self, ended, timeout_sec=ANSWER_S)
+            raise
+        answer = ended.result()
+        if answer.status == GoalStatus.STATUS_UNKNOWN:
+            raise InputError("the policy node does not know the goal any more; was it started anew?")
+        return answer.result
+
+    def _on_feedback(self, message: Any) -> None:
+        self.feedback = message.feedback
+
+
+def goal_of(config: RunSkillConfig) -> RunSkill.Goal:
+    """Return the message."""
+    first, *rest = config.skill
+    return RunSkill.Goal(skill=first, next=rest, timeout=config.timeout, seed=config.seed)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run a skill and print how it ended.
+
+    Raises:
+        NotAchievedError: in another way than success.
+        InputError: no policy node.
+    """
+    words = list(argv)
+    named = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    config = load_config(RunSkillConfig, [*(["--skill", *words[:named]] if named else []), *words[named:]])
+    with ros_process(args=[]):
+        client = SkillClient()
+        client.wait(config.wait)
+        result = client.run(goal_of(config))
+        client.destroy_node()
+    outcome = Outcome(result.outcome)
+    line = f"{outcome.name} after {result.steps} steps: {result.reason}"
+    if outcome is not Outcome.SUCCESS:
+        raise NotAchievedError(line)
+    print(line)
+
+
+def main() -> None:
+    """Run `run_skill` with the process's arguments."""
+    sys.exit(run_verb(run))

@@ -1,0 +1,76 @@
+"""Between the core's values and ROS messages, as pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+
+from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
+from diwa_runtime.actions import GRIPPER, motion_of
+from diwa_runtime.divergence import Divergence, DivergenceSum
+from diwa_runtime.robot import RunState
+from diwa_runtime.skill_run import Decision
+from diwa_runtime.spec import ActionScale
+from diwa_runtime.streams import NANOSECONDS
+
+BASE_FRAME = "base"
+NODE = "diwa_policy"
+
+
+def time_of(stamp_ns: int) -> Time:
+    """Turn nanoseconds into a stamp."""
+    seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def command_of(decision: Decision, scale: ActionScale, source: str) -> EndEffectorDelta:
+    """Turn a decision into the command that answers its observation."""
+    motion = motion_of(decision.action, scale).tolist()
+    message = EndEffectorDelta(gripper=float(decision.action[GRIPPER]), source=source)
+    message.header.stamp, message.header.frame_id = time_of(decision.stamp_ns), BASE_FRAME
+    message.translation.x, message.translation.y, message.translation.z = motion[:3]
+    message.rotation.x, message.rotation.y, message.rotation.z = motion[3:]
+    return message
+
+
+def status_of(decision: Decision | None, state: RunState, skill: str) -> PolicyStatus:
+    """Return the status after a decision, or without one."""
+    message = PolicyStatus(skill=skill, state=int(state), success_probability=math.nan)
+    message.header.frame_id = BASE_FRAME
+    if decision is not None:
+        message.header.stamp = time_of(decision.stamp_ns)
+        message.step = decision.step
+        message.success_probability = decision.probability
+        message.observation_age, message.inference_time = decision.observation_age_s, decision.inference_s
+    return message
+
+
+def divergence_of(divergence: Divergence, means: DivergenceSum, skill: str) -> ShadowDivergence:
+    """Return one tick's divergence and the means so far."""
+    message = ShadowDivergence(
+        skill=skill,
+        translation=divergence.translation_m,
+        rotation=divergence.rotation_rad,
+        gripper_agrees=divergence.gripper_agrees,
+        ticks=means.ticks,
+        mean_translation=means.translation_m,
+        mean_rotation=means.rotation_rad,
+        mean_still_translation=means.still_m,
+        mean_still_rotation=means.still_rad,
+        gripper_agreement=means.gripper_agreement,
+    )
+    message.header.stamp, message.header.frame_id = time_of(divergence.stamp_ns), BASE_FRAME
+    return message
+
+
+def diagnostic(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:
+    """Return one diagnostic status; numbers with three digits."""
+    pairs = [
+        KeyValue(key=key, value=f"{value:.3g}" if isinstance(value, float) else str(value))
+        for key, value in values.items()
+    ]
+    return DiagnosticStatus(level=level, name=f"{NODE}: {name}", message=text, hardware_id=NODE, values=pairs)

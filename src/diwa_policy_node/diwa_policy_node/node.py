@@ -1,0 +1,436 @@
+"""Runs bundles on the robot's topics: a lifecycle node with the `run_skill` action.
+
+Thin: a callback converts, asks the ROS-free `SkillRunner`, and publishes what it decided. One single-threaded executor:
+the runner is one object, and an inference takes a tenth of a control period; in overlapped mode plans are made in a
+thread of their own. Nothing is commanded unless the node is active and a goal runs, and a robot that is not commanded
+holds: every error, and the end of this process, leaves it at standstill.
+
+rclpy gates lifecycle publishers only, so every other callback asks `_active` itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import String
+
+from diwa_msgs.action import RunSkill
+from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
+from diwa_policy_node import messages
+from diwa_policy_node.ros_process import ros_process, until_told
+from diwa_policy_node.settings import Settings, declare_settings
+from diwa_runtime.cli import run_verb
+from diwa_runtime.errors import ConfigError, DiwaError, InputError
+from diwa_runtime.robot import SPEC_TOPIC, Outcome, RunState
+from diwa_runtime.run_log import RunRecord
+from diwa_runtime.skill_run import Decision, Ended, Goal, SkillRunner
+from diwa_runtime.skills import load_skills, warm_up
+from diwa_runtime.spec import Spec, check_same_spec
+from diwa_runtime.streams import NANOSECONDS
+
+RELIABLE = QoSProfile(depth=10)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""For images: the newest is the only one that matters."""
+
+CHECK_S = 0.02
+IDLE_STATUS_EVERY = 5
+"""Checks between two statuses while no decision is made."""
+SENT_KEPT = 64
+ROBOT_STATE = "robot/state"
+
+SUCCESS, FAILURE, ERROR = (
+    TransitionCallbackReturn.SUCCESS,
+    TransitionCallbackReturn.FAILURE,
+    TransitionCallbackReturn.ERROR,
+)
+
+
+class PolicyNode(LifecycleNode):
+    """Serves `run_skill` with the bundles that it was given."""
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters and listen for the robot's Spec; `options` are rclpy's."""
+        super().__init__("diwa_policy", **options)
+        self.settings: Settings = declare_settings(self)
+        self.runner: SkillRunner | None = None
+        self._active = False
+        self._goal: ServerGoalHandle | None = None
+        self._record: RunRecord | None = None
+        self._last: Ended | None = None
+        self._robot_spec: Spec | None = None
+        self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
+        self._entities: list[Callable[[], object]] = []
+        self._checks = 0
+        self._inference_s: deque[float] = deque(maxlen=300)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._status = self.create_publisher(PolicyStatus, "policy/status", RELIABLE)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
+        self._commands = self.create_lifecycle_publisher(EndEffectorDelta, "robot/command", RELIABLE)
+        self._shadow_commands = self.create_lifecycle_publisher(EndEffectorDelta, "policy/shadow_command", RELIABLE)
+        self._divergence = self.create_lifecycle_publisher(ShadowDivergence, "policy/divergence", RELIABLE)
+        self.create_subscription(String, SPEC_TOPIC, self.on_spec, LATCHED)
+        self.create_timer(1.0, self.on_diagnostics, clock=self._steady)
+        if self.settings.autostart:
+            self._autostart = self.create_timer(0.1, self.on_autostart, clock=self._steady)
+
+    # Lifecycle.
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load, check and warm up the bundles; refuse them when the robot's Spec is another."""
+        return self._transition(self.configure, super().on_configure, state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take goals from now on, if all streams live."""
+        return self._transition(self.activate, super().on_activate, state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End the goal that runs; the arm holds."""
+        return self._transition(lambda: self.hold("the node was deactivated"), super().on_deactivate, state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Forget the bundles."""
+        return self._transition(self.cleanup, super().on_cleanup, state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End what runs and forget the bundles."""
+        return self._transition(self.cleanup, super().on_shutdown, state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Leave the robot held after a fault of ours, and start anew."""
+        return self._transition(self.cleanup, super().on_error, state)
+
+    def configure(self) -> None:
+        """Make the runner and what feeds it.
+
+        Raises:
+            DiwaError: no bundles, a damaged one, no robot, or one with another Spec.
+        """
+        if not self.settings.skills:
+            raise ConfigError("diwa_policy: parameter skills names no folder; give it one that `export` wrote")
+        skills = load_skills(self.settings.skills, self.settings.threads)
+        self._check_robot(next(iter(skills.values())).spec)
+        for name, bundle in skills.items():
+            self.get_logger().info(f"{name} from {bundle.source}: {1e3 * warm_up(bundle):.1f} ms an inference")
+        self.runner = SkillRunner(skills, self.settings.limits)
+        self._make_entities(self.runner)
+
+    def activate(self) -> None:
+        """Take goals from now on.
+
+        Raises:
+            InputError: a stream is missing, or the robot changed.
+        """
+        runner = self._needed_runner()
+        self._check_robot(runner.spec)
+        if silent := runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
+            raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
+        self._active = True
+
+    def hold(self, why: str) -> None:
+        """End the goal that runs and take no more: the arm holds."""
+        self._active = False
+        if self.runner is not None:
+            self.runner.cancel(why)
+            self._conclude_if_ended()
+        self.get_logger().info(f"{why}; the arm holds")
+
+    def cleanup(self) -> None:
+        """Undo `configure`."""
+        self.hold("the node is cleaned up")
+        if self.runner is not None:
+            self.runner.close()
+            self.runner = None
+        for destroy in reversed(self._entities):
+            destroy()
+        self._entities.clear()
+
+    def _transition(
+        self,
+        ours: Callable[[], None],
+        publishers: Callable[[LifecycleState], TransitionCallbackReturn],
+        state: LifecycleState,
+    ) -> TransitionCallbackReturn:
+        """Run our part of a transition and then the publishers' own. rclpy swallows errors here, so they are said."""
+        try:
+            ours()
+        except DiwaError as error:
+            self.get_logger().error(" ".join(str(error).split()))
+            return FAILURE
+        except Exception:  # the edge: whatever it was, say it and leave the robot held
+            self._active = False
+            self.get_logger().fatal(traceback.format_exc())
+            return ERROR
+        return publishers(state)
+
+    def on_autostart(self) -> None:
+        """Bring the node up by itself; a bundle that cannot be used ends the process.
+
+        Raises:
+            DiwaError: a bundle, a setting or the robot's Spec does not fit.
+        """
+        if self._active:
+            self._autostart.cancel()
+        elif self.runner is None:
+            if self._robot_spec is None:
+                self.get_logger().info(f"waiting for a robot on {SPEC_TOPIC}", throttle_duration_sec=5.0)
+            elif self.trigger_configure() is not SUCCESS:
+                raise InputError("diwa_policy could not be configured; the reason stands above")
+        elif not self.runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
+            self.trigger_activate()
+
+    def _make_entities(self, runner: SkillRunner) -> None:
+        cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
+        for topic, kind in runner.topics.items():
+            qos = NEWEST if topic in cameras else RELIABLE
+            subscription = self.create_subscription(message_class(kind), topic, self._listener(topic), qos)
+            self._undo(self.destroy_subscription, subscription)
+        heard = self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
+        self._undo(self.destroy_subscription, heard)
+        self._undo(self.destroy_timer, self.create_timer(CHECK_S, self.on_check, clock=self._steady))
+        server = ActionServer(
+            self,
+            RunSkill,
+            "run_skill",
+            execute_callback=_never_executed,
+            handle_accepted_callback=self.on_goal,
+            cancel_callback=self.on_cancel,
+        )
+        self._entities.append(server.destroy)
+
+    def _undo(self, destroy: Callable[[Any], object], entity: Any) -> None:
+        self._entities.append(lambda: destroy(entity))
+
+    # What comes in.
+
+    def on_spec(self, message: String) -> None:
+        """Learn what robot it is; one that changed under a running goal ends it."""
+        try:
+            self._robot_spec = Spec.from_json(json.loads(message.data), SPEC_TOPIC)
+            if self.runner is not None:
+                self._check_robot(self.runner.spec)
+        except (DiwaError, ValueError) as error:
+            self.get_logger().error(" ".join(str(error).split()))
+            if self.runner is not None:
+                self.runner.fail(str(error))
+                self._conclude_if_ended()
+
+    def _listener(self, topic: str) -> Callable[[Any], None]:
+        is_robot = topic == ROBOT_STATE
+
+        def on_message(message: Any) -> None:
+            runner, now_ns = self._needed_runner(), time.monotonic_ns()
+            if is_robot:
+                stamp = message.answered_stamp
+                runner.on_robot(message.mode, stamp.sec * NANOSECONDS + stamp.nanosec)
+            decision = runner.on_message(topic, message, now_ns)
+            if decision is not None:
+                self._publish(decision)
+            self._conclude_if_ended()
+
+        return on_message
+
+    def on_command(self, message: EndEffectorDelta) -> None:
+        """Hear what the robot is told; what we did not send, somebody else did."""
+        if message.source == self.settings.source and message in self._sent:
+            self._sent.remove(message)
+            return
+        name = message.source if message.source != self.settings.source else f"a second {message.source}"
+        self._needed_runner().on_foreign_command(name)
+        self._conclude_if_ended()
+
+    def on_check(self) -> None:
+        """Look at the time, whether or not messages come."""
+        runner = self._needed_runner()
+        runner.check(time.monotonic_ns())
+        self._conclude_if_ended()
+        self._checks += 1
+        state = runner.state(time.monotonic_ns())
+        if self._checks % IDLE_STATUS_EVERY == 0 and state not in (RunState.RUNNING, RunState.SHADOW):
+            self._status.publish(messages.status_of(None, state, runner.running))
+
+    def on_goal(self, handle: ServerGoalHandle) -> None:
+        """Begin a goal, or refuse it with the reason."""
+        request, runner = handle.request, self._needed_runner()
+        seed = request.seed or time.time_ns() % 2**31
+        goal = Goal((request.skill, *request.next), request.timeout, seed)
+        reason = runner.start(goal, time.monotonic_ns()) if self._active else "the node is not active"
+        if reason is not None:
+            self.get_logger().warning(f"goal refused: {reason}")
+            self._finish(handle, Ended(Outcome.REFUSED, reason, 0))
+            return
+        self._goal = handle
+        self._record = RunRecord(self.settings.log_folder, goal, runner.skills, self.settings.limits)
+        self._say_trouble()
+        self.get_logger().info(f"runs {', '.join(goal.skills)}, seed {seed}")
+
+    def on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        """Stop at once; the goal is concluded at the next check, when rclpy has noted the cancellation."""
+        if self._goal is None or handle.goal_id != self._goal.goal_id:
+            return CancelResponse.REJECT
+        self._needed_runner().cancel("the client cancelled")
+        return CancelResponse.ACCEPT
+
+    # What goes out.
+
+    def _publish(self, decision: Decision) -> None:
+        runner = self._needed_runner()
+        command = messages.command_of(decision, runner.spec.action_scale, self.settings.source)
+        if decision.send and self._active:
+            self._sent.append(command)
+            self._commands.publish(command)
+        elif self.settings.limits.shadow:
+            self._shadow_commands.publish(command)
+        self._inference_s.append(decision.inference_s)
+        self._status.publish(messages.status_of(decision, self._state_of(decision), decision.skill))
+        if decision.divergence is not None:
+            self._divergence.publish(
+                messages.divergence_of(decision.divergence, runner.divergence, decision.skill)
+            )
+        if self._goal is not None:
+            self._goal.publish_feedback(
+                RunSkill.Feedback(
+                    skill=decision.skill, step=decision.step, success_probability=decision.probability
+                )
+            )
+        if self._record is not None:
+            self._record.decided(decision)
+            self._say_trouble()
+
+    def _state_of(self, decision: Decision) -> RunState:
+        if self.settings.limits.shadow:
+            return RunState.SHADOW
+        return RunState.RUNNING if decision.send else RunState.HOLDING
+
+    def _conclude_if_ended(self) -> None:
+        runner = self._needed_runner()
+        ended = runner.take_ended()
+        if ended is None:
+            return
+        self._last = ended
+        if self._record is not None:
+            self._record.ended(ended, runner.late, runner.dropped, runner.divergence)
+            self._say_trouble()
+            self._record = None
+        log = self.get_logger().info if ended.outcome is Outcome.SUCCESS else self.get_logger().warning
+        log(f"{ended.outcome.name} after {ended.steps} steps: {ended.reason}; the arm holds")
+        if self._goal is not None:
+            goal, self._goal = self._goal, None
+            self._finish(goal, ended)
+
+    def _finish(self, handle: ServerGoalHandle, ended: Ended) -> None:
+        """Give the client its result.
+
+        A goal is "executed" only here, when all is over: a coroutine that waited for the end would keep rclpy's
+        executor from ever sleeping.
+        """
+
+        def conclude(goal: ServerGoalHandle) -> RunSkill.Result:
+            if ended.outcome is Outcome.SUCCESS:
+                goal.succeed()
+            elif goal.is_cancel_requested:
+                goal.canceled()
+            else:
+                goal.abort()
+            return RunSkill.Result(outcome=int(ended.outcome), reason=ended.reason, steps=ended.steps)
+
+        handle.execute(conclude)
+
+    def on_diagnostics(self) -> None:
+        """Say once a second what comes in, how fast the policy thinks, and what became of the last goal."""
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = [self._skill_diagnostic()]
+        if self.runner is not None:
+            message.status += [self._stream_diagnostic(self.runner), self._inference_diagnostic(self.runner)]
+        self._diagnostics.publish(message)
+
+    def _skill_diagnostic(self) -> DiagnosticStatus:
+        runner, last = self.runner, self._last
+        if runner is None:
+            return messages.diagnostic("skill", DiagnosticStatus.WARN, "not configured", {})
+        state = runner.state(time.monotonic_ns())
+        values: dict[str, Any] = {"state": state.name.lower(), "active": self._active, "skill": runner.running}
+        values |= {"skills": ", ".join(sorted(runner.skills))} | runner.dropped
+        if self.settings.limits.shadow:
+            values |= {f"shadow_{name}": value for name, value in vars(runner.divergence).items()}
+        if last is not None:
+            values |= {"last_outcome": last.outcome.name, "last_reason": last.reason}
+        if state is RunState.FAULT and last is not None:
+            return messages.diagnostic("skill", DiagnosticStatus.ERROR, last.reason, values)
+        level = DiagnosticStatus.WARN if state is RunState.HOLDING else DiagnosticStatus.OK
+        return messages.diagnostic("skill", level, state.name.lower(), values)
+
+    def _stream_diagnostic(self, runner: SkillRunner) -> DiagnosticStatus:
+        now_ns = time.monotonic_ns()
+        silent = runner.watch.silent(now_ns, self.settings.limits.give_up_after_s)
+        values = {f"{topic} rate_hz": rate for topic, rate in runner.watch.rates_hz(now_ns).items()}
+        values |= {f"{topic} age_s": runner.watch.age_s(topic, now_ns) for topic in runner.topics}
+        level = DiagnosticStatus.ERROR if silent else DiagnosticStatus.OK
+        return messages.diagnostic("streams", level, "; ".join(silent) or "all live", values)
+
+    def _inference_diagnostic(self, runner: SkillRunner) -> DiagnosticStatus:
+        times_ms = sorted(1e3 * seconds for seconds in self._inference_s) or [0.0]
+        values = {"median_ms": times_ms[len(times_ms) // 2], "largest_ms": times_ms[-1], "late": runner.late}
+        level, text = (DiagnosticStatus.WARN, "late") if runner.late else (DiagnosticStatus.OK, "in time")
+        return messages.diagnostic("inference", level, text, values)
+
+    def _say_trouble(self) -> None:
+        if self._record is not None and self._record.trouble:
+            self.get_logger().error(self._record.trouble, throttle_duration_sec=5.0)
+
+    def _needed_runner(self) -> SkillRunner:
+        assert self.runner is not None, "callbacks live between configure and cleanup only"
+        return self.runner
+
+    def _check_robot(self, ours: Spec) -> None:
+        """See that the robot is the one that the bundles are for. What a policy observes of it is its own business."""
+        if self._robot_spec is None:
+            raise InputError(f"no robot has said on {SPEC_TOPIC} what it is; start its bridge or the simulator first")
+        theirs = Spec.from_json({**self._robot_spec.to_json(), "mode": ours.mode})
+        check_same_spec(ours, "the bundles", theirs, SPEC_TOPIC)
+
+
+def _never_executed(_: ServerGoalHandle) -> RunSkill.Result:
+    raise AssertionError("goals are concluded by _finish")
+
+
+def message_class(kind: str) -> Any:
+    """Return the rclpy class of a message type such as ``diwa_msgs/msg/RobotState``."""
+    package, _, name = kind.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the node until it is told to stop.
+
+    Raises:
+        DiwaError: a parameter cannot be, or, with autostart, the bundles cannot be used.
+    """
+    with ros_process([sys.argv[0], *argv]):
+        node = PolicyNode()
+        try:
+            with until_told():
+                rclpy.spin(node)
+        finally:
+            node.cleanup()
+            node.destroy_node()
+
+
+def main() -> None:
+    """Run the node with the process's arguments."""
+    sys.exit(run_verb(run))

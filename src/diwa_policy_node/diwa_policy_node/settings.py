@@ -1,0 +1,126 @@
+"""The policy node's parameters: declared with description and range, read once, never changed while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.node import Node
+
+from diwa_runtime.errors import ConfigError
+from diwa_runtime.overlap import SeamLimits
+from diwa_runtime.skill_run import RunLimits
+from diwa_runtime.start_gate import GateLimits
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter: its default gives its type."""
+
+    default: Any
+    about: str
+    low: float | None = None
+    high: float | None = None
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Describe it to ROS."""
+        found = ParameterDescriptor(description=self.about, read_only=True)
+        if self.low is not None and self.high is not None:
+            if isinstance(self.default, float):
+                found.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
+            else:
+                found.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
+        return found
+
+
+_LIMITS, _SEAMS, _GATE = RunLimits(), SeamLimits(), GateLimits()
+
+PARAMETERS = {
+    "skills": Parameter([""], "folders: each a bundle, or one that bundles lie in"),
+    "source": Parameter("policy", "the name under which the robot is commanded"),
+    "log_folder": Parameter("runs/policy", "folder of the runs' logs; empty = none"),
+    "autostart": Parameter(False, "configure and activate by itself as soon as the robot is there"),
+    "threads": Parameter(1, "threads of one inference", 1, 64),
+    "shadow": Parameter(_LIMITS.shadow, "say what would be done on policy/shadow_command, and command nothing"),
+    "overlapped": Parameter(_LIMITS.overlapped, "plan the next chunk while this one runs"),
+    "hold_after_s": Parameter(_LIMITS.hold_after_s, "s without an observation until the arm holds", 0.02, 1.0),
+    "give_up_after_s": Parameter(_LIMITS.give_up_after_s, "s without one until the goal ends", 0.05, 5.0),
+    "first_observation_s": Parameter(_LIMITS.first_observation_s, "s that the first one may take", 0.1, 30.0),
+    "unanswered_s": Parameter(_LIMITS.unanswered_s, "s without a command taken until the goal ends", 0.1, 5.0),
+    "success_frames": Parameter(_LIMITS.success_frames, "observations in a row that must look like success", 1, 100),
+    "success_release": Parameter(_LIMITS.success_release, "fall of the probability that restarts the count", 0.0, 1.0),
+    "stuck_after_s": Parameter(_LIMITS.stuck_after_s, "s of one and the same picture until a camera is stuck", 0.1, 60.0),
+    "stuck_moved_m": Parameter(_LIMITS.stuck_moved_m, "m that the arm must have moved meanwhile", 0.0, 1.0),
+    "acceleration": Parameter(_SEAMS.acceleration, "m/s^2, overlapped mode's limit", 0.1, 13.0),
+    "rotation_acceleration": Parameter(_SEAMS.rotation_acceleration, "rad/s^2, overlapped mode's limit", 0.1, 25.0),
+    "blend_ticks": Parameter(_SEAMS.blend_ticks, "control ticks over which a new plan takes over", 0, 30),
+    "start_proprio_limit": Parameter(_GATE.proprio, "ranges of the training starts that the arm may be away", 0.0, 1e3),
+    "start_camera_limit": Parameter(_GATE.camera, "times the spread that a camera's picture may differ", 0.0, 1e3),
+    "allow_far_start": Parameter(_GATE.allow_far_start, "start wherever the arm is"),
+    "allow_moved_camera": Parameter(_GATE.allow_moved_camera, "start whatever the cameras show"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the node was told; the parameters' descriptions say what each is."""
+
+    skills: tuple[Path, ...]
+    source: str
+    log_folder: Path | None
+    autostart: bool
+    threads: int
+    limits: RunLimits
+
+
+def declare_settings(node: Node) -> Settings:
+    """Declare the node's parameters, and read them.
+
+    Raises:
+        ConfigError: one is of the wrong type or out of range, or two do not go together.
+    """
+    values: dict[str, Any] = {}
+    for name, parameter in PARAMETERS.items():
+        try:
+            values[name] = node.declare_parameter(name, parameter.default, parameter.descriptor()).value
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ConfigError(f"diwa_policy: parameter {name} ({parameter.about}): {error}") from None
+    return settings_of(values)
+
+
+def settings_of(values: dict[str, Any]) -> Settings:
+    """Turn the parameters' values into settings.
+
+    Raises:
+        ConfigError: two do not go together.
+    """
+
+    def chosen(*names: str) -> dict[str, Any]:
+        return {name: values[name] for name in names}
+
+    if values["give_up_after_s"] < values["hold_after_s"]:
+        raise ConfigError("diwa_policy: give_up_after_s must not be less than hold_after_s")
+    if not values["source"]:
+        raise ConfigError("diwa_policy: source must not be empty; the robot tells its commanders apart by it")
+    gate = GateLimits(
+        proprio=values["start_proprio_limit"],
+        camera=values["start_camera_limit"],
+        **chosen("allow_far_start", "allow_moved_camera"),
+    )
+    limits = RunLimits(
+        **chosen(
+            "hold_after_s", "give_up_after_s", "first_observation_s", "unanswered_s", "success_frames",
+            "success_release", "stuck_after_s", "stuck_moved_m", "overlapped", "shadow",
+        ),
+        seams=SeamLimits(**chosen("acceleration", "rotation_acceleration", "blend_ticks")),
+        gate=gate,
+    )  # fmt: skip
+    return Settings(
+        skills=tuple(Path(folder) for folder in values["skills"] if folder),
+        log_folder=Path(values["log_folder"]) if values["log_folder"] else None,
+        limits=limits,
+        **chosen("source", "autostart", "threads"),
+    )

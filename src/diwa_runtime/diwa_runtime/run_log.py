@@ -1,0 +1,147 @@
+"""A run's record: one JSON object a line, readable up to the last line even if the process was killed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.bundle import Bundle
+from diwa_runtime.divergence import DivergenceSum
+from diwa_runtime.errors import StorageError
+from diwa_runtime.seams import measure_seams
+from diwa_runtime.skill_run import Decision, Ended, Goal, RunLimits
+
+FORMAT_VERSION = 1
+SUFFIX = ".jsonl"
+
+
+class RunLog:
+    """Writes `start`, a `step` for each control tick, and `end`.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, folder: Path, name: str, header: Mapping[str, Any]) -> None:
+        """Begin a file in `folder`, named by the time and `name`.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self.path = Path(folder) / f"{stamp}_{time.monotonic_ns() % 10**6:06d}_{name}{SUFFIX}"
+        self._file: TextIO | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "x", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{self.path}: no run log can be written ({error.strerror})") from None
+        self._write({"kind": "start", "format_version": FORMAT_VERSION, "started": stamp, **header})
+
+    def step(self, fields: Mapping[str, Any]) -> None:
+        """Write a control tick.
+
+        Raises:
+            StorageError: the disk refused; nothing more is written.
+        """
+        self._write({"kind": "step", **fields})
+
+    def end(self, fields: Mapping[str, Any]) -> None:
+        """Write how the run ended, and close the file; does nothing if it is closed.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        if self._file is None:
+            return
+        self._write({"kind": "end", **fields})
+        self._file.close()
+        self._file = None
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            file, self._file = self._file, None
+            try:
+                file.close()
+            except OSError:
+                pass  # the same refusal again
+            raise StorageError(f"{self.path}: the run log ends here ({error.strerror}); free some disk") from None
+
+
+class RunRecord:
+    """One goal's record: its log, and the figures that sum it up.
+
+    Attributes:
+        trouble: why there is no log, or no more of it; "" = there is.
+    """
+
+    def __init__(self, folder: Path | None, goal: Goal, skills: Mapping[str, Bundle], limits: RunLimits) -> None:
+        """Begin a record in `folder`; None = keep no log."""
+        self._spec = skills[goal.skills[0]].spec
+        self._actions: list[NDArray[np.float32]] = []
+        self._begins: list[bool] = []
+        self._inference_s: list[float] = []
+        self.trouble = ""
+        self._log: RunLog | None = None
+        if folder is not None:
+            with self._noting_trouble():
+                self._log = RunLog(folder, goal.skills[0], self._header(goal, skills, limits))
+
+    def decided(self, decision: Decision) -> None:
+        """Take in a control tick."""
+        self._actions.append(decision.action)
+        self._begins.append(decision.begins_chunk)
+        self._inference_s.append(decision.inference_s)
+        if self._log is not None:
+            with self._noting_trouble():
+                self._log.step(decision.to_json())
+
+    def ended(self, ended: Ended, late: int, dropped: Mapping[str, int], divergence: DivergenceSum) -> dict[str, Any]:
+        """Close the log with how the goal ended; return what was written."""
+        inference = np.array(self._inference_s or [0.0])
+        summary = {
+            "outcome": ended.outcome.name,
+            "reason": ended.reason,
+            "steps": ended.steps,
+            "late": late,
+            "dropped": dict(dropped),
+            "inference_s": {"median": float(np.median(inference)), "largest": float(inference.max())},
+            "seams": measure_seams(np.array(self._actions), np.array(self._begins), self._spec).to_json(),
+            "divergence": asdict(divergence) if divergence.ticks else None,
+        }
+        if self._log is not None:
+            with self._noting_trouble():
+                self._log.end(summary)
+        return summary
+
+    @contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """A full disk ends the log, not the motion."""
+        try:
+            yield
+        except StorageError as error:
+            self.trouble, self._log = str(error), None
+
+    def _header(self, goal: Goal, skills: Mapping[str, Bundle], limits: RunLimits) -> dict[str, Any]:
+        return {
+            "skills": list(goal.skills),
+            "timeout_s": goal.timeout_s,
+            "seed": goal.seed,
+            "bundles": {name: skills[name].sha256 for name in goal.skills},
+            "thresholds": {name: skills[name].manifest.success_threshold for name in goal.skills},
+            "rate_hz": self._spec.rate_hz,
+            "limits": asdict(limits),
+        }
