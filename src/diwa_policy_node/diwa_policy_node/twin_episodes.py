@@ -1,0 +1,166 @@
+"""`twin_episodes`: many seeded episodes of one skill through ROS against the simulator, and how many succeeded.
+
+The simulator says which seed runs and whether the task is achieved; the policy's noise has the same seed, as in
+`evaluate`. So the figure can be laid beside the offline evaluator's on the same seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_srvs.srv import Trigger
+
+from diwa_msgs.action import RunSkill
+from diwa_msgs.msg import EpisodeEvent
+from diwa_policy_node.client import SkillClient
+from diwa_policy_node.ros_process import ros_process
+from diwa_runtime.cli import run_verb
+from diwa_runtime.config import load_config
+from diwa_runtime.errors import InputError
+from diwa_runtime.events import TOPIC, EventKind
+from diwa_runtime.files import written_whole
+from diwa_runtime.robot import Outcome
+
+LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+ANSWER_S = 10.0
+
+
+@dataclass(frozen=True)
+class TwinEpisodesConfig:
+    """Run one skill from many seeded starts of the simulator, through ROS, and count.
+
+    Attributes:
+        skill: of the policy node, and the simulator's task.
+        output: JSON file to write.
+        episodes: how many.
+        timeout: limit of an episode, simulated s; 0 = the bundle's own.
+        against: `evaluation.json` of the offline evaluator, to lay beside.
+    """
+
+    skill: str
+    output: Path
+    episodes: int = 50
+    timeout: float = 0.0
+    against: Path | None = field(default=None)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What came of one: `success` is the simulator's word, `outcome` the policy node's."""
+
+    seed: int
+    success: bool
+    outcome: str
+    reason: str
+    steps: int
+
+
+class TwinClient(SkillClient):
+    """Asks for skills, resets the simulator, and hears what it says about episodes."""
+
+    def __init__(self, **options: Any) -> None:
+        """Make a client; `options` are rclpy's."""
+        super().__init__(**options)
+        self._reset = self.create_client(Trigger, "sim/reset")
+        self.create_subscription(EpisodeEvent, TOPIC, self._on_event, LATCHED)
+        self.seed: int | None = None
+        self.achieved: set[int] = set()
+
+    def _on_event(self, event: EpisodeEvent) -> None:
+        if event.kind == EventKind.START:
+            self.seed = event.seed
+        elif event.kind == EventKind.SUCCESS:
+            self.achieved.add(event.seed)
+
+    def running_seed(self, other_than: int | None = None) -> int:
+        """Wait for an episode's START and return its seed.
+
+        Raises:
+            InputError: none came.
+        """
+        end = time.monotonic() + ANSWER_S
+        while self.seed is None or self.seed == other_than:
+            if time.monotonic() > end:
+                raise InputError("no episode began; is the simulator's node alive?")
+            rclpy.spin_once(self, timeout_sec=0.1)
+        return self.seed
+
+    def reset(self) -> None:
+        """Begin the next episode.
+
+        Raises:
+            InputError: the simulator does not answer, or cannot.
+        """
+        if not self._reset.wait_for_service(ANSWER_S):
+            raise InputError("nobody serves sim/reset; start the simulator's node")
+        answer = self._reset.call_async(Trigger.Request())
+        rclpy.spin_until_future_complete(self, answer, timeout_sec=ANSWER_S)
+        response = answer.result() if answer.done() else None
+        if response is None or not response.success:
+            raise InputError(f"sim/reset: {response.message if response else 'no answer'}")
+
+    def episode(self, config: TwinEpisodesConfig) -> Episode:
+        """Run the skill in the episode that has begun."""
+        seed = self.running_seed()
+        result = self.run(RunSkill.Goal(skill=config.skill, timeout=config.timeout, seed=seed))
+        return Episode(seed, seed in self.achieved, Outcome(result.outcome).name, result.reason, result.steps)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run all episodes and write what came of them.
+
+    Raises:
+        InputError: simulator or policy node are not there.
+    """
+    config = load_config(TwinEpisodesConfig, argv)
+    episodes: list[Episode] = []
+    with ros_process(args=[]):
+        client = TwinClient()
+        client.wait(ANSWER_S)
+        for index in range(config.episodes):
+            if index:
+                client.reset()
+                client.running_seed(other_than=episodes[-1].seed)
+            episodes.append(client.episode(config))
+            successes = sum(episode.success for episode in episodes)
+            print(f"seed {episodes[-1].seed}: {episodes[-1].outcome}; {successes} of {len(episodes)}", flush=True)
+        client.destroy_node()
+    report = {
+        "skill": config.skill,
+        "successes": successes,
+        "episodes": len(episodes),
+        "seeds": [episode.seed for episode in episodes],
+        "episodes_detail": [asdict(episode) for episode in episodes],
+    }
+    with written_whole(config.output) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(f"{config.skill} through ROS: {successes} of {len(episodes)}{_beside(config.against, report)}")
+
+
+def _beside(path: Path | None, report: dict[str, Any]) -> str:
+    """Say what the offline evaluator found on the same seeds."""
+    if path is None:
+        return ""
+    offline = json.loads(path.read_text(encoding="utf-8"))
+    if offline["seeds"] != report["seeds"]:
+        raise InputError(f"{path}: has other seeds than the simulator gave; run `evaluate` from the same first seed")
+    low, high = offline["interval95"]
+    inside = low <= report["successes"] / report["episodes"] <= high
+    same = sum(a["success"] == b["success"] for a, b in zip(offline["episodes_detail"], report["episodes_detail"], strict=True))
+    return (
+        f"; offline {offline['successes']} of {offline['episodes']} [{100 * low:.0f}, {100 * high:.0f}] %: "
+        f"{'within' if inside else 'outside'}; {same} of {report['episodes']} episodes ended alike"
+    )
+
+
+def main() -> None:
+    """Run `twin_episodes` with the process's arguments."""
+    sys.exit(run_verb(run))
