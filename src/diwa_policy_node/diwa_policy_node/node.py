@@ -51,6 +51,8 @@ CHECK_S = 0.02
 IDLE_STATUS_EVERY = 5
 """Checks between two statuses while no decision is made."""
 SENT_KEPT = 64
+GOODBYE_S = 0.2
+"""How long the process goes on when it is told to stop, so that clients are told how their goals ended."""
 ROBOT_STATE = "robot/state"
 
 SUCCESS, FAILURE, ERROR = (
@@ -61,7 +63,13 @@ SUCCESS, FAILURE, ERROR = (
 
 
 class PolicyNode(LifecycleNode):
-    """Serves `run_skill` with the bundles that it was given."""
+    """Serves `run_skill` with the bundles that it was given.
+
+    Attributes:
+        settings: its parameters.
+        runner: what decides; None before `configure`.
+        concluding: goals that ended and whose results wait for the executor to turn.
+    """
 
     def __init__(self, **options: Any) -> None:
         """Declare the parameters and listen for the robot's Spec; `options` are rclpy's."""
@@ -72,6 +80,7 @@ class PolicyNode(LifecycleNode):
         self._goal: ServerGoalHandle | None = None
         self._record: RunRecord | None = None
         self._last: Ended | None = None
+        self.concluding = 0
         self._robot_spec: Spec | None = None
         self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
         self._entities: list[Callable[[], object]] = []
@@ -340,6 +349,7 @@ class PolicyNode(LifecycleNode):
         """
 
         def conclude(goal: ServerGoalHandle) -> RunSkill.Result:
+            self.concluding -= 1
             if ended.outcome is Outcome.SUCCESS:
                 goal.succeed()
             elif goal.is_cancel_requested:
@@ -348,6 +358,7 @@ class PolicyNode(LifecycleNode):
                 goal.abort()
             return RunSkill.Result(outcome=int(ended.outcome), reason=ended.reason, steps=ended.steps)
 
+        self.concluding += 1
         handle.execute(conclude)
 
     def on_diagnostics(self) -> None:
@@ -427,6 +438,10 @@ def run(argv: Sequence[str]) -> None:
             with until_told():
                 rclpy.spin(node)
         finally:
+            node.hold("the process ends")
+            end = time.monotonic() + GOODBYE_S
+            while time.monotonic() < end:
+                rclpy.spin_once(node, timeout_sec=0.01)
             node.cleanup()
             node.destroy_node()
 

@@ -227,6 +227,9 @@ class Rig:
 
     def close(self) -> None:
         if self.policy is not None:
+            self.policy.hold("the test is over")
+            while self.policy.concluding:
+                self.executor.spin_once(timeout_sec=0.02)
             self.policy.cleanup()
         self.executor.shutdown()
         for node in self.nodes:
