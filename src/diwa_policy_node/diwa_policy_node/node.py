@@ -307,14 +307,10 @@ class PolicyNode(LifecycleNode):
         self._inference_s.append(decision.inference_s)
         self._status.publish(messages.status_of(decision, self._state_of(decision), decision.skill))
         if decision.divergence is not None:
-            self._divergence.publish(
-                messages.divergence_of(decision.divergence, runner.divergence, decision.skill)
-            )
+            self._divergence.publish(messages.divergence_of(decision.divergence, runner.divergence, decision.skill))
         if self._goal is not None:
             self._goal.publish_feedback(
-                RunSkill.Feedback(
-                    skill=decision.skill, step=decision.step, success_probability=decision.probability
-                )
+                RunSkill.Feedback(skill=decision.skill, step=decision.step, success_probability=decision.probability)
             )
         if self._record is not None:
             self._record.decided(decision)
@@ -335,11 +331,17 @@ class PolicyNode(LifecycleNode):
             self._record.ended(ended, runner.late, runner.dropped, runner.divergence)
             self._say_trouble()
             self._record = None
-        log = self.get_logger().info if ended.outcome is Outcome.SUCCESS else self.get_logger().warning
-        log(f"{ended.outcome.name} after {ended.steps} steps: {ended.reason}; the arm holds")
+        self._say(ended)
         if self._goal is not None:
             goal, self._goal = self._goal, None
             self._finish(goal, ended)
+
+    def _say(self, ended: Ended) -> None:
+        line = f"{ended.outcome.name} after {ended.steps} steps: {ended.reason}; the arm holds"
+        if ended.outcome is Outcome.SUCCESS:  # rclpy allows one severity a source line
+            self.get_logger().info(line)
+        else:
+            self.get_logger().warning(line)
 
     def _finish(self, handle: ServerGoalHandle, ended: Ended) -> None:
         """Give the client its result.

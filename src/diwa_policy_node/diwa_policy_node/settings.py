@@ -52,7 +52,9 @@ PARAMETERS = {
     "unanswered_s": Parameter(_LIMITS.unanswered_s, "s without a command taken until the goal ends", 0.1, 5.0),
     "success_frames": Parameter(_LIMITS.success_frames, "observations in a row that must look like success", 1, 100),
     "success_release": Parameter(_LIMITS.success_release, "fall of the probability that restarts the count", 0.0, 1.0),
-    "stuck_after_s": Parameter(_LIMITS.stuck_after_s, "s of one and the same picture until a camera is stuck", 0.1, 60.0),
+    "stuck_after_s": Parameter(
+        _LIMITS.stuck_after_s, "s of one and the same picture until a camera is stuck", 0.1, 60.0
+    ),
     "stuck_moved_m": Parameter(_LIMITS.stuck_moved_m, "m that the arm must have moved meanwhile", 0.0, 1.0),
     "acceleration": Parameter(_SEAMS.acceleration, "m/s^2, overlapped mode's limit", 0.1, 13.0),
     "rotation_acceleration": Parameter(_SEAMS.rotation_acceleration, "rad/s^2, overlapped mode's limit", 0.1, 25.0),

@@ -154,7 +154,9 @@ def _beside(path: Path | None, report: dict[str, Any]) -> str:
         raise InputError(f"{path}: has other seeds than the simulator gave; run `evaluate` from the same first seed")
     low, high = offline["interval95"]
     inside = low <= report["successes"] / report["episodes"] <= high
-    same = sum(a["success"] == b["success"] for a, b in zip(offline["episodes_detail"], report["episodes_detail"], strict=True))
+    same = sum(
+        a["success"] == b["success"] for a, b in zip(offline["episodes_detail"], report["episodes_detail"], strict=True)
+    )
     return (
         f"; offline {offline['successes']} of {offline['episodes']} [{100 * low:.0f}, {100 * high:.0f}] %: "
         f"{'within' if inside else 'outside'}; {same} of {report['episodes']} episodes ended alike"

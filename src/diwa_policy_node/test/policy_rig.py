@@ -1,4 +1,4 @@
-"""What the policy node's tests stand on: one executor that the test turns, a robot that does as it is told, a client."""
+"""What the policy node's tests stand on: an executor that the test turns, a robot that does as it is told, a client."""
 
 from __future__ import annotations
 

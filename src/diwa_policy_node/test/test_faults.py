@@ -249,7 +249,8 @@ def test_f21_a_frozen_policy_leaves_the_robot_held_and_does_not_go_on_when_it_wa
 
 
 @pytest.mark.parametrize(
-    ("trouble", "word"), [("unplugged", "camera/wrist/image/compressed silent for"), ("stuck", "one and the same picture")]
+    ("trouble", "word"),
+    [("unplugged", "camera/wrist/image/compressed silent for"), ("stuck", "one and the same picture")],
 )
 def test_f21_a_camera_that_is_unplugged_or_stuck_ends_the_goal(
     make_rig: Callable[..., Rig], tmp_path: Path, trouble: str, word: str

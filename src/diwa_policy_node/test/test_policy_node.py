@@ -14,15 +14,15 @@ import pytest
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 pytest.importorskip("rclpy")
 
-from policy_rig import PATIENT, STATE, Rig, write_skill  # noqa: E402
-from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
+from policy_rig import PATIENT, STATE, Rig, write_skill
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 
-from diwa_msgs.action import RunSkill  # noqa: E402
-from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence  # noqa: E402
-from diwa_policy_node.settings import PARAMETERS  # noqa: E402
-from diwa_runtime.errors import DiwaError  # noqa: E402
-from diwa_runtime.robot import Outcome, RobotMode, RunState  # noqa: E402
+from diwa_msgs.action import RunSkill
+from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
+from diwa_policy_node.settings import PARAMETERS
+from diwa_runtime.errors import DiwaError
+from diwa_runtime.robot import Outcome, RobotMode, RunState
 
 pytestmark = pytest.mark.ros
 
@@ -69,6 +69,7 @@ def test_success_is_the_bundles_own_reward(make_rig: Callable[..., Rig], tmp_pat
     outcome, reason = rig.run()
     assert (outcome, reason) == (Outcome.SUCCESS, "open_drawer achieved, by the bundle's own reward")
     assert len(robot.commands) == 4, "the fifth frame in a row is the last"
+    assert rig.run(timeout=0.1)[0] is Outcome.TIMEOUT, "one node sees all kinds of ends"
 
 
 def test_skills_run_one_after_the_other_as_one_goal(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
@@ -96,9 +97,7 @@ def test_a_cancelled_goal_stops_at_once_and_another_may_follow(make_rig: Callabl
     assert rig.run(timeout=0.2)[0] is Outcome.TIMEOUT
 
 
-@pytest.mark.parametrize(
-    ("goal", "word"), [({"skill": "open_drawr"}, "did you mean"), ({"timeout": -1.0}, "timeout")]
-)
+@pytest.mark.parametrize(("goal", "word"), [({"skill": "open_drawr"}, "did you mean"), ({"timeout": -1.0}, "timeout")])
 def test_an_impossible_goal_is_refused_with_the_reason(
     make_rig: Callable[..., Rig], skills: Path, goal: dict[str, Any], word: str
 ) -> None:
@@ -233,7 +232,9 @@ def test_shadow_mode_shows_what_it_would_do_and_commands_nothing(make_rig: Calla
     assert {command.source for command in proposed} == {"policy"}
     assert {status.state for status in rig.statuses if status.skill} == {PolicyStatus.STATE_SHADOW}
     answers = {(c.header.stamp.sec, c.header.stamp.nanosec): c for c in proposed}
-    before = {(s.header.stamp.sec, s.header.stamp.nanosec): t for s, t in zip(robot.states, robot.states[1:], strict=False)}
+    before = {
+        (s.header.stamp.sec, s.header.stamp.nanosec): t for s, t in zip(robot.states, robot.states[1:], strict=False)
+    }
     for message in apart[5:20]:
         key = (message.header.stamp.sec, message.header.stamp.nanosec)
         ours, done = answers[key].translation, before[key].accepted_translation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ class ImageStatistics:
     std: tuple[float, ...]
 
     @classmethod
-    def of(cls, images: Sequence[NDArray[np.uint8]]) -> ImageStatistics:
+    def of(cls, images: Iterable[NDArray[np.uint8]]) -> ImageStatistics:
         """Sum up images (H, W, 3) RGB."""
         thumbnails = np.stack([thumbnail(image).ravel() for image in images])
         return cls(*(tuple(map(float, sums(thumbnails, axis=0).round(2))) for sums in (np.mean, np.std)))

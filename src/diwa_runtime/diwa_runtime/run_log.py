@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -41,7 +41,7 @@ class RunLog:
         self._file: TextIO | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "x", encoding="utf-8")
+            self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  (a run is longer than a block)
         except OSError as error:
             raise StorageError(f"{self.path}: no run log can be written ({error.strerror})") from None
         self._write({"kind": "start", "format_version": FORMAT_VERSION, "started": stamp, **header})
@@ -74,10 +74,8 @@ class RunLog:
             self._file.flush()
         except OSError as error:
             file, self._file = self._file, None
-            try:
+            with suppress(OSError):  # the same refusal again
                 file.close()
-            except OSError:
-                pass  # the same refusal again
             raise StorageError(f"{self.path}: the run log ends here ({error.strerror}); free some disk") from None
 
 

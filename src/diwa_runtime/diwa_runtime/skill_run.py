@@ -152,6 +152,14 @@ class _Episode:
         return self.goal.skills[self.index]
 
 
+class _Over(Exception):
+    """The goal cannot go on; raised while an observation is worked on."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome, self.reason = outcome, reason
+
+
 class SkillRunner:
     """Runs one goal at a time.
 
@@ -169,7 +177,7 @@ class SkillRunner:
         limits: RunLimits | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Run `skills`, all of one Spec; `clock_ns` is the clock of every `now_ns`, and tells how long inference took."""
+        """Run `skills`, all of one Spec; `clock_ns` is the clock of every `now_ns`, and times inferences."""
         self.skills, self.limits, self._clock_ns = dict(skills), limits or RunLimits(), clock_ns
         self.spec = next(iter(self.skills.values())).spec
         self._planner = ThreadPlanner() if self.limits.overlapped else None
@@ -237,11 +245,14 @@ class SkillRunner:
             if topic == self._assembler.reference.topic:
                 self._received[stamp_of(message, self._assembler.reference, now_ns)] = now_ns
             if topic in self._cameras and (reason := self._stuck.objection(topic, message, now_ns)):
-                return self._end(Outcome.FAULT, f"{reason}; look at the camera")
+                raise _Over(Outcome.FAULT, f"{reason}; look at the camera")
             rows = self._assembler.feed(topic, message, now_ns)
             return self._on_rows(rows, now_ns) if rows else None
+        except _Over as over:
+            self._end(over.outcome, over.reason)
         except DiwaError as error:
-            return self._end(Outcome.FAULT, str(error))
+            self._end(Outcome.FAULT, str(error))
+        return None
 
     def on_robot(self, mode: int, answered_ns: int) -> None:
         """Take the robot's mode and the stamp of the observation that its newest command answers, 0 = none."""
@@ -264,7 +275,9 @@ class SkillRunner:
         first = episode.observed_ns is None
         limit_s = self.limits.first_observation_s if first else self.limits.give_up_after_s
         if self._silence_s(episode, now_ns) > limit_s:
-            self._end(Outcome.FAULT, f"no observation for {self._silence_s(episode, now_ns):.2f} s: {self._why(now_ns)}")
+            self._end(
+                Outcome.FAULT, f"no observation for {self._silence_s(episode, now_ns):.2f} s: {self._why(now_ns)}"
+            )
 
     # What it shows.
 
@@ -348,13 +361,15 @@ class SkillRunner:
         assert episode is not None
         if any(row.first for row in rows) and episode.observed_ns is not None:
             gap_s = (rows[-1].stamp - (episode.last.stamp_ns if episode.last else 0)) / NANOSECONDS
-            return self._end(Outcome.FAULT, f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock")
+            raise _Over(
+                Outcome.FAULT, f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock"
+            )
         newest = rows[-1]
         if episode.observed_ns is None:
             episode.first_stamp = newest.stamp
             reason = objection(episode.session.bundle.manifest, newest.values, self.limits.gate)
             if reason is not None:
-                return self._end(Outcome.REFUSED, reason)
+                raise _Over(Outcome.REFUSED, reason)
         for row in rows[:-1]:  # the arm held meanwhile: time passed for the policy, but nothing is to be sent
             episode.session.step(row.values, row.executed)
             self.steps += 1
@@ -369,7 +384,7 @@ class SkillRunner:
 
     def _on_row(self, episode: _Episode, row: Row, now_ns: int) -> Decision | None:
         if self._is_unanswered(episode, row):
-            return self._end(
+            raise _Over(
                 Outcome.FAULT,
                 f"the robot took no command for {self.limits.unanswered_s:g} s; is robot/command connected, and does "
                 "somebody else command?",
@@ -384,9 +399,10 @@ class SkillRunner:
             action = session.step(row.values, row.executed)
         self.steps += 1
         if self._has_succeeded(episode):
-            return self._on_success(episode, now_ns)
+            self._on_success(episode, now_ns)
+            return None
         if over:
-            return self._end(Outcome.TIMEOUT, f"{episode.skill!r} was not achieved within {timeout_s:.1f} s")
+            raise _Over(Outcome.TIMEOUT, f"{episode.skill!r} was not achieved within {timeout_s:.1f} s")
         ended_ns = self._clock_ns()
         assert episode.observed_ns is not None
         age_s = (ended_ns - episode.observed_ns) / NANOSECONDS

@@ -36,7 +36,7 @@ class GateLimits:
         allow_moved_camera: start whatever the cameras show.
     """
 
-    proprio: float = 1.0
+    proprio: float = 2.0
     camera: float = 1.1
     allow_far_start: bool = False
     allow_moved_camera: bool = False
@@ -54,8 +54,8 @@ def objection(manifest: Manifest, observation: Mapping[str, Any], limits: GateLi
                 "arm, or set allow_far_start"
             )
     if not limits.allow_moved_camera:
-        for camera, starts in manifest.camera_starts.items():
-            difference = picture_difference(observation[camera], starts)
+        for camera, shown in manifest.camera_starts.items():
+            difference = picture_difference(observation[camera], shown)
             if difference > limits.camera:
                 return (
                     f"camera {camera!r} shows something else than in training: {difference:.1f} times the spread, "

@@ -89,7 +89,9 @@ def toy_manifest(spec: Spec, latent_size: int, chunk_length: int = 4, denoising_
         success_threshold=0.5,
         max_steps=60,
         camera_starts={
-            camera.name: ImageStatistics.of(random.integers(0, 256, (4, camera.height, camera.width, 3), np.uint8))
+            camera.name: ImageStatistics.of(
+                list(random.integers(0, 256, (4, camera.height, camera.width, 3), np.uint8))
+            )
             for camera in cameras
         },
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,7 +103,9 @@ def test_f17_a_first_plan_of_0_7_s_and_then_0_3_s(bundle: Bundle) -> None:
     assert seams.at_seams.jerk_m_s3 < 4500, "the arm's limit"
     plain_actions, plain_begins = run(PolicySession(bundle, seed=1), 150)
     plain = measure_seams(plain_actions, plain_begins, SPEC)
-    assert plain.at_seams.velocity_m_s > 1.5 * seams.at_seams.velocity_m_s, "or the policy is not wild enough to show it"
+    assert plain.at_seams.velocity_m_s > 1.5 * seams.at_seams.velocity_m_s, (
+        "or the policy is not wild enough to show it"
+    )
 
 
 def test_actions_whose_ticks_have_passed_are_dropped(bundle: Bundle) -> None:
@@ -142,14 +143,14 @@ def test_a_thread_plans_what_the_loop_would(bundle: Bundle) -> None:
 
 def test_a_plan_that_failed_says_so_in_the_loop(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     session = OverlappedSession(bundle, SlowPlanner([2]), seed=1)
-    monkeypatch.setattr(bundle, "policy", lambda latent, noise: np.full((1, CHUNK, 7), np.nan, np.float32))
+    monkeypatch.setattr(bundle, "policy", lambda *_: np.full((1, CHUNK, 7), np.nan, np.float32))
     session.step(observation(0))
     session.step(observation(1))
     with pytest.raises(BundleError, match="not finite"):
         session.step(observation(2))
 
 
-def test_a_reset_forgets_plans(bundle: Bundle, tmp_path: Path) -> None:
+def test_a_reset_forgets_plans(bundle: Bundle) -> None:
     session = OverlappedSession(bundle, SlowPlanner([3]), seed=1)
     first, _ = run(session, 40)
     session.reset(1)

@@ -305,7 +305,7 @@ def test_f17_an_inference_that_takes_too_long_is_not_sent(robot: Robot) -> None:
 
 def test_f18_an_arm_far_from_every_training_start_is_refused_with_the_figure(tmp_path: Path) -> None:
     def far(message: Any) -> Any:
-        message.tcp_pose.position.x = 99.0
+        message.tcp_pose.position.x = 199.0
         return message
 
     for allowed in (False, True):
@@ -319,7 +319,7 @@ def test_f18_an_arm_far_from_every_training_start_is_refused_with_the_figure(tmp
         assert decision is None
         outcome, reason = robot.ended
         assert outcome is Outcome.REFUSED
-        assert "tcp_x is 99.000" in reason
+        assert "tcp_x is 199.000" in reason
         assert "allow_far_start" in reason
 
 

@@ -30,9 +30,7 @@ def starts(low: tuple[float, ...], high: tuple[float, ...]) -> FieldStatistics:
     ],
     ids=["within", "a range above", "a range below", "a feature that never varied"],
 )
-def test_distance_is_in_ranges_of_the_training_starts(
-    values: tuple[float, ...], feature: int, distance: float
-) -> None:
+def test_distance_is_in_ranges_of_the_training_starts(values: tuple[float, ...], feature: int, distance: float) -> None:
     index, found = furthest(np.array(values), starts((0.0, -0.1, 0.5), (0.2, 0.1, 0.5)), NAMES)
     assert found == pytest.approx(distance)
     if distance:

@@ -12,14 +12,18 @@ import pytest
 import setuptools
 
 SOURCES = Path(__file__).resolve().parents[2]
-PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_trainer")
+PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_policy_node", "diwa_trainer")
 ROS = {"rclpy", "diwa_msgs", "rosidl_runtime_py", "ament_index_python"}
 FORBIDDEN = {
     "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_sim": {"torch", "diwa_trainer"},
+    "diwa_policy_node": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_trainer": ROS | {"mujoco", "diwa_sim"},
 }
-ROS_MODULES = {"diwa_sim": {"node.py", "recorder.py", "ros_process.py"}}
+ROS_MODULES = {
+    "diwa_sim": {"node.py", "recorder.py", "ros_process.py"},
+    "diwa_policy_node": {"node.py", "settings.py", "messages.py", "client.py", "twin_episodes.py", "ros_process.py"},
+}
 """The only modules of a package that may import ROS."""
 
 
