@@ -9,6 +9,7 @@ from pathlib import Path
 
 import data
 import learning
+import live
 import simulation
 import torch
 from measuring import Benchmark, Effort, machine
@@ -20,7 +21,8 @@ from diwa_runtime.errors import ConfigError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = {
-    benchmark.name: benchmark for benchmark in (*learning.BENCHMARKS, *data.BENCHMARKS, *simulation.BENCHMARKS)
+    benchmark.name: benchmark
+    for benchmark in (*learning.BENCHMARKS, *data.BENCHMARKS, *simulation.BENCHMARKS, *live.BENCHMARKS)
 }
 
 

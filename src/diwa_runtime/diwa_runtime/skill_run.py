@@ -361,9 +361,7 @@ class SkillRunner:
         assert episode is not None
         if any(row.first for row in rows) and episode.observed_ns is not None:
             gap_s = (rows[-1].stamp - (episode.last.stamp_ns if episode.last else 0)) / NANOSECONDS
-            raise _Over(
-                Outcome.FAULT, f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock"
-            )
+            raise _Over(Outcome.FAULT, f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock")
         newest = rows[-1]
         if episode.observed_ns is None:
             episode.first_stamp = newest.stamp

@@ -15,6 +15,7 @@ from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
 
 NEED_OPENGL = {"ingest", "sim_cameras"}
+NEED_ROS = {"observation_to_command", "observation_to_command_p99", "command_gap"}
 CLAIMS = [name for name, benchmark in run.BENCHMARKS.items() if benchmark.target is not None]
 FIELDS = ("proprio", "scene", "action")
 
@@ -29,6 +30,8 @@ def row(name, ratio=2.0, target=1.5):
 def test_row_runs(name):
     if name == "policy_sampling_diffusers":
         pytest.importorskip("diffusers")
+    if name in NEED_ROS:
+        pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
     measured = run.measure(run.BENCHMARKS[name], Effort(quick=True))
     assert measured.name == name
     assert measured.value > 0
