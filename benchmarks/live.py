@@ -207,8 +207,8 @@ def row(figure_of: Callable[[LiveRun], float], reference: float) -> Callable[[Ef
 
 
 _WHAT = (
-    "simulator to policy node and back, two processes, 10 minutes at 30 Hz, policy [512] x 3, latent 2,048; time on the "
-    "wall"
+    "simulator to policy node and back, two processes, 10 minutes at 30 Hz, policy [512] x 3, latent 2,048; "
+    "time on the wall"
 )
 
 BENCHMARKS = (

@@ -268,3 +268,28 @@ def test_an_impossible_parameter_is_one_clear_line(
     with pytest.raises(DiwaError, match=message) as error:
         make_rig(skills, **parameters)
     assert "\n" not in str(error.value)
+
+
+DOCS = Path(__file__).resolve().parents[3]
+
+
+def test_the_page_lists_every_parameter_with_its_default_and_range() -> None:
+    page = (DOCS / "docs" / "policy_node.md").read_text(encoding="utf-8")
+    for name, parameter in PARAMETERS.items():
+        default = "none" if parameter.default == [""] else str(parameter.default)
+        shown = default.lower() if isinstance(parameter.default, bool) else default
+        span = "" if parameter.low is None else f"{parameter.low:g} to {parameter.high:g}"
+        assert f"| `{name}` | {shown} | {span} | {parameter.about} |" in page
+
+
+def test_the_front_page_names_executables_parameters_and_skills_that_exist() -> None:
+    text = (DOCS / "README.md").read_text(encoding="utf-8")
+    commands = [line.split() for line in text.splitlines() if line.startswith("    ros2 run diwa_")]
+    commands = [command for command in commands if command[2] != "diwa_trainer"]  # its verbs have tests of their own
+    assert len(commands) == 3
+    for _, _, package, executable, *words in commands:
+        setup = (DOCS / "src" / package / "setup.py").read_text(encoding="utf-8")
+        assert f'"{executable} = ' in setup, (package, executable)
+        if package == "diwa_policy_node" and "--ros-args" in words:
+            named = {word.partition(":=")[0] for word in words if ":=" in word}
+            assert named <= PARAMETERS.keys()
