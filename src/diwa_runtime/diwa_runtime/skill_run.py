@@ -367,7 +367,7 @@ class SkillRunner:
             episode.first_stamp = newest.stamp
             reason = objection(episode.session.bundle.manifest, newest.values, self.limits.gate)
             if reason is not None:
-                raise _Over(Outcome.REFUSED, reason)
+                raise _Over(Outcome.FAULT if episode.index else Outcome.REFUSED, reason)
         for row in rows[:-1]:  # the arm held meanwhile: time passed for the policy, but nothing is to be sent
             episode.session.step(row.values, row.executed)
             self.steps += 1
