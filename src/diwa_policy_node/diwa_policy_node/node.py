@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
@@ -30,7 +30,7 @@ from std_msgs.msg import String
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
-from diwa_policy_node import messages
+from diwa_policy_node import diagnostics, messages
 from diwa_policy_node.ros_process import ros_process, until_told
 from diwa_policy_node.settings import Settings, declare_settings
 from diwa_runtime.cli import run_verb
@@ -367,40 +367,10 @@ class PolicyNode(LifecycleNode):
         """Say once a second what comes in, how fast the policy thinks, and what became of the last goal."""
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [self._skill_diagnostic()]
-        if self.runner is not None:
-            message.status += [self._stream_diagnostic(self.runner), self._inference_diagnostic(self.runner)]
+        message.status = diagnostics.statuses(
+            self.runner, self._active, self._last, self._inference_s, time.monotonic_ns()
+        )
         self._diagnostics.publish(message)
-
-    def _skill_diagnostic(self) -> DiagnosticStatus:
-        runner, last = self.runner, self._last
-        if runner is None:
-            return messages.diagnostic("skill", DiagnosticStatus.WARN, "not configured", {})
-        state = runner.state(time.monotonic_ns())
-        values: dict[str, Any] = {"state": state.name.lower(), "active": self._active, "skill": runner.running}
-        values |= {"skills": ", ".join(sorted(runner.skills))} | runner.dropped
-        if self.settings.limits.shadow:
-            values |= {f"shadow_{name}": value for name, value in vars(runner.divergence).items()}
-        if last is not None:
-            values |= {"last_outcome": last.outcome.name, "last_reason": last.reason}
-        if state is RunState.FAULT and last is not None:
-            return messages.diagnostic("skill", DiagnosticStatus.ERROR, last.reason, values)
-        level = DiagnosticStatus.WARN if state is RunState.HOLDING else DiagnosticStatus.OK
-        return messages.diagnostic("skill", level, state.name.lower(), values)
-
-    def _stream_diagnostic(self, runner: SkillRunner) -> DiagnosticStatus:
-        now_ns = time.monotonic_ns()
-        silent = runner.watch.silent(now_ns, self.settings.limits.give_up_after_s)
-        values = {f"{topic} rate_hz": rate for topic, rate in runner.watch.rates_hz(now_ns).items()}
-        values |= {f"{topic} age_s": runner.watch.age_s(topic, now_ns) for topic in runner.topics}
-        level = DiagnosticStatus.ERROR if silent else DiagnosticStatus.OK
-        return messages.diagnostic("streams", level, "; ".join(silent) or "all live", values)
-
-    def _inference_diagnostic(self, runner: SkillRunner) -> DiagnosticStatus:
-        times_ms = sorted(1e3 * seconds for seconds in self._inference_s) or [0.0]
-        values = {"median_ms": times_ms[len(times_ms) // 2], "largest_ms": times_ms[-1], "late": runner.late}
-        level, text = (DiagnosticStatus.WARN, "late") if runner.late else (DiagnosticStatus.OK, "in time")
-        return messages.diagnostic("inference", level, text, values)
 
     def _say_trouble(self) -> None:
         if self._record is not None and self._record.trouble:

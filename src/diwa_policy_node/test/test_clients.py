@@ -16,10 +16,10 @@ import pytest
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 pytest.importorskip("rclpy")
 
-from policy_rig import DOMAIN, PATIENT, Rig, write_skill  # noqa: E402
+from policy_rig import DOMAIN, PATIENT, Rig, write_skill
 
-from diwa_runtime.robot import Outcome  # noqa: E402
-from diwa_sim.node import SimulatorNode  # noqa: E402
+from diwa_runtime.robot import Outcome
+from diwa_sim.node import SimulatorNode
 
 pytestmark = pytest.mark.ros
 

@@ -22,7 +22,15 @@ FORBIDDEN = {
 }
 ROS_MODULES = {
     "diwa_sim": {"node.py", "recorder.py", "ros_process.py"},
-    "diwa_policy_node": {"node.py", "settings.py", "messages.py", "client.py", "twin_episodes.py", "ros_process.py"},
+    "diwa_policy_node": {
+        "node.py",
+        "settings.py",
+        "messages.py",
+        "diagnostics.py",
+        "client.py",
+        "twin_episodes.py",
+        "ros_process.py",
+    },
 }
 """The only modules of a package that may import ROS."""
 
@@ -64,7 +72,7 @@ def test_setup_agrees_with_the_package_file(package: str, monkeypatch: pytest.Mo
     assert (SOURCES / package / "resource" / package).exists()
 
 
-@pytest.mark.parametrize("package", ["diwa_sim", "diwa_trainer"])
+@pytest.mark.parametrize("package", ["diwa_sim", "diwa_policy_node", "diwa_trainer"])
 def test_every_executable_names_a_function(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = setup_arguments(package, monkeypatch)["entry_points"]["console_scripts"]
     assert scripts
@@ -72,5 +80,6 @@ def test_every_executable_names_a_function(package: str, monkeypatch: pytest.Mon
         module, _, function = script.partition("=")[2].strip().partition(":")
         tree = ast.parse((SOURCES / package / Path(*module.split("."))).with_suffix(".py").read_text(encoding="utf-8"))
         defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assigned = {target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets}  # type: ignore[attr-defined]
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        assigned = {target.id for target in targets if isinstance(target, ast.Name)}
         assert function in defined | assigned, script
