@@ -148,7 +148,7 @@ def live_run(seconds: float, small: bool) -> LiveRun:
                 ended = handle.get_result_async()
                 spin_until(lambda ended=ended: ended.done() or bool(simulator.latency_ns), START_S)  # type: ignore[misc]
             until = time.monotonic() + seconds
-            spin_until(lambda: time.monotonic() > until, seconds + START_S)
+            spin_until(lambda: time.monotonic() > until or ended.done(), seconds + START_S)
         finally:
             policy.terminate()
             policy.wait(10)

@@ -1,4 +1,4 @@
-"""Make docs/results.md, docs/results.json and the plot of imagined against real success from finished pipelines.
+"""Make docs/results.md, docs/results.json and the plots from finished pipelines.
 
 usage: python scripts/write_results.py RUN_FOLDER [RUN_FOLDER ...]    (one for each training seed)
 """
@@ -22,7 +22,8 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-PLOT = DOCS / "images" / "imagined_against_real.svg"
+IMAGINED = "judged_success_classifier"
+SCATTER, CURVES = DOCS / "images" / "imagined_against_real.svg", DOCS / "images" / "fine_tuning.svg"
 
 
 def policies_of(folder: Path) -> list[str]:
@@ -46,43 +47,79 @@ def pooled_task(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return out | {"by_training_seed": list(tables)}
 
 
+def judged(task_folder: Path, policy: str) -> tuple[list[int], list[float]]:
+    """Return iterations and imagined success of a fine-tuning, the base policy as iteration 0."""
+    lines = [json.loads(line) for line in (task_folder / policy / "metrics.jsonl").read_text().splitlines()]
+    found = {line["step"]: line[IMAGINED] for line in lines if IMAGINED in line}
+    return sorted(found), [found[step] for step in sorted(found)]
+
+
 def curve(task_folder: Path, policy: str) -> list[tuple[int, float, float]]:
     """Points (iteration, imagined success, real success) of a fine-tuned policy, the base policy as iteration 0."""
-    judged = {}
-    for line in (task_folder / policy / "metrics.jsonl").read_text().splitlines():
-        metrics = json.loads(line)
-        if "judged_success_classifier" in metrics:
-            judged[metrics["step"]] = metrics["judged_success_classifier"]
+    steps, imagined = judged(task_folder, policy)
     points = []
-    for step, imagined in sorted(judged.items()):
-        name = "base" if step == 0 else policy if step == max(judged) else f"{policy}_{step:04d}"
+    for step, success in zip(steps, imagined, strict=True):
+        name = "base" if step == 0 else policy if step == max(steps) else f"{policy}_{step:04d}"
         evaluation = task_folder / f"evaluation_{name}" / "evaluation.json"
         if evaluation.exists():
             counts = json.loads(evaluation.read_text())
-            points.append((step, imagined, counts["successes"] / counts["episodes"]))
+            points.append((step, success, counts["successes"] / counts["episodes"]))
     return points
 
 
-def draw(folders: Sequence[Path], tasks: Sequence[str]) -> None:
-    """Plot imagined (dashed) and real (solid) success over iterations, a panel a task, a colour a BC weight."""
+def bc_weight(task_folder: Path, policy: str) -> float:
+    """Return the BC weight that a policy was fine-tuned with."""
+    return float(yaml.safe_load((task_folder / policy / "config.yaml").read_text())["ppo"]["bc_weight"])
+
+
+def draw_scatter(folders: Sequence[Path], tasks: Sequence[str]) -> None:
+    """Plot real against imagined success: a colour a task, base policies hollow, fine-tuned ones full."""
+    figure, axes = plt.subplots(figsize=(6.5, 6), layout="constrained")
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
+    for index, task in enumerate(tasks):
+        points = [curve(folder / task, policy) for folder in folders for policy in policies_of(folder / task)]
+        for name, chosen, face in (("base", 0, "none"), ("fine-tuned", -1, f"C{index}")):
+            imagined, real = zip(*[(points_of[chosen][1], points_of[chosen][2]) for points_of in points], strict=True)
+            label = task.replace("_", " ") if name == "fine-tuned" else None
+            axes.scatter(imagined, real, s=36, facecolor=face, edgecolor=f"C{index}", label=label)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="imagined success", ylabel="real success, 100 starts")
+    axes.set_title("hollow: base policies; full: fine-tuned", fontsize=10)
+    axes.legend(fontsize=8, frameon=False)
+    save(figure, SCATTER)
+
+
+def draw_curves(folders: Sequence[Path], tasks: Sequence[str]) -> None:
+    """Plot imagined (dashed) and real (dots) success over iterations, a panel a task, a colour a BC weight."""
     figure, axes = plt.subplots(2, (len(tasks) + 1) // 2, figsize=(12, 5.5), sharey=True, squeeze=False)
     colours: dict[float, str] = {}
     for axis, task in zip(axes.flat, tasks, strict=False):
         for folder in folders:
             for policy in policies_of(folder / task):
-                weight = yaml.safe_load((folder / task / policy / "config.yaml").read_text())["ppo"]["bc_weight"]
+                weight = bc_weight(folder / task, policy)
                 colour = colours.setdefault(weight, f"C{len(colours)}")
-                steps, imagined, real = zip(*curve(folder / task, policy), strict=True)
-                axis.plot(steps, real, "o-", color=colour, markersize=3, label=f"real, BC {weight}")
-                axis.plot(steps, imagined, "--", color=colour, label=f"imagined, BC {weight}")
+                steps, imagined = judged(folder / task, policy)
+                axis.plot(steps, imagined, "--", color=colour, label=f"imagined, BC {weight:g}")
+                evaluated, _, real = zip(*curve(folder / task, policy), strict=True)
+                axis.plot(evaluated, real, "o", color=colour, markersize=4, label=f"real, BC {weight:g}")
         axis.set_title(task.replace("_", " "), fontsize=10)
         axis.set_ylim(0, 1.02)
     handles = {label: handle for a in axes.flat for handle, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=6, fontsize=8, frameon=False)
     figure.supxlabel("iterations of fine-tuning", y=0.06, fontsize=9)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
-    PLOT.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(PLOT)
+    save(figure, CURVES)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture that is the same for the same figures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def rate(counts: dict[str, Any]) -> float:
+    """Share of episodes that succeeded."""
+    return float(counts["successes"] / counts["episodes"])
 
 
 def cell(counts: dict[str, Any]) -> str:
@@ -93,33 +130,61 @@ def cell(counts: dict[str, Any]) -> str:
 
 def page(results: dict[str, Any], seeds: int) -> str:
     """Return docs/results.md."""
-    names = sorted({name for table in results["tasks"].values() for name in table if name.startswith("bc_")})
-    episodes = next(iter(results["tasks"].values()))["base"]["episodes"]
-    steps = results["env_steps_during_finetune"]
+    tables = results["tasks"]
+    episodes = next(iter(tables.values()))["base"]["episodes"]
     rows = []
-    for task, table in results["tasks"].items():
-        each = "; ".join(f"p = {one['finetuned']['mcnemar_p']:.1e}" for one in table["by_training_seed"])
-        others = " | ".join(cell(table[name]) if name in table else "" for name in names)
-        rows.append(
-            f"| {task} | {cell(table['base'])} | {cell(table['finetuned'])} | {each} |{f' {others} |' if names else ''}"
+    for task, table in tables.items():
+        each = "; ".join(
+            f"{one['base']['successes']} to {one['finetuned']['successes']} (p = {one['finetuned']['mcnemar_p']:.0e})"
+            for one in table["by_training_seed"]
         )
-    head = "".join(f" {name} |" for name in names)
+        gain = 100 * (rate(table["finetuned"]) - rate(table["base"]))
+        rows.append(f"| {task} | {cell(table['base'])} | {cell(table['finetuned'])} | {gain:+.0f} | {each} |")
+    gains = [rate(table["finetuned"]) - rate(table["base"]) for table in tables.values()]
     return "\n".join(
         [
             "# Results",
             "",
             f"Made by `make results`. Success over {episodes} seeded episodes of {seeds} training seed(s), with 95 %",
             "Wilson intervals; base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside",
-            f"them, one for each training seed. Environment steps during fine-tuning: {steps}.",
+            "them, one for each training seed. Always the last iteration.",
+            f"Environment steps during fine-tuning: {results['env_steps_during_finetune']}. Mean gain over the tasks:",
+            f"{100 * sum(gains) / len(gains):+.1f} points. What one run of the demo gave: [the demo](demo.md).",
             "",
-            f"| task | base | fine-tuned | McNemar |{head}",
-            "|---|---|---|---|" + "---|" * len(names),
+            "| task | base | fine-tuned | gain, points | each training seed, of its episodes |",
+            "|---|---|---|---|---|",
             *rows,
             "",
-            f"![Imagined against real success]({PLOT.relative_to(DOCS)})",
+            *ablation(tables),
+            "## Imagined and real",
+            f"![Real against imagined success]({SCATTER.relative_to(DOCS)})",
+            "",
+            f"![Success over iterations]({CURVES.relative_to(DOCS)})",
             "",
         ]
     )
+
+
+def ablation(tables: dict[str, Any]) -> list[str]:
+    """Return the part on BC weights: how near to the base policy fine-tuning is held."""
+    names = sorted({name for table in tables.values() for name in table if name.startswith("bc_")})
+    if not names:
+        return []
+    compared = {task: table for task, table in tables.items() if names[0] in table}
+    columns = ["finetuned", *names]
+    means = [100 * sum(rate(table[name]) for table in compared.values()) / len(compared) for name in columns]
+    heads = ["BC 0", *(f"BC 0.{name.removeprefix('bc_0')}" for name in names)]
+    return [
+        "## How near to the base policy",
+        "| task | base | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(columns),
+        *(
+            f"| {task} | {cell(table['base'])} | {' | '.join(cell(table[name]) for name in columns)} |"
+            for task, table in compared.items()
+        ),
+        "| mean | | " + " | ".join(f"{mean:.0f} %" for mean in means) + " |",
+        "",
+    ]
 
 
 def main(folders: Sequence[Path]) -> None:
@@ -136,7 +201,8 @@ def main(folders: Sequence[Path]) -> None:
     ):
         with written_whole(DOCS / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    draw(folders, tasks)
+    draw_scatter(folders, tasks)
+    draw_curves(folders, tasks)
 
 
 if __name__ == "__main__":
