@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs; the work is in scripts/, which CI runs too.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test check demo results bench clean
+.PHONY: help setup build test check demo results bench twin clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -25,6 +25,9 @@ results:  ## all eight tasks and the ablation, about 3 hours; writes docs/result
 
 bench:  ## measure what the project claims; writes benchmarks/results.json and docs/performance.md
 	@scripts/bench $(ARGS)
+
+twin:  ## a bundle through ROS against the simulator (ARGS="BUNDLE STEPS [EPISODES [FIRST_SEED]]")
+	@scripts/twin $(ARGS)
 
 clean:  ## remove what was built; .venv and runs stay
 	@rm -rf build install log .pytest_cache .mypy_cache .ruff_cache .hypothesis

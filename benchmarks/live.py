@@ -178,7 +178,7 @@ def draw(run: LiveRun, picture: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     top = max(LIMIT_P99_MS + 2, float(np.ceil(run.latency_ms.max())))
-    axes.hist(run.latency_ms, bins=np.arange(0, top + 0.5, 0.5), color="#2a6f97")
+    axes.hist(run.latency_ms, bins=np.arange(0, top + 0.5, 0.5).tolist(), color="#2a6f97")
     axes.set_yscale("log")
     axes.set_xlabel("observation to command, ms")
     axes.set_ylabel("commands")

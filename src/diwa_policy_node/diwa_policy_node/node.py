@@ -84,6 +84,7 @@ class PolicyNode(LifecycleNode):
         self._robot_spec: Spec | None = None
         self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
         self._entities: list[Callable[[], object]] = []
+        self._server: ActionServer | None = None
         self._checks = 0
         self._inference_s: deque[float] = deque(maxlen=300)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -148,6 +149,7 @@ class PolicyNode(LifecycleNode):
         self._check_robot(runner.spec)
         if silent := runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
+        self._make_server()
         self._active = True
 
     def hold(self, why: str) -> None:
@@ -167,6 +169,7 @@ class PolicyNode(LifecycleNode):
         for destroy in reversed(self._entities):
             destroy()
         self._entities.clear()
+        self._server = None
 
     def _transition(
         self,
@@ -211,15 +214,19 @@ class PolicyNode(LifecycleNode):
         heard = self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
         self._undo(self.destroy_subscription, heard)
         self._undo(self.destroy_timer, self.create_timer(CHECK_S, self.on_check, clock=self._steady))
-        server = ActionServer(
-            self,
-            RunSkill,
-            "run_skill",
-            execute_callback=_never_executed,
-            handle_accepted_callback=self.on_goal,
-            cancel_callback=self.on_cancel,
-        )
-        self._entities.append(server.destroy)
+
+    def _make_server(self) -> None:
+        """Serve `run_skill` from the first activation on: who waits for it, waits for a node that takes goals."""
+        if self._server is None:
+            self._server = ActionServer(
+                self,
+                RunSkill,
+                "run_skill",
+                execute_callback=_never_executed,
+                handle_accepted_callback=self.on_goal,
+                cancel_callback=self.on_cancel,
+            )
+            self._entities.append(self._server.destroy)
 
     def _undo(self, destroy: Callable[[Any], object], entity: Any) -> None:
         self._entities.append(lambda: destroy(entity))

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from diwa_runtime.errors import ConfigError
+from diwa_runtime.manifest import ImageStatistics
+from diwa_runtime.start_gate import GateLimits, picture_difference
 from diwa_sim.environment import PlayTable
 
 pytestmark = pytest.mark.gl
@@ -90,3 +92,24 @@ def test_a_missing_opengl_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     env.reset(seed=0)
     with pytest.raises(ConfigError, match="libegl1"):
         env.camera_image("static", 64, 64)
+
+
+def turned(image: np.ndarray, pixels: int) -> np.ndarray:
+    """What the camera would show about as it was turned sideways by so many pixels."""
+    return np.concatenate([np.repeat(image[:, :1], pixels, 1), image[:, :-pixels]], axis=1)
+
+
+def test_the_start_gate_tells_a_turned_static_camera_from_other_starts() -> None:
+    table = PlayTable(task="turn_on_led", mode="vision", start="far")
+
+    def pictures(seeds: range) -> dict[str, list[np.ndarray]]:
+        shown = [table.reset(seed=seed)[0] for seed in seeds]
+        return {camera: [observation[camera] for observation in shown] for camera in ("static", "wrist")}
+
+    training, live = pictures(range(20)), pictures(range(1000, 1020))
+    table.close()
+    for camera, images in live.items():
+        seen = ImageStatistics.of(training[camera])
+        assert max(picture_difference(image, seen) for image in images) < GateLimits().camera, camera
+    seen = ImageStatistics.of(training["static"])
+    assert min(picture_difference(turned(image, 4), seen) for image in live["static"]) > GateLimits().camera
