@@ -13,6 +13,7 @@ pytest.importorskip("rclpy")
 ingest = pytest.importorskip("diwa_trainer.ingest").ingest
 
 from policy_rig import PATIENT, STATE, Rig, write_skill  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta  # noqa: E402
 from diwa_runtime.actions import motion_of  # noqa: E402
@@ -33,15 +34,17 @@ def stamp_of(command: EndEffectorDelta) -> int:
     return command.header.stamp.sec * 1_000_000_000 + command.header.stamp.nanosec
 
 
+@pytest.mark.parametrize("rate_factor", [1.0, 3.0], ids=["real time", "faster, under sim time"])
 def test_f10_the_same_observations_give_the_same_actions_live_and_from_the_bag(
-    make_rig: Callable[..., Rig], tmp_path: Path
+    make_rig: Callable[..., Rig], tmp_path: Path, rate_factor: float
 ) -> None:
     random = vars(ToyWeights.random(STATE, 4)) | {"judge_bias": -100.0, "noise_scale": 0.3}
     skills = write_skill(tmp_path / "skills", **random)
-    rig = make_rig(skills, allow_far_start=True, **PATIENT)
+    rig = make_rig(skills, allow_far_start=True, use_sim_time=rate_factor != 1.0, **PATIENT)
     commands: list[EndEffectorDelta] = []
     rig.peer.create_subscription(EndEffectorDelta, "robot/command", commands.append, 100)
-    simulator = rig.add(SimulatorNode(context=rig.context))
+    overrides = [Parameter("rate_factor", value=rate_factor)]
+    simulator = rig.add(SimulatorNode(context=rig.context, parameter_overrides=overrides))
     with BagWriter(tmp_path / "bag") as bag:
         recorder = rig.add(Recorder(bag, context=rig.context))
         rig.spin_until(lambda: "/episode/event" in recorder.counts and "/robot/state" in recorder.counts)
