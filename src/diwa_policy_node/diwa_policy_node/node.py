@@ -85,7 +85,7 @@ class PolicyNode(LifecycleNode):
         self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
         self._entities: list[Callable[[], object]] = []
         self._server: ActionServer | None = None
-        self._checks = 0
+        self._checks = self._received_ns = 0
         self._inference_s: deque[float] = deque(maxlen=300)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._status = self.create_publisher(PolicyStatus, "policy/status", RELIABLE)
@@ -245,20 +245,29 @@ class PolicyNode(LifecycleNode):
                 self.runner.fail(str(error))
                 self._conclude_if_ended()
 
-    def _listener(self, topic: str) -> Callable[[Any], None]:
+    def _listener(self, topic: str) -> Callable[[Any, dict[str, Any]], None]:
         is_robot = topic == ROBOT_STATE
 
-        def on_message(message: Any) -> None:
-            runner, now_ns = self._needed_runner(), time.monotonic_ns()
+        def on_message(message: Any, info: dict[str, Any]) -> None:
+            runner, received_ns = self._needed_runner(), self._receipt_ns(info)
             if is_robot:
                 stamp = message.answered_stamp
                 runner.on_robot(message.mode, stamp.sec * NANOSECONDS + stamp.nanosec)
-            decision = runner.on_message(topic, message, now_ns)
+            decision = runner.on_message(topic, message, received_ns)
             if decision is not None:
                 self._publish(decision)
             self._conclude_if_ended()
 
         return on_message
+
+    def _receipt_ns(self, info: dict[str, Any]) -> int:
+        """When a message was received, on the steady clock: now, less the time that it waited for its turn.
+
+        The middleware notes the receipt on the clock of the day; only a difference of two readings is taken from it.
+        """
+        waited_ns = max(0, time.time_ns() - info["received_timestamp"])
+        self._received_ns = max(self._received_ns, time.monotonic_ns() - waited_ns)
+        return self._received_ns
 
     def on_command(self, message: EndEffectorDelta) -> None:
         """Hear what the robot is told; what we did not send, somebody else did."""
@@ -282,12 +291,13 @@ class PolicyNode(LifecycleNode):
     def on_goal(self, handle: ServerGoalHandle) -> None:
         """Begin a goal, or refuse it with the reason."""
         request, runner = handle.request, self._needed_runner()
+        self._conclude_if_ended()  # one that was cancelled since the last check
         seed = request.seed or time.time_ns() % 2**31
         goal = Goal((request.skill, *request.next), request.timeout, seed)
         reason = runner.start(goal, time.monotonic_ns()) if self._active else "the node is not active"
         if reason is not None:
             self.get_logger().warning(f"goal refused: {reason}")
-            self._finish(handle, Ended(Outcome.REFUSED, reason, 0))
+            self._finish(handle, Ended(Outcome.REFUSED, reason))
             return
         self._goal = handle
         self._record = RunRecord(self.settings.log_folder, goal, runner.skills, self.settings.limits)

@@ -101,6 +101,7 @@ class FakeRobot(Node):
         self.moved_m = 0.0
         self.states: list[RobotState] = []
         self._newest: EndEffectorDelta | None = None
+        self._time_ns = time.time_ns()
         self._answered_ns = 0
         self._random = np.random.default_rng(0)
         self._states = self.create_publisher(RobotState, "robot/state", 10)
@@ -125,7 +126,8 @@ class FakeRobot(Node):
 
     def tick(self) -> None:
         """One control period."""
-        stamp_ns = time.time_ns() + self.offset_ns
+        self._time_ns += round(NANOSECONDS / self.spec.rate_hz)  # regular, however busy the machine is
+        stamp_ns = self._time_ns + self.offset_ns
         state = RobotState(gripper_width=0.04, gripper_command=1.0, mode=self.mode)
         state.header.stamp = time_of(stamp_ns)
         state.tcp_pose.orientation.w = 1.0

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,8 +36,8 @@ class RunLog:
         Raises:
             StorageError: the disk refused.
         """
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self.path = Path(folder) / f"{stamp}_{time.monotonic_ns() % 10**6:06d}_{name}{SUFFIX}"
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        self.path = Path(folder) / f"{stamp}_{name}{SUFFIX}"
         self._file: TextIO | None = None
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +114,8 @@ class RunRecord:
             "outcome": ended.outcome.name,
             "reason": ended.reason,
             "steps": ended.steps,
+            "skill": ended.skill,
+            "probability": ended.probability,
             "late": late,
             "dropped": dict(dropped),
             "inference_s": {"median": float(np.median(inference)), "largest": float(inference.max())},
@@ -141,5 +143,6 @@ class RunRecord:
             "bundles": {name: skills[name].sha256 for name in goal.skills},
             "thresholds": {name: skills[name].manifest.success_threshold for name in goal.skills},
             "rate_hz": self._spec.rate_hz,
+            "action_scale": asdict(self._spec.action_scale),
             "limits": asdict(limits),
         }

@@ -80,11 +80,20 @@ class Goal:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a goal ended; `reason` is one line for a person."""
+    """How a goal ended.
+
+    Attributes:
+        reason: one line for a person.
+        steps: control ticks that were run, the one that ended it included.
+        skill: the one that ran then; "" = none.
+        probability: of success, by the last observation; None = there was none.
+    """
 
     outcome: Outcome
     reason: str
-    steps: int
+    steps: int = 0
+    skill: str = ""
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,7 @@ class SkillRunner:
         skills: the bundles by skill.
         topics: message type by topic: what to feed.
         watch: which of them live.
-        late: decisions that came too late to be sent, since the start.
+        late: decisions of the goal that runs, or ran last, that came too late to be sent.
         divergence: shadow mode's means of the goal that runs, or ran last.
     """
 
@@ -177,7 +186,7 @@ class SkillRunner:
         limits: RunLimits | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
-        """Run `skills`, all of one Spec; `clock_ns` is the clock of every `now_ns`, and times inferences."""
+        """Run `skills`, all of one Spec; `clock_ns` is the clock of every `now_ns` and `received_ns`."""
         self.skills, self.limits, self._clock_ns = dict(skills), limits or RunLimits(), clock_ns
         self.spec = next(iter(self.skills.values())).spec
         self._planner = ThreadPlanner() if self.limits.overlapped else None
@@ -204,7 +213,7 @@ class SkillRunner:
         reason = self._refusal(goal, now_ns)
         if reason is None:
             self._ended, self._failed = None, False
-            self.steps, self.divergence = 0, DivergenceSum()
+            self.steps, self.late, self.divergence = 0, 0, DivergenceSum()
             self._begin(goal, 0, now_ns)
         return reason
 
@@ -229,25 +238,25 @@ class SkillRunner:
 
     # What it is told.
 
-    def on_message(self, topic: str, message: Any, now_ns: int) -> Decision | None:
-        """Take a message received now; return what the observation that it completes leads to.
+    def on_message(self, topic: str, message: Any, received_ns: int) -> Decision | None:
+        """Take a message; return what the observation that it completes leads to.
 
         Args:
             topic: one of `topics`.
             message: with the fields of the ROS message as attributes.
-            now_ns: on a clock that never jumps.
+            received_ns: when it was received, which may be before now if it had to wait for its turn.
         """
-        self.watch.note(topic, now_ns)
-        self._note_activity(now_ns)
+        self.watch.note(topic, received_ns)
+        self._note_activity(self._clock_ns())
         if self._episode is None:
             return None
         try:
             if topic == self._assembler.reference.topic:
-                self._received[stamp_of(message, self._assembler.reference, now_ns)] = now_ns
-            if topic in self._cameras and (reason := self._stuck.objection(topic, message, now_ns)):
+                self._received[stamp_of(message, self._assembler.reference, received_ns)] = received_ns
+            if topic in self._cameras and (reason := self._stuck.objection(topic, message, received_ns)):
                 raise _Over(Outcome.FAULT, f"{reason}; look at the camera")
-            rows = self._assembler.feed(topic, message, now_ns)
-            return self._on_rows(rows, now_ns) if rows else None
+            rows = self._assembler.feed(topic, message, received_ns)
+            return self._on_rows(rows, received_ns) if rows else None
         except _Over as over:
             self._end(over.outcome, over.reason)
         except DiwaError as error:
@@ -256,7 +265,13 @@ class SkillRunner:
 
     def on_robot(self, mode: int, answered_ns: int) -> None:
         """Take the robot's mode and the stamp of the observation that its newest command answers, 0 = none."""
-        self._mode, self._answered_ns = RobotMode(mode), answered_ns
+        self._answered_ns = answered_ns
+        try:
+            self._mode = RobotMode(mode)
+        except ValueError:
+            self._mode = RobotMode.FAULT
+            self._end(Outcome.FAULT, f"the robot is in mode {mode}, which is not known here")
+            return
         if self._episode is None or self.limits.shadow or self._mode not in UNWILLING:
             return
         self._end(Outcome.STOPPED if self._mode is RobotMode.STOPPED else Outcome.FAULT, UNWILLING[self._mode])
@@ -312,6 +327,8 @@ class SkillRunner:
                 return f"no skill {name!r}{nearest(name, self.skills)} (there are {', '.join(sorted(self.skills))})"
         if not np.isfinite(goal.timeout_s) or goal.timeout_s < 0:
             return f"the timeout must be 0 or a number of seconds, not {goal.timeout_s}"
+        if goal.seed < 0:
+            return f"the seed must not be negative, not {goal.seed}"
         if silent := self.watch.silent(now_ns, self.limits.give_up_after_s):
             return f"streams are missing: {'; '.join(silent)}"
         if not self.limits.shadow and self._mode in UNWILLING:
@@ -331,11 +348,12 @@ class SkillRunner:
         self._episode = _Episode(goal, index, session, begun_ns=now_ns)
 
     def _end(self, outcome: Outcome, reason: str) -> None:
-        if self._episode is None:
+        episode, self._episode = self._episode, None
+        if episode is None:
             return
-        self._episode = None
+        seen = episode.session.success_probability if episode.session.steps else None
         self._failed = outcome is Outcome.FAULT
-        self._ended = Ended(outcome, reason, self.steps)
+        self._ended = Ended(outcome, reason, self.steps, episode.skill, seen)
 
     def _note_activity(self, now_ns: int) -> None:
         """Notice a process that was frozen: what it would do now answers a world that is gone."""
@@ -356,7 +374,7 @@ class SkillRunner:
             return f"{fault.topic}: {fault.reason}"
         return "the streams come, but their stamps do not fit together; look at the clocks of those who send"
 
-    def _on_rows(self, rows: list[Row], now_ns: int) -> Decision | None:
+    def _on_rows(self, rows: list[Row], received_ns: int) -> Decision | None:
         episode = self._episode
         assert episode is not None
         if any(row.first for row in rows) and episode.observed_ns is not None:
@@ -372,7 +390,7 @@ class SkillRunner:
             episode.session.step(row.values, row.executed)
             self.steps += 1
         episode.observed_ns = self._receipt_of(newest.stamp)
-        return self._on_row(episode, newest, now_ns)
+        return self._on_row(episode, newest, received_ns)
 
     def _receipt_of(self, stamp: int) -> int:
         """When the robot's state of that stamp was received; older ones are forgotten."""
@@ -380,7 +398,7 @@ class SkillRunner:
         self._received = {later: at for later, at in self._received.items() if later > stamp}
         return received
 
-    def _on_row(self, episode: _Episode, row: Row, now_ns: int) -> Decision | None:
+    def _on_row(self, episode: _Episode, row: Row, received_ns: int) -> Decision | None:
         if self._is_unanswered(episode, row):
             raise _Over(
                 Outcome.FAULT,
@@ -397,7 +415,7 @@ class SkillRunner:
             action = session.step(row.values, row.executed)
         self.steps += 1
         if self._has_succeeded(episode):
-            self._on_success(episode, now_ns)
+            self._on_success(episode, received_ns)
             return None
         if over:
             raise _Over(Outcome.TIMEOUT, f"{episode.skill!r} was not achieved within {timeout_s:.1f} s")
@@ -441,9 +459,9 @@ class SkillRunner:
             episode.fired = 0
         return episode.fired >= self.limits.success_frames
 
-    def _on_success(self, episode: _Episode, now_ns: int) -> None:
+    def _on_success(self, episode: _Episode, received_ns: int) -> None:
         if episode.index + 1 < len(episode.goal.skills):
-            self._begin(episode.goal, episode.index + 1, now_ns)
+            self._begin(episode.goal, episode.index + 1, received_ns)
         else:
             names = ", ".join(episode.goal.skills)
             self._end(Outcome.SUCCESS, f"{names} achieved, by the bundle's own reward")

@@ -1,1 +1,5 @@
-"""One HTML page about a pipeline's runs that opens without a network: `gather` reads, `charts` draws, `page` writes."""
+"""One HTML page that opens without a network.
+
+About a pipeline's runs: `gather` reads, `page` writes. About the policy node's run logs: `run_logs` reads and
+`policy_page` writes. `charts` and `html` draw both.
+"""

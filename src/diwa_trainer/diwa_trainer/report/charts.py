@@ -1,4 +1,4 @@
-"""Line charts and interval charts as inline SVG: no script, no font, no image file; colours follow the page's CSS."""
+"""Line charts, histograms and interval charts as inline SVG: no script, no font, no image; colours follow the CSS."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import Literal
 WIDTH, HEIGHT = 360, 222
 LEFT, RIGHT, TOP, BOTTOM = 46, 20, 12, 38
 MOST_POINTS = 300
+MOST_MARKS = 120
+BARS = 30
 
 Role = Literal["new", "base", "truth", "other", "faint"]
 """What a series stands for; the style sheet gives each role its colour, and the same one all over the page."""
@@ -77,6 +79,12 @@ class Scale:
             share = (value - self.low) / (self.high - self.low)
         return min(1.0, max(0.0, share))
 
+    def value(self, share: float) -> float:
+        """Return the value at a position: what `place` undoes."""
+        if self.log:
+            return self.low * (self.high / self.low) ** share
+        return self.low + (self.high - self.low) * share
+
 
 def fit_scale(axis: Axis, values: Sequence[float]) -> Scale:
     """Choose limits and ticks so that all finite values fit."""
@@ -131,7 +139,13 @@ def number(value: float, percent: bool = False) -> str:
 
 
 def line_chart(
-    title: str, series: Sequence[Series], x: Axis, y: Axis, note: str = "", shaded_to: float | None = None
+    title: str,
+    series: Sequence[Series],
+    x: Axis,
+    y: Axis,
+    note: str = "",
+    shaded_to: float | None = None,
+    marks: Sequence[float] = (),
 ) -> str:
     """Return a `<figure>` with a legend and the lines; series without a point are left out.
 
@@ -139,6 +153,7 @@ def line_chart(
         title: what is shown, in a few words.
         note: a sentence under the chart.
         shaded_to: shade the chart from its left edge to this x.
+        marks: short strokes on the x axis; left out where they would be one grey band.
     """
     shown = [_thinned(one) for one in series if any(_is_number(value) for value in one.y)]
     xs = [value for one in shown for value in one.x]
@@ -146,9 +161,47 @@ def line_chart(
     ys += [bound for one in shown for pair in one.intervals for bound in pair]
     x_scale, y_scale = fit_scale(_tight(x, xs), xs), fit_scale(y, ys)
     parts = [_shade(x_scale, shaded_to), _grid(x, y, x_scale, y_scale)]
+    parts += [_mark(x_scale, value) for value in marks if len(marks) <= MOST_MARKS]
     parts += [_line(one, x_scale, y_scale, y.percent) for one in shown]
     description = f"{title}: {', '.join(one.name for one in shown)} over {x.label}"
     return _figure(title, _legend(shown), _svg(HEIGHT, description, parts), note, y.label)
+
+
+def histogram(
+    title: str, values: Sequence[float], x: Axis, counted: str, note: str = "", limit: tuple[str, float] | None = None
+) -> str:
+    """Return a `<figure>` that says how many values lie where, in bars of equal width on the axis.
+
+    Args:
+        counted: what the values are of, such as "decisions".
+        limit: name and x of a dashed line.
+    """
+    found = [value for value in values if math.isfinite(value)]
+    x_scale = fit_scale(x, [*found, *([limit[1]] if limit else [])])
+    counts = [0] * BARS
+    for value in found:
+        counts[min(BARS - 1, int(x_scale.place(value) * BARS))] += 1
+    y_scale = fit_scale(Axis(counted, low=0), counts)
+    parts = [_grid(x, Axis(counted), x_scale, y_scale), _bars(counts, x_scale, y_scale)]
+    legend, unit = [Series(counted, (), ())] if found else [], counted
+    if limit and found:
+        unit = ""  # the legend says it
+        legend.append(Series(limit[0], (limit[1],) * 2, (y_scale.low, y_scale.high), "truth", dashed=True))
+        parts.append(_line(legend[-1], x_scale, y_scale, percent=False))
+    return _figure(title, _legend(legend), _svg(HEIGHT, f"{title}: {counted} over {x.label}", parts), note, unit)
+
+
+def _bars(counts: Sequence[int], x_scale: Scale, y_scale: Scale) -> str:
+    width, floor, parts = (WIDTH - LEFT - RIGHT) / len(counts), HEIGHT - BOTTOM, []
+    for index, count in enumerate(counts):
+        if count:
+            low, high = (number(x_scale.value(edge / len(counts))) for edge in (index, index + 1))
+            top = _y(y_scale, count)
+            parts.append(
+                f'<rect class="count" x="{LEFT + width * index + 0.5:.1f}" y="{top:.1f}" width="{width - 1:.1f}" '
+                f'height="{floor - top:.1f}"><title>{low} to {high}: {count}</title></rect>'
+            )
+    return f'<g class="new">{"".join(parts)}</g>'
 
 
 @dataclass(frozen=True)
@@ -227,6 +280,11 @@ def _shade(x_scale: Scale, shaded_to: float | None) -> str:
         return ""
     width = _x(x_scale, shaded_to) - LEFT
     return f'<rect class="shade" x="{LEFT}" y="{TOP}" width="{width:.1f}" height="{HEIGHT - TOP - BOTTOM}"/>'
+
+
+def _mark(x_scale: Scale, value: float) -> str:
+    at, bottom = _x(x_scale, value), HEIGHT - BOTTOM
+    return f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{bottom - 7}" y2="{bottom}"/>'
 
 
 def _grid(x: Axis, y: Axis, x_scale: Scale, y_scale: Scale) -> str:

@@ -132,16 +132,25 @@ def gather(folder: Path) -> Runs:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; name the one that `pipeline` wrote")
+        raise InputError(f"{folder}: no such folder; name the one that `pipeline` or the policy node wrote")
     runs = Runs(
         path=folder,
         dataset=_read_json(folder / "dataset" / "dataset.json"),
         world_model=RunFolder(folder / "world_model"),
         tasks=tuple(_task(path) for path in sorted(folder.iterdir()) if _is_task(path)),
     )
-    if not runs.tasks and not runs.world_model.path.is_dir():
-        raise InputError(f"{folder}: holds neither a world_model nor a task's runs; name the folder of `pipeline`")
+    if not is_pipeline(folder):
+        raise InputError(
+            f"{folder}: holds neither a pipeline's runs (world_model, TASK/pretrained, ...) nor run logs (*.jsonl); "
+            "name the folder that `pipeline` or the policy node wrote"
+        )
     return runs
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether a folder holds what `gather` reads."""
+    folder = Path(folder)
+    return folder.is_dir() and ((folder / "world_model").is_dir() or any(_is_task(path) for path in folder.iterdir()))
 
 
 def _is_task(path: Path) -> bool:

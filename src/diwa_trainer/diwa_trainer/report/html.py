@@ -47,6 +47,11 @@ def _cell(tag: str, content: str, is_text: bool) -> Html:
     return element(tag, content, css="text" if is_text else "")
 
 
+def lines(*parts: str) -> Html:
+    """Put a long heading on several lines."""
+    return Html("<br>".join(text(part) for part in parts))
+
+
 def grid(figures: Iterable[str]) -> Html:
     """Lay figures side by side where there is room."""
     return Html(f'<div class="grid">{"".join(figures)}</div>')

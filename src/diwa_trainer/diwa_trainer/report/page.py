@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from string import Template
 
@@ -26,13 +26,19 @@ SECTIONS: tuple[tuple[str, str, Draw], ...] = (
 
 def render(runs: Runs) -> str:
     """Return the page as one HTML document that needs nothing from outside."""
+    sections = [(identifier, title, draw(runs)) for identifier, title, draw in SECTIONS]
+    return frame(result_sections.title(runs), result_sections.lead(runs), sections)
+
+
+def frame(title: str, lead: Html, sections: Sequence[tuple[str, str, Html]]) -> str:
+    """Put sections (identifier, title, content) into the document that every page shares."""
     package = files("diwa_trainer.report")
     template = Template(package.joinpath("page.html").read_text(encoding="utf-8"))
-    links = (Html(f'<a href="#{identifier}">{text(title)}</a>') for identifier, title, _ in SECTIONS)
+    links = (Html(f'<a href="#{identifier}">{text(heading)}</a>') for identifier, heading, _ in sections)
     return template.substitute(
-        title=text(result_sections.title(runs)),
+        title=text(title),
         style=package.joinpath("style.css").read_text(encoding="utf-8"),
-        lead=result_sections.lead(runs),
+        lead=lead,
         contents=join(links),
-        body=join(section(identifier, title, draw(runs)) for identifier, title, draw in SECTIONS),
+        body=join(section(*one) for one in sections),
     )
