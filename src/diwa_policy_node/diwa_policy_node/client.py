@@ -64,30 +64,38 @@ class SkillClient(Node):
             raise InputError(f"no policy node serves run_skill within {seconds:g} s; start it, configured and active")
 
     def run(self, goal: RunSkill.Goal) -> RunSkill.Result:
-        """Run a goal to its end; an interruption cancels it and waits until the arm holds.
+        """Run a goal to its end; whatever ends this call before, calls the goal off and waits until the arm holds.
 
         Raises:
             InputError: the node does not answer, or is gone.
         """
         asked = self._action.send_goal_async(goal, feedback_callback=self._on_feedback)
-        rclpy.spin_until_future_complete(self, asked, timeout_sec=ANSWER_S)
-        handle = asked.result() if asked.done() else None
-        if handle is None or not handle.accepted:
-            raise InputError("the policy node did not take the goal; is it alive?")
-        ended = handle.get_result_async()
         try:
+            rclpy.spin_until_future_complete(self, asked, timeout_sec=ANSWER_S)
+            handle = asked.result() if asked.done() else None
+            if handle is None or not handle.accepted:
+                raise InputError("the policy node did not take the goal; is it alive?")
+            ended = handle.get_result_async()
             while not ended.done():
                 rclpy.spin_until_future_complete(self, ended, timeout_sec=0.5)
                 if not ended.done() and not self.ready():
-                    raise InputError("the policy node is gone; the arm holds")
-        except KeyboardInterrupt:
-            rclpy.spin_until_future_complete(self, handle.cancel_goal_async(), timeout_sec=ANSWER_S)
-            rclpy.spin_until_future_complete(self, ended, timeout_sec=ANSWER_S)
+                    raise InputError("the policy node is gone; a robot that is not commanded holds")
+        except BaseException:
+            self._call_off(asked)
             raise
         answer = ended.result()
         if answer.status == GoalStatus.STATUS_UNKNOWN:
             raise InputError("the policy node does not know the goal any more; was it started anew?")
         return answer.result
+
+    def _call_off(self, asked: Any) -> None:
+        """Cancel a goal, also one that is accepted only now."""
+        rclpy.spin_until_future_complete(self, asked, timeout_sec=ANSWER_S)
+        handle = asked.result() if asked.done() else None
+        if handle is None or not handle.accepted:
+            return
+        rclpy.spin_until_future_complete(self, handle.cancel_goal_async(), timeout_sec=ANSWER_S)
+        rclpy.spin_until_future_complete(self, handle.get_result_async(), timeout_sec=ANSWER_S)
 
     def _on_feedback(self, message: Any) -> None:
         self.feedback = message.feedback

@@ -24,12 +24,13 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from diwa_msgs.action import RunSkill
-from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
+from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
 from diwa_policy_node import diagnostics, messages
 from diwa_policy_node.ros_process import ros_process, until_told
 from diwa_policy_node.settings import Settings, declare_settings
@@ -53,13 +54,36 @@ IDLE_STATUS_EVERY = 5
 SENT_KEPT = 64
 GOODBYE_S = 0.2
 """How long the process goes on when it is told to stop, so that clients are told how their goals ended."""
-ROBOT_STATE = "robot/state"
+ROBOT_STATE = ("robot/state", "diwa_msgs/msg/RobotState")
+"""Where the robot says its mode and which command it took; heard whatever the Spec's streams are."""
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
     TransitionCallbackReturn.FAILURE,
     TransitionCallbackReturn.ERROR,
 )
+
+
+class Receipts:
+    """When the messages of one topic were received, on the steady clock: now, less the time that each had to wait.
+
+    The middleware notes the receipt on the clock of the day; only a difference of two readings is taken from that.
+    """
+
+    def __init__(self) -> None:
+        self._last_ns = 0
+
+    def of(self, noted_ns: int, day_ns: int, steady_ns: int) -> int:
+        """Return the receipt of a message.
+
+        Args:
+            noted_ns: by the middleware on the clock of the day; 0 where it notes nothing.
+            day_ns: the clock of the day now.
+            steady_ns: the steady clock now.
+        """
+        waited_ns = max(0, day_ns - noted_ns) if noted_ns else 0
+        self._last_ns = max(self._last_ns, steady_ns - waited_ns)
+        return self._last_ns
 
 
 class PolicyNode(LifecycleNode):
@@ -85,7 +109,7 @@ class PolicyNode(LifecycleNode):
         self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
         self._entities: list[Callable[[], object]] = []
         self._server: ActionServer | None = None
-        self._checks = self._received_ns = 0
+        self._checks = 0
         self._inference_s: deque[float] = deque(maxlen=300)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._status = self.create_publisher(PolicyStatus, "policy/status", RELIABLE)
@@ -97,6 +121,25 @@ class PolicyNode(LifecycleNode):
         self.create_timer(1.0, self.on_diagnostics, clock=self._steady)
         if self.settings.autostart:
             self._autostart = self.create_timer(0.1, self.on_autostart, clock=self._steady)
+
+    def spin(self) -> None:
+        """Turn the executor until ROS is shut down or a callback fails; then the goal has ended and the arm holds.
+
+        The one edge at which faults of ours are caught: rclpy lets even an impossible transition that somebody asked
+        for end the process.
+
+        Raises:
+            DiwaError: one that a person must mend before the node can start.
+        """
+        try:
+            rclpy.spin(self)
+        except (DiwaError, ExternalShutdownException):
+            raise
+        except Exception:
+            self.get_logger().error(traceback.format_exc())
+            if self.runner is not None:
+                self.runner.fail("a fault of the policy node's own; its log has the details")
+                self._conclude_if_ended()
 
     # Lifecycle.
 
@@ -147,6 +190,10 @@ class PolicyNode(LifecycleNode):
         """
         runner = self._needed_runner()
         self._check_robot(runner.spec)
+        if not self.count_publishers(ROBOT_STATE[0]):
+            raise InputError(
+                f"not active: nobody publishes {ROBOT_STATE[0]}, so a stop of the robot would not be heard"
+            )
         if silent := runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
         self._make_server()
@@ -169,7 +216,13 @@ class PolicyNode(LifecycleNode):
         for destroy in reversed(self._entities):
             destroy()
         self._entities.clear()
-        self._server = None
+
+    def destroy_node(self) -> None:
+        """Undo all."""
+        if self._server is not None:
+            self._server.destroy()
+            self._server = None
+        super().destroy_node()
 
     def _transition(
         self,
@@ -198,7 +251,9 @@ class PolicyNode(LifecycleNode):
         if self._active:
             self._autostart.cancel()
         elif self.runner is None:
-            if self._robot_spec is None:
+            if self._state_machine.current_state[1] != "unconfigured":
+                self._autostart.cancel()  # somebody shut the node down
+            elif self._robot_spec is None:
                 self.get_logger().info(f"waiting for a robot on {SPEC_TOPIC}", throttle_duration_sec=5.0)
             elif self.trigger_configure() is not SUCCESS:
                 raise InputError("diwa_policy could not be configured; the reason stands above")
@@ -209,14 +264,21 @@ class PolicyNode(LifecycleNode):
         cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
         for topic, kind in runner.topics.items():
             qos = NEWEST if topic in cameras else RELIABLE
-            subscription = self.create_subscription(message_class(kind), topic, self._listener(topic), qos)
+            subscription = self.create_subscription(message_class(kind), topic, self._listener(topic, kind), qos)
             self._undo(self.destroy_subscription, subscription)
+        if ROBOT_STATE[1] not in runner.topics.values():
+            topic, kind = ROBOT_STATE
+            robot = self.create_subscription(message_class(kind), topic, self._on_robot, RELIABLE)
+            self._undo(self.destroy_subscription, robot)
         heard = self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
         self._undo(self.destroy_subscription, heard)
         self._undo(self.destroy_timer, self.create_timer(CHECK_S, self.on_check, clock=self._steady))
 
     def _make_server(self) -> None:
-        """Serve `run_skill` from the first activation on: who waits for it, waits for a node that takes goals."""
+        """Serve `run_skill` from the first activation on: who waits for it, waits for a node that takes goals.
+
+        It stays until the node is destroyed, so that every client learns how its goal ended.
+        """
         if self._server is None:
             self._server = ActionServer(
                 self,
@@ -226,7 +288,6 @@ class PolicyNode(LifecycleNode):
                 handle_accepted_callback=self.on_goal,
                 cancel_callback=self.on_cancel,
             )
-            self._entities.append(self._server.destroy)
 
     def _undo(self, destroy: Callable[[Any], object], entity: Any) -> None:
         self._entities.append(lambda: destroy(entity))
@@ -239,20 +300,25 @@ class PolicyNode(LifecycleNode):
             self._robot_spec = Spec.from_json(json.loads(message.data), SPEC_TOPIC)
             if self.runner is not None:
                 self._check_robot(self.runner.spec)
-        except (DiwaError, ValueError) as error:
+        except (DiwaError, ValueError, RecursionError) as error:
             self.get_logger().error(" ".join(str(error).split()))
             if self.runner is not None:
                 self.runner.fail(str(error))
                 self._conclude_if_ended()
 
-    def _listener(self, topic: str) -> Callable[[Any, dict[str, Any]], None]:
-        is_robot = topic == ROBOT_STATE
+    def _on_robot(self, message: RobotState) -> None:
+        stamp = message.answered_stamp
+        self._needed_runner().on_robot(message.mode, stamp.sec * NANOSECONDS + stamp.nanosec)
+        self._conclude_if_ended()
+
+    def _listener(self, topic: str, kind: str) -> Callable[[Any, dict[str, Any]], None]:
+        receipts = Receipts()
 
         def on_message(message: Any, info: dict[str, Any]) -> None:
-            runner, received_ns = self._needed_runner(), self._receipt_ns(info)
-            if is_robot:
-                stamp = message.answered_stamp
-                runner.on_robot(message.mode, stamp.sec * NANOSECONDS + stamp.nanosec)
+            runner = self._needed_runner()
+            received_ns = receipts.of(info["received_timestamp"], time.time_ns(), time.monotonic_ns())
+            if kind == ROBOT_STATE[1]:
+                self._on_robot(message)
             decision = runner.on_message(topic, message, received_ns)
             if decision is not None:
                 self._publish(decision)
@@ -260,22 +326,13 @@ class PolicyNode(LifecycleNode):
 
         return on_message
 
-    def _receipt_ns(self, info: dict[str, Any]) -> int:
-        """When a message was received, on the steady clock: now, less the time that it waited for its turn.
-
-        The middleware notes the receipt on the clock of the day; only a difference of two readings is taken from it.
-        """
-        waited_ns = max(0, time.time_ns() - info["received_timestamp"])
-        self._received_ns = max(self._received_ns, time.monotonic_ns() - waited_ns)
-        return self._received_ns
-
     def on_command(self, message: EndEffectorDelta) -> None:
         """Hear what the robot is told; what we did not send, somebody else did."""
         if message.source == self.settings.source and message in self._sent:
             self._sent.remove(message)
             return
         name = message.source if message.source != self.settings.source else f"a second {message.source}"
-        self._needed_runner().on_foreign_command(name)
+        self._needed_runner().on_foreign_command(name, time.monotonic_ns())
         self._conclude_if_ended()
 
     def on_check(self) -> None:
@@ -290,19 +347,30 @@ class PolicyNode(LifecycleNode):
 
     def on_goal(self, handle: ServerGoalHandle) -> None:
         """Begin a goal, or refuse it with the reason."""
-        request, runner = handle.request, self._needed_runner()
-        self._conclude_if_ended()  # one that was cancelled since the last check
+        request = handle.request
         seed = request.seed or time.time_ns() % 2**31
         goal = Goal((request.skill, *request.next), request.timeout, seed)
-        reason = runner.start(goal, time.monotonic_ns()) if self._active else "the node is not active"
+        reason = self._start(goal)
         if reason is not None:
             self.get_logger().warning(f"goal refused: {reason}")
             self._finish(handle, Ended(Outcome.REFUSED, reason))
             return
         self._goal = handle
-        self._record = RunRecord(self.settings.log_folder, goal, runner.skills, self.settings.limits)
+        skills = self._needed_runner().skills
+        self._record = RunRecord(self.settings.log_folder, goal, skills, self.settings.limits)
         self._say_trouble()
         self.get_logger().info(f"runs {', '.join(goal.skills)}, seed {seed}")
+
+    def _start(self, goal: Goal) -> str | None:
+        """Begin a goal; return why not, or None."""
+        if not self._active or self.runner is None:
+            return "the node is not active"
+        self._conclude_if_ended()  # one that was cancelled since the last check
+        try:
+            self._check_robot(self.runner.spec)
+        except DiwaError as error:
+            return str(error)
+        return self.runner.start(goal, time.monotonic_ns())
 
     def on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         """Stop at once; the goal is concluded at the next check, when rclpy has noted the cancellation."""
@@ -391,7 +459,8 @@ class PolicyNode(LifecycleNode):
 
     def _say_trouble(self) -> None:
         if self._record is not None and self._record.trouble:
-            self.get_logger().error(self._record.trouble, throttle_duration_sec=5.0)
+            self.get_logger().error(self._record.trouble)
+            self._record.trouble = ""
 
     def _needed_runner(self) -> SkillRunner:
         assert self.runner is not None, "callbacks live between configure and cleanup only"
@@ -425,7 +494,8 @@ def run(argv: Sequence[str]) -> None:
         node = PolicyNode()
         try:
             with until_told():
-                rclpy.spin(node)
+                while rclpy.ok():
+                    node.spin()
         finally:
             node.hold("the process ends")
             end = time.monotonic() + GOODBYE_S

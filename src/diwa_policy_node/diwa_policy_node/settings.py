@@ -51,7 +51,12 @@ PARAMETERS = {
     "first_observation_s": Parameter(_LIMITS.first_observation_s, "s that the first one may take", 0.1, 30.0),
     "unanswered_s": Parameter(_LIMITS.unanswered_s, "s without a command taken until the goal ends", 0.1, 5.0),
     "success_frames": Parameter(_LIMITS.success_frames, "observations in a row that must look like success", 1, 100),
-    "success_release": Parameter(_LIMITS.success_release, "fall of the probability that restarts the count", 0.0, 1.0),
+    "success_release": Parameter(
+        _LIMITS.success_release,
+        "share of the threshold below it at which the count restarts",
+        0.0,
+        1.0,
+    ),
     "stuck_after_s": Parameter(
         _LIMITS.stuck_after_s, "s of one and the same picture until a camera is stuck", 0.1, 60.0
     ),

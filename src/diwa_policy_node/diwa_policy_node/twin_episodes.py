@@ -108,9 +108,14 @@ class TwinClient(SkillClient):
             raise InputError(f"sim/reset: {response.message if response else 'no answer'}")
 
     def episode(self, config: TwinEpisodesConfig) -> Episode:
-        """Run the skill in the episode that has begun."""
+        """Run the skill in the episode that has begun, and begin the next.
+
+        Marks come in order: once the next START is there, no SUCCESS of this episode can still be on its way.
+        """
         seed = self.running_seed()
         result = self.run(RunSkill.Goal(skill=config.skill, timeout=config.timeout, seed=seed))
+        self.reset()
+        self.running_seed(other_than=seed)
         return Episode(seed, seed in self.achieved, Outcome(result.outcome).name, result.reason, result.steps)
 
 
@@ -125,10 +130,7 @@ def run(argv: Sequence[str]) -> None:
     with ros_process(args=[]):
         client = TwinClient()
         client.wait(ANSWER_S)
-        for index in range(config.episodes):
-            if index:
-                client.reset()
-                client.running_seed(other_than=episodes[-1].seed)
+        for _ in range(config.episodes):
             episodes.append(client.episode(config))
             successes = sum(episode.success for episode in episodes)
             print(f"seed {episodes[-1].seed}: {episodes[-1].outcome}; {successes} of {len(episodes)}", flush=True)

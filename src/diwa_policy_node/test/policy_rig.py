@@ -35,7 +35,7 @@ from diwa_runtime.streams import NANOSECONDS
 from diwa_runtime.toy_bundle import ToyWeights, feature_count, toy_graphs, toy_manifest
 
 TIMEOUT_S = 60.0
-DOMAIN = 101 + os.getpid() % 100
+DOMAIN = 1 + os.getpid() % 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATE = Spec()
 VISION = Spec(mode="vision", cameras=(CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16)))
@@ -230,8 +230,7 @@ class Rig:
     def close(self) -> None:
         if self.policy is not None:
             self.policy.hold("the test is over")
-            while self.policy.concluding:
-                self.executor.spin_once(timeout_sec=0.02)
+            self.spin_until(lambda: not self.policy.concluding)
             self.policy.cleanup()
         self.executor.shutdown()
         for node in self.nodes:

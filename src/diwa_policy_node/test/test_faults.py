@@ -46,11 +46,14 @@ def running(rig: Rig, robot: FakeRobot) -> Any:
 
 def held(rig: Rig, robot: FakeRobot, sent: int) -> None:
     """See that nothing more is commanded, beyond what was on its way."""
-    ticks = len(robot.states) + 10
-    while len(robot.states) < ticks:
+    for _ in range(10):
         robot.tick()  # whatever the test has silenced, time goes on
         rig.executor.spin_once(timeout_sec=0.01)
     assert len(robot.commands) <= sent + 1
+
+
+SWIFT = {"hold_after_s": 0.5, "give_up_after_s": 1.5}
+"""Patience for what a busy machine may do to a process, and no more."""
 
 
 def a_nan_pose(state: RobotState) -> RobotState:
@@ -68,15 +71,21 @@ def no_unit_quaternion(state: RobotState) -> RobotState:
     return state
 
 
-@pytest.mark.parametrize("spoil", [a_nan_pose, an_infinite_joint, no_unit_quaternion])
+def an_infinite_acceptance(state: RobotState) -> RobotState:
+    state.accepted_rotation.y = float("inf")
+    return state
+
+
+@pytest.mark.parametrize("spoil", [a_nan_pose, an_infinite_joint, no_unit_quaternion, an_infinite_acceptance])
 def test_f01_an_unsound_state_is_never_answered(make_rig: Callable[..., Rig], skills: Path, spoil: Any) -> None:
-    rig = make_rig(skills)
+    rig = make_rig(skills, **SWIFT)
     robot = rig.robot()
     handle = running(rig, robot)
     robot.spoil = spoil
     spoilt = len(robot.states)
     outcome, reason = rig.result(handle)
-    assert outcome is Outcome.FAULT, reason
+    assert outcome is Outcome.FAULT
+    assert "robot/state: not finite" in reason
     answered = [command.header.stamp for command in robot.commands]
     assert not any(state.header.stamp in answered for state in robot.states[spoilt:])
 
@@ -106,7 +115,7 @@ def test_f01_an_empty_frame_ends_the_goal(make_rig: Callable[..., Rig], tmp_path
 def test_f02_silence_ends_the_motion_whatever_the_senders_clock_says(
     make_rig: Callable[..., Rig], skills: Path, offset_s: int
 ) -> None:
-    rig = make_rig(skills)
+    rig = make_rig(skills, **SWIFT)
     robot = rig.robot()
     robot.offset_ns = offset_s * NANOSECONDS
     handle = running(rig, robot)
@@ -115,8 +124,8 @@ def test_f02_silence_ends_the_motion_whatever_the_senders_clock_says(
     outcome, reason = rig.result(handle)
     assert outcome is Outcome.FAULT
     assert "robot/state silent for" in reason
-    newest = robot.states[last_state - 1].header.stamp
-    assert robot.commands[-1].header.stamp in (newest, robot.states[last_state - 2].header.stamp)
+    assert len(robot.states) == last_state
+    assert robot.commands[-1].header.stamp in [state.header.stamp for state in robot.states]
     robot.spoil = lambda state: state
     held(rig, robot, len(robot.commands))
 
@@ -124,7 +133,7 @@ def test_f02_silence_ends_the_motion_whatever_the_senders_clock_says(
 def test_f02_under_sim_time_a_clock_that_stands_still_does_not_hide_silence(
     make_rig: Callable[..., Rig], skills: Path
 ) -> None:
-    rig = make_rig(skills, use_sim_time=True)
+    rig = make_rig(skills, use_sim_time=True, **SWIFT)
     robot = rig.robot()
     clock = rig.peer.create_publisher(ClockMessage, "/clock", 10)
     clock.publish(ClockMessage(clock=time_of(5 * NANOSECONDS)))  # and never again
@@ -215,7 +224,7 @@ def value_of(status: Any, key: str) -> str | None:
 def test_f09_the_client_and_everybody_is_told_when_the_robots_process_is_gone(
     make_rig: Callable[..., Rig], skills: Path, start_process: Callable[..., Any], how: signal.Signals
 ) -> None:
-    rig = make_rig(skills, allow_far_start=True, first_observation_s=20.0)
+    rig = make_rig(skills, allow_far_start=True, first_observation_s=20.0, **SWIFT)
     process = start_process(SIMULATOR)
     rig.bring_up()
     handle = rig.send()
@@ -233,13 +242,13 @@ def test_f21_a_frozen_policy_leaves_the_robot_held_and_does_not_go_on_when_it_wa
 ) -> None:
     rig = make_rig(None)
     robot = rig.robot()
-    process = start_policy(start_process, skills, **{**PATIENT, "hold_after_s": 0.1, "give_up_after_s": 0.3})
+    process = start_policy(start_process, skills, **{**PATIENT, **SWIFT})
     rig.spin_until(lambda: any(value_of(status, "active") == "True" for status in rig.diagnostics))
     handle = rig.send()
     rig.spin_until(lambda: len(robot.commands) > 5)
     process.send_signal(signal.SIGSTOP)
     states = len(robot.states)
-    rig.spin_until(lambda: len(robot.states) > states + 30)
+    rig.spin_until(lambda: len(robot.states) > states + 60)
     sent = len(robot.commands)
     process.send_signal(signal.SIGCONT)
     outcome, reason = rig.result(handle)
@@ -372,7 +381,8 @@ def test_f17_slow_first_inferences_never_jerk_the_arm(
     rig.spin_until(handle.cancel_goal_async().done)
     rig.result(handle)
     way = np.array([[c.translation.x, c.translation.y, c.translation.z] for c in robot.commands])
-    assert not way[:15].any(), "it stands still until it knows what to do"
+    assert not way[0].any(), "it stands still until it knows what to do"
+    assert way.any()
     before = np.concatenate([np.zeros((2, 3)), way])
     acceleration = np.linalg.norm(np.diff(before, axis=0), axis=1) * STATE.rate_hz**2
     jerk = np.linalg.norm(np.diff(before, n=2, axis=0), axis=1) * STATE.rate_hz**3
@@ -394,7 +404,7 @@ def test_f17_an_answer_that_comes_too_late_is_not_sent(
     rig.spin_until(lambda: any(status.inference_time > 0.4 for status in rig.statuses))
     late = next(status for status in rig.statuses if status.inference_time > 0.4)
     assert late.state == late.STATE_HOLDING
-    assert policy.runner.late == 1
+    assert policy.runner.late >= 1
     rig.spin_until(handle.cancel_goal_async().done)
     rig.result(handle)
     assert late.header.stamp not in [command.header.stamp for command in robot.commands]
@@ -452,3 +462,27 @@ def test_a_stop_of_the_robot_ends_the_goal(make_rig: Callable[..., Rig], skills:
     robot.mode = RobotState.MODE_STOPPED
     assert rig.result(handle) == (Outcome.STOPPED, "the robot is stopped; call robot/release")
     assert rig.run() == (Outcome.REFUSED, "the robot is stopped; call robot/release")
+
+
+def test_an_exception_ends_the_goal_and_not_the_node(
+    make_rig: Callable[..., Rig], skills: Path, start_process: Callable[..., Any]
+) -> None:
+    """This rclpy lets an impossible transition that anybody asks for out of its service callback."""
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+
+    rig = make_rig(None)
+    robot = rig.robot()
+    process = start_policy(start_process, skills, **PATIENT)
+    rig.spin_until(lambda: any(value_of(status, "active") == "True" for status in rig.diagnostics))
+    handle = rig.send()
+    rig.spin_until(lambda: len(robot.commands) > 5)
+    changes = rig.peer.create_client(ChangeState, "diwa_policy/change_state")
+    rig.spin_until(changes.service_is_ready)
+    changes.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+    outcome, reason = rig.result(handle)
+    assert outcome is Outcome.FAULT
+    assert "a fault of the policy node's own" in reason
+    held(rig, robot, len(robot.commands))
+    assert process.poll() is None
+    assert rig.run(timeout=0.2)[0] is Outcome.TIMEOUT, "the next goal runs"

@@ -20,6 +20,7 @@ from rclpy.parameter import Parameter
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
+from diwa_policy_node.node import Receipts
 from diwa_policy_node.settings import PARAMETERS
 from diwa_runtime.errors import DiwaError
 from diwa_runtime.robot import Outcome, RobotMode, RunState
@@ -136,6 +137,28 @@ def test_a_robot_that_becomes_another_ends_the_goal(make_rig: Callable[..., Rig]
     outcome, reason = rig.result(handle)
     assert outcome is Outcome.FAULT
     assert "rate_hz" in reason
+    refused, why = rig.run()
+    assert refused is Outcome.REFUSED
+    assert "rate_hz" in why
+
+
+def test_a_shutdown_tells_the_client_of_the_goal_that_runs(make_rig: Callable[..., Rig], skills: Path) -> None:
+    rig = make_rig(skills, **PATIENT)
+    robot = rig.robot()
+    policy = rig.bring_up()
+    handle = rig.send()
+    rig.spin_until(lambda: len(robot.commands) > 3)
+    policy.trigger_shutdown()
+    assert rig.result(handle) == (Outcome.CANCELLED, "the node is cleaned up")
+    assert rig.run() == (Outcome.REFUSED, "the node is not active")
+
+
+def test_receipts_are_earlier_than_now_by_what_a_message_waited() -> None:
+    receipts = Receipts()
+    assert receipts.of(noted_ns=1_000, day_ns=1_300, steady_ns=50_000) == 49_700
+    assert receipts.of(noted_ns=900, day_ns=1_300, steady_ns=50_000) == 49_700, "never before the last one"
+    assert receipts.of(noted_ns=0, day_ns=1_300, steady_ns=50_500) == 50_500, "a middleware that notes nothing"
+    assert receipts.of(noted_ns=9_000, day_ns=1_300, steady_ns=50_600) == 50_600, "the clock of the day was set back"
 
 
 def test_it_is_active_only_with_live_streams_and_takes_goals_only_then(

@@ -105,7 +105,7 @@ def _decode_raw(message: Any, camera: CameraSpec) -> NDArray[np.uint8]:
     if channels is None:
         raise InputError(f"camera {camera.name!r}: encoding {message.encoding!r} is not known (rgb8, bgr8, mono8 are)")
     data, height, width, step = _buffer(message.data), message.height, message.width, message.step
-    if height * step != len(data) or step < width * channels or not len(data):
+    if height * step != len(data) or step < width * channels or not len(data) or not width:
         raise InputError(
             f"camera {camera.name!r}: {len(data)} bytes are no image of {width} x {height} {message.encoding}"
         )

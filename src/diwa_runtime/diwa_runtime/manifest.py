@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +143,7 @@ class Manifest:
 
         spec = Spec.from_json(fields["spec"], f"{source}: spec")
         return cls(
-            skill=_text(fields["skill"], source, "skill"),
+            skill=_name(fields["skill"], source, "skill"),
             spec=spec,
             normalisation=many("normalisation", _normalisation),
             proprio_starts=_statistics(fields["proprio_starts"], source, "proprio_starts", len(spec.proprio)),
@@ -224,6 +225,14 @@ def _text(data: Any, source: str, name: str) -> str:
     if not isinstance(data, str) or not data or not data.isprintable():
         raise BundleError(f"{source}: '{name}' is {data!r}, expected a name")
     return data
+
+
+def _name(data: Any, source: str, name: str) -> str:
+    """Return a text that may become part of a file's name."""
+    text = _text(data, source, name)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+        raise BundleError(f"{source}: '{name}' is {data!r}, expected letters, digits, '_', '-' and '.' only")
+    return text
 
 
 def _count(data: Any, source: str, name: str, least: int = 1, most: int = 1 << 20) -> int:

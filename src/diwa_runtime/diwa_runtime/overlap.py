@@ -9,14 +9,15 @@ robot may accelerate. Where a plan is late altogether, the arm slows down to sta
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
-from diwa_runtime.actions import GRIPPER, HOLD_ACTION
+from diwa_runtime.actions import GRIPPER, HOLD_ACTION, accept_action
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.session import Float, PolicySession
 from diwa_runtime.spec import Spec
@@ -138,6 +139,7 @@ class OverlappedSession(PolicySession):
         self._running = self._previous = STANDSTILL
         self._arrived_at = 0
         self._begun_at: int | None = None
+        self._from: Float = self.state.asked
         self._delays: deque[int] = deque(maxlen=DELAYS_KEPT)
 
     @property
@@ -149,6 +151,15 @@ class OverlappedSession(PolicySession):
     def delay(self) -> int:
         """How many ticks a plan takes, by the slowest of the last few."""
         return max(self._delays, default=1)
+
+    def step(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> Float:
+        """Take one observation; return the action (7,) to send until the next one. As in `PolicySession`.
+
+        `executed_action` is also what the change of the next one is limited from, in an episode's first step too: an
+        action that was never sent, or not taken, is nothing that the arm comes from.
+        """
+        self._from = self.state.asked if executed_action is None else accept_action(executed_action)
+        return super().step(observation, executed_action)
 
     def _next_action(self) -> Float:
         tick = self.state.steps - 1
@@ -177,7 +188,7 @@ class OverlappedSession(PolicySession):
     def _blended(self, tick: int) -> Float:
         """Return what the plans ask for at this tick: the new one more and more, the old one less and less."""
         standstill = HOLD_ACTION.copy()
-        standstill[GRIPPER] = self.state.asked[GRIPPER]
+        standstill[GRIPPER] = self._from[GRIPPER]
         new, old = self._running.at(tick), self._previous.at(tick)
         if new is None:
             return standstill
@@ -190,8 +201,8 @@ class OverlappedSession(PolicySession):
         """Return the action no further from the last one than the robot may accelerate."""
         limited = action.copy()
         for part, most in ((slice(0, 3), self._translation_change), (slice(3, 6), self._rotation_change)):
-            change = action[part] - self.state.asked[part]
+            change = action[part] - self._from[part]
             size = float(np.linalg.norm(change))
             if size > most:
-                limited[part] = self.state.asked[part] + change * (most / size)
+                limited[part] = self._from[part] + change * (most / size)
         return limited

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.divergence import DivergenceSum
 from diwa_runtime.errors import StorageError
-from diwa_runtime.seams import measure_seams
+from diwa_runtime.seams import Seams, joined_seams, measure_seams
 from diwa_runtime.skill_run import Decision, Ended, Goal, RunLimits
+from diwa_runtime.streams import NANOSECONDS
 
 FORMAT_VERSION = 1
 SUFFIX = ".jsonl"
@@ -88,9 +88,8 @@ class RunRecord:
 
     def __init__(self, folder: Path | None, goal: Goal, skills: Mapping[str, Bundle], limits: RunLimits) -> None:
         """Begin a record in `folder`; None = keep no log."""
-        self._spec = skills[goal.skills[0]].spec
-        self._actions: list[NDArray[np.float32]] = []
-        self._begins: list[bool] = []
+        self._spec, self._shadow = skills[goal.skills[0]].spec, limits.shadow
+        self._stretches: list[list[Decision]] = []
         self._inference_s: list[float] = []
         self.trouble = ""
         self._log: RunLog | None = None
@@ -100,8 +99,7 @@ class RunRecord:
 
     def decided(self, decision: Decision) -> None:
         """Take in a control tick."""
-        self._actions.append(decision.action)
-        self._begins.append(decision.begins_chunk)
+        self._continue_stretch(decision)
         self._inference_s.append(decision.inference_s)
         if self._log is not None:
             with self._noting_trouble():
@@ -119,13 +117,31 @@ class RunRecord:
             "late": late,
             "dropped": dict(dropped),
             "inference_s": {"median": float(np.median(inference)), "largest": float(inference.max())},
-            "seams": measure_seams(np.array(self._actions), np.array(self._begins), self._spec).to_json(),
+            "seams": joined_seams(self._seams_of(stretch) for stretch in self._stretches).to_json(),
             "divergence": asdict(divergence) if divergence.ticks else None,
         }
         if self._log is not None:
             with self._noting_trouble():
                 self._log.end(summary)
         return summary
+
+    def _continue_stretch(self, decision: Decision) -> None:
+        """Add to the stretch of ticks that were answered one after the other, or begin one.
+
+        Between two of them the arm stood still, and nothing was handed over. In shadow mode nothing is sent, and what
+        would have been counts.
+        """
+        if not decision.send and not self._shadow:
+            return
+        last = self._stretches[-1][-1] if self._stretches else None
+        gap_s = (decision.stamp_ns - last.stamp_ns) / NANOSECONDS if last is not None else 0.0
+        if last is None or last.skill != decision.skill or gap_s * self._spec.rate_hz > 1.5:
+            self._stretches.append([])
+        self._stretches[-1].append(decision)
+
+    def _seams_of(self, stretch: list[Decision]) -> Seams:
+        actions, begins = ([getattr(d, name) for d in stretch] for name in ("action", "begins_chunk"))
+        return measure_seams(np.array(actions), np.array(begins), self._spec)
 
     @contextmanager
     def _noting_trouble(self) -> Iterator[None]:

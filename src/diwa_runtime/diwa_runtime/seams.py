@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, astuple, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,20 @@ class Seams:
     def to_json(self) -> dict[str, object]:
         """Return plain data."""
         return asdict(self)
+
+
+def joined_seams(parts: Iterable[Seams]) -> Seams:
+    """Return the largest of several stretches' figures, and how many hand-overs they had."""
+    count, still = 0, Steps(0.0, 0.0, 0.0)
+    at_seams = within = still
+    for part in parts:
+        count += part.count
+        at_seams, within = _larger(at_seams, part.at_seams), _larger(within, part.within)
+    return Seams(count, at_seams, within)
+
+
+def _larger(one: Steps, other: Steps) -> Steps:
+    return Steps(*(max(pair) for pair in zip(astuple(one), astuple(other), strict=True)))
 
 
 def measure_seams(actions: NDArray[np.floating], begins: NDArray[np.bool_], spec: Spec) -> Seams:

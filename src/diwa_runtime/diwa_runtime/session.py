@@ -142,11 +142,17 @@ class PolicySession:
         """How sure the reward model is, in [0, 1], that the skill is done; computed when asked for.
 
         0 before the first observation, when nothing is known.
+
+        Raises:
+            BundleError: the reward's graph gave no probability.
         """
         if self.state.steps == 0:
             return 0.0
         if self._probability is None:
-            self._probability = float(self.bundle.probability(self.state.latent[None])[0])
+            probability = float(self.bundle.probability(self.state.latent[None])[0])
+            if not 0.0 <= probability <= 1.0:
+                raise BundleError(f"{self.bundle.source}: the reward gave {probability}, no probability; stop here")
+            self._probability = probability
         return self._probability
 
     @property

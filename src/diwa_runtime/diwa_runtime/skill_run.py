@@ -8,6 +8,7 @@ when nothing is commanded, ending means standstill.
 from __future__ import annotations
 
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +44,8 @@ class RunLimits:
         first_observation_s: how long the first one may take.
         unanswered_s: end the goal when the robot took no command for so long.
         success_frames: so many observations in a row must look like success.
-        success_release: the count starts anew only when the probability falls so far below the bundle's threshold.
+        success_release: the count starts anew only when the probability falls below the bundle's threshold by this
+            share of it.
         stuck_after_s, stuck_moved_m: a camera with one picture for so long, while the arm moved so far, is stuck.
         overlapped: plan the next chunk while this one runs.
         shadow: say what would be done, and do nothing.
@@ -151,10 +153,10 @@ class _Episode:
     begun_ns: int
     observed_ns: int | None = None
     first_stamp: int = 0
-    first_sent: int | None = None
+    sent: deque[int] = field(default_factory=deque)
     fired: int = 0
+    probability: float | None = None
     last: Decision | None = None
-    executed: NDArray[np.float32] | None = None
 
     @property
     def skill(self) -> str:
@@ -205,6 +207,8 @@ class SkillRunner:
         self._answered_ns: int | None = None
         self._active_ns: int | None = None
         self._received: dict[int, int] = {}
+        self._dropped_before: Counter[str] = Counter()
+        self._foreign: tuple[str, int] | None = None
 
     # What is asked of it.
 
@@ -214,6 +218,8 @@ class SkillRunner:
         if reason is None:
             self._ended, self._failed = None, False
             self.steps, self.late, self.divergence = 0, 0, DivergenceSum()
+            self._dropped_before.clear()
+            self._assembler.reset()
             self._begin(goal, 0, now_ns)
         return reason
 
@@ -248,11 +254,12 @@ class SkillRunner:
         """
         self.watch.note(topic, received_ns)
         self._note_activity(self._clock_ns())
-        if self._episode is None:
+        if self._episode is None or received_ns < self._episode.begun_ns:
             return None
         try:
             if topic == self._assembler.reference.topic:
-                self._received[stamp_of(message, self._assembler.reference, received_ns)] = received_ns
+                stamp = stamp_of(message, self._assembler.reference, received_ns)
+                self._received.setdefault(stamp, received_ns)
             if topic in self._cameras and (reason := self._stuck.objection(topic, message, received_ns)):
                 raise _Over(Outcome.FAULT, f"{reason}; look at the camera")
             rows = self._assembler.feed(topic, message, received_ns)
@@ -276,8 +283,9 @@ class SkillRunner:
             return
         self._end(Outcome.STOPPED if self._mode is RobotMode.STOPPED else Outcome.FAULT, UNWILLING[self._mode])
 
-    def on_foreign_command(self, source: str) -> None:
+    def on_foreign_command(self, source: str, now_ns: int) -> None:
         """Hear that somebody else commands the robot."""
+        self._foreign = source, now_ns
         if not self.limits.shadow:
             self._end(Outcome.FAULT, f"{source!r} commands the robot too; only one may")
 
@@ -312,8 +320,8 @@ class SkillRunner:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """What the assembler could not use since the skill began, by what it was."""
-        return self._assembler.counts()
+        """What the assembler could not use since the goal began, by what it was."""
+        return {name: count + self._dropped_before[name] for name, count in self._assembler.counts().items()}
 
     # How it goes about it.
 
@@ -331,8 +339,12 @@ class SkillRunner:
             return f"the seed must not be negative, not {goal.seed}"
         if silent := self.watch.silent(now_ns, self.limits.give_up_after_s):
             return f"streams are missing: {'; '.join(silent)}"
-        if not self.limits.shadow and self._mode in UNWILLING:
+        if self.limits.shadow:
+            return None
+        if self._mode in UNWILLING:
             return UNWILLING[self._mode]
+        if self._foreign and now_ns - self._foreign[1] < self.limits.unanswered_s * NANOSECONDS:
+            return f"{self._foreign[0]!r} commands the robot; wait until it is silent"
         return None
 
     def _begin(self, goal: Goal, index: int, now_ns: int) -> None:
@@ -342,6 +354,7 @@ class SkillRunner:
             if self._planner is None
             else OverlappedSession(bundle, self._planner, goal.seed, self.limits.seams)
         )
+        self._dropped_before.update(self._assembler.counts())
         self._assembler.reset()
         self._stuck.reset()
         self._received.clear()
@@ -351,9 +364,8 @@ class SkillRunner:
         episode, self._episode = self._episode, None
         if episode is None:
             return
-        seen = episode.session.success_probability if episode.session.steps else None
         self._failed = outcome is Outcome.FAULT
-        self._ended = Ended(outcome, reason, self.steps, episode.skill, seen)
+        self._ended = Ended(outcome, reason, self.steps, episode.skill, episode.probability)
 
     def _note_activity(self, now_ns: int) -> None:
         """Notice a process that was frozen: what it would do now answers a world that is gone."""
@@ -381,9 +393,11 @@ class SkillRunner:
             gap_s = (rows[-1].stamp - (episode.last.stamp_ns if episode.last else 0)) / NANOSECONDS
             raise _Over(Outcome.FAULT, f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock")
         newest = rows[-1]
+        if any(fault.stamp == newest.stamp for fault in self._assembler.faults):
+            return None  # part of it is not sound: neither looked at nor answered, as if it had not come
         if episode.observed_ns is None:
-            episode.first_stamp = newest.stamp
-            reason = objection(episode.session.bundle.manifest, newest.values, self.limits.gate)
+            episode.first_stamp = rows[0].stamp
+            reason = objection(episode.session.bundle.manifest, rows[0].values, self.limits.gate)
             if reason is not None:
                 raise _Over(Outcome.FAULT if episode.index else Outcome.REFUSED, reason)
         for row in rows[:-1]:  # the arm held meanwhile: time passed for the policy, but nothing is to be sent
@@ -440,22 +454,25 @@ class SkillRunner:
             position=row.values["proprio"][:3],
             divergence=self._diverged(episode, row),
         )
-        if decision.send and episode.first_sent is None:
-            episode.first_sent = row.stamp
+        if decision.send:
+            episode.sent.append(row.stamp)
         episode.last = decision
         return decision
 
     def _is_unanswered(self, episode: _Episode, row: Row) -> bool:
-        if self._answered_ns is None or episode.first_sent is None:
+        """Whether the oldest command that the robot has not answered was sent too long ago."""
+        if self._answered_ns is None:
             return False
-        return row.stamp - max(self._answered_ns, episode.first_sent) > self.limits.unanswered_s * NANOSECONDS
+        while episode.sent and episode.sent[0] <= self._answered_ns:
+            episode.sent.popleft()
+        return bool(episode.sent) and row.stamp - episode.sent[0] > self.limits.unanswered_s * NANOSECONDS
 
     def _has_succeeded(self, episode: _Episode) -> bool:
-        session = episode.session
-        threshold = session.bundle.manifest.success_threshold
-        if session.success_probability > threshold:
+        threshold = episode.session.bundle.manifest.success_threshold
+        episode.probability = probability = episode.session.success_probability
+        if probability > threshold:
             episode.fired += 1
-        elif session.success_probability < threshold - self.limits.success_release:
+        elif probability < threshold * (1 - self.limits.success_release):
             episode.fired = 0
         return episode.fired >= self.limits.success_frames
 

@@ -125,6 +125,8 @@ def test_manifest_that_is_not_a_manifest_is_refused(folder):
         ({"success_threshold": "high"}, "success_threshold"),
         ({"skill": ""}, "skill"),
         ({"skill": "open\ndrawer"}, "skill"),
+        ({"skill": "../open_drawer"}, "skill"),
+        ({"skill": ".hidden"}, "skill"),
         ({"normalisation": {"proprio": []}}, "normalisation.proprio"),
         ({"normalisation": {"proprio": {"names": ["a"], "mean": [], "std": [1], "clamp": 4}}}, "proprio.mean"),
         ({"proprio_starts": {"mean": [1.0], "std": [1.0], "minimum": [1.0], "maximum": [1.0]}}, "proprio_starts"),

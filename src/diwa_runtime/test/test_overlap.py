@@ -128,6 +128,24 @@ def test_when_plans_stop_coming_the_arm_slows_down_to_standstill(bundle: Bundle)
     assert actions[-1, 6] == session.state.asked[6], "the gripper keeps what it was told"
 
 
+def test_until_it_knows_what_to_do_the_gripper_stays_as_it_is(bundle: Bundle) -> None:
+    session = OverlappedSession(bundle, SlowPlanner([5]), seed=1)
+    closed = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)
+    assert [session.step(observation(step), closed)[6] for step in range(5)] == [-1] * 5
+
+
+def test_f17_what_was_not_sent_is_nothing_to_go_on_from(bundle: Bundle) -> None:
+    """The arm stood still for some ticks: the next command begins at standstill, whatever was asked meanwhile."""
+    session = OverlappedSession(bundle, SlowPlanner([1]), seed=1)
+    action: Float | None = None
+    for step in range(30):
+        action = session.step(observation(step), action)
+    still = np.array([0, 0, 0, 0, 0, 0, 1], np.float32)
+    for step in range(30, 34):
+        action = session.step(observation(step), still)
+        assert np.linalg.norm(action[:3]) <= LIMITS.change_per_tick(SPEC)[0] * (1 + 1e-5)
+
+
 def test_a_thread_plans_what_the_loop_would(bundle: Bundle) -> None:
     planner = ThreadPlanner()
     session = OverlappedSession(bundle, planner, seed=1)

@@ -213,6 +213,14 @@ def test_last_observation_moves_the_belief_and_asks_for_nothing(bundle):
     assert (watched.steps, watched.state.used, acted.state.used) == (2, 1, 2)
 
 
+def test_reward_that_gives_nan_stops_the_episode(tmp_path):
+    bundle = make_bundle(tmp_path, judge=np.full(LATENT, np.nan, np.float32))
+    session = PolicySession(bundle, 1)
+    session.step(make_observations(1)[0])
+    with pytest.raises(BundleError, match="no probability"):
+        _ = session.success_probability
+
+
 @pytest.mark.parametrize("part", ["observe", "decide"])
 def test_graph_that_gives_nan_stops_the_episode(tmp_path, part):
     shape = ToyWeights.random(Spec(), LATENT)

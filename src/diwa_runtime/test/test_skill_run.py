@@ -295,6 +295,47 @@ def test_f01_one_such_observation_is_left_out(robot: Robot) -> None:
     assert robot.runner.dropped["faulty"] == 1
 
 
+def nan_accepted(message: Any) -> Any:
+    message.accepted_translation.x = float("nan")
+    return message
+
+
+def test_f01_a_state_of_which_only_a_part_is_sound_is_not_answered_either(robot: Robot) -> None:
+    """What was accepted is a stream of its own; without it nobody knows what the latent should be told."""
+    robot.run(steps=3)
+    for _ in range(8):
+        assert robot.step(state=nan_accepted) is None
+    outcome, reason = robot.ended
+    assert outcome is Outcome.FAULT
+    assert "robot/state: not finite" in reason
+
+
+def test_f02_a_stamp_that_comes_again_does_not_make_an_observation_young(robot: Robot) -> None:
+    robot.run(steps=3)
+    robot.tick += 1
+    stamp = START_NS + robot.tick * PERIOD
+    robot.runner.on_message("robot/state", robot_state(stamp), robot.now_ns)
+    robot.now_ns += round(0.14 * SECOND)
+    robot.runner.on_message("robot/state", robot_state(stamp), robot.now_ns)
+    decision = robot.runner.on_message("scene/state", scene_state(stamp), robot.now_ns)
+    assert decision is not None
+    assert decision.observation_age_s == pytest.approx(0.14)
+    assert not decision.send
+
+
+def test_messages_from_before_the_goal_are_not_its_first_frame(robot: Robot) -> None:
+    robot.step()
+    waiting_ns, robot.now_ns = robot.now_ns, robot.now_ns + SECOND // 100
+    assert robot.runner.start(Goal(("open_drawer",)), robot.now_ns) is None
+    stamp = START_NS + (robot.tick + 1) * PERIOD
+    robot.runner.on_message("scene/state", scene_state(stamp), waiting_ns)
+    assert robot.runner.on_message("robot/state", robot_state(stamp), waiting_ns) is None
+    robot.tick += 1
+    decision = robot.step()
+    assert decision is not None
+    assert decision.step == 1
+
+
 @pytest.mark.parametrize(("jump", "word"), [(300, "jumps by 10.0"), (-300, "time goes backwards")])
 def test_f21_a_clock_that_jumps_ends_the_goal(robot: Robot, jump: int, word: str) -> None:
     robot.run(steps=3)
@@ -351,10 +392,29 @@ def test_f18_an_arm_far_from_every_training_start_is_refused_with_the_figure(tmp
 
 def test_f19_somebody_else_who_commands_ends_the_goal(robot: Robot) -> None:
     robot.run()
-    robot.runner.on_foreign_command("teleop")
+    robot.runner.on_foreign_command("teleop", robot.now_ns)
     outcome, reason = robot.ended
     assert outcome is Outcome.FAULT
     assert "'teleop' commands the robot too" in reason
+
+
+def test_f19_no_goal_begins_while_somebody_else_commands(robot: Robot) -> None:
+    robot.step()
+    robot.runner.on_foreign_command("teleop", robot.now_ns)
+    assert "'teleop' commands the robot" in str(robot.runner.start(Goal(("open_drawer",)), robot.now_ns))
+    for _ in range(16):
+        robot.step()
+    assert robot.runner.start(Goal(("open_drawer",)), robot.now_ns) is None
+
+
+def test_answers_that_were_never_sent_are_not_held_against_the_robot(robot: Robot) -> None:
+    robot.run(steps=3)
+    robot.thinking_ns = round(0.04 * SECOND)  # each answer comes too late, but the process lives
+    for _ in range(12):
+        robot.step(obeys=True)
+        robot.tick += 3
+    assert robot.runner.late >= 5
+    assert robot.runner.running, robot.runner.take_ended()
 
 
 def test_f19_a_robot_that_takes_no_command_ends_the_goal(robot: Robot) -> None:
@@ -372,7 +432,7 @@ def test_shadow_mode_commands_nothing_and_measures_how_far_it_is_from_the_operat
     robot.step()
     robot.runner.on_robot(RobotMode.GUIDED, 0)
     assert robot.runner.start(Goal(("open_drawer",)), robot.now_ns) is None
-    robot.runner.on_foreign_command("teleop")
+    robot.runner.on_foreign_command("teleop", robot.now_ns)
     for _ in range(6):
         robot.tick += 1
         robot.now_ns += PERIOD
@@ -423,3 +483,31 @@ def test_a_disk_that_refuses_ends_the_log_and_not_the_run(robot: Robot, tmp_path
     assert "no run log can be written" in record.trouble
     robot.run(steps=2)
     record.decided(robot.decisions[0])
+
+
+def test_a_disk_that_fills_up_in_mid_run_is_said_and_the_run_goes_on(robot: Robot, tmp_path: Path) -> None:
+    record = RunRecord(tmp_path / "logs", Goal(("open_drawer",)), robot.runner.skills, RunLimits())
+    robot.run(steps=3)
+    record.decided(robot.decisions[0])
+    assert record._log is not None
+    assert record._log._file is not None
+    record._log._file.close()
+    record._log._file = open("/dev/full", "w")  # noqa: SIM115
+    record.decided(robot.decisions[1])
+    assert "the run log ends here (No space left on device)" in record.trouble
+    record.decided(robot.decisions[2])
+    (path,) = (tmp_path / "logs").iterdir()
+    assert len(path.read_text().splitlines()) == 2, "what was written before is whole"
+
+
+def test_seams_are_those_between_commands_that_followed_each_other(robot: Robot) -> None:
+    record = RunRecord(None, Goal(("open_drawer",)), robot.runner.skills, RunLimits())
+    robot.run(steps=12)
+    kept = [replace(d, send=not 3 <= index <= 5) for index, d in enumerate(robot.decisions)]
+    for decision in kept:
+        record.decided(decision)
+    robot.runner.cancel()
+    ended = robot.runner.take_ended()
+    assert ended is not None
+    seams = record.ended(ended, 0, {}, DivergenceSum())["seams"]
+    assert seams["count"] == 1, "the hand-over at the fifth tick was never sent, the one at the ninth was"

@@ -12,12 +12,13 @@ import pytest
 import setuptools
 
 SOURCES = Path(__file__).resolve().parents[2]
-PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_policy_node", "diwa_trainer")
+PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_policy_node", "diwa_bridge", "diwa_trainer")
 ROS = {"rclpy", "diwa_msgs", "rosidl_runtime_py", "ament_index_python"}
 FORBIDDEN = {
     "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_sim": {"torch", "diwa_trainer"},
     "diwa_policy_node": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
+    "diwa_bridge": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_policy_node", "diwa_trainer"},
     "diwa_trainer": ROS | {"mujoco", "diwa_sim"},
 }
 ROS_MODULES = {

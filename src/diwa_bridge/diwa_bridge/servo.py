@@ -1,0 +1,248 @@
+"""The servo: relative commands move a target, and a bounded velocity follows it. Pure, without a robot and without ROS.
+
+What is accepted of a command is how far the target really moved; that is what `robot/state` says and what a policy's
+filter is told. The velocity is valid for some tens of milliseconds only, so whoever sends none has stopped the arm.
+Near walls and joint ends everything slows down towards standstill, never clips, and the way back is always free.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_bridge.limits import ServoLimits
+from diwa_runtime.geometry import euler_to_matrix
+from diwa_runtime.spec import ActionScale
+
+Array = NDArray[np.float64]
+NANOSECONDS = 1_000_000_000
+_DAMPING = 0.02
+COMMAND_LASTS = 1.5
+"""Control periods for which a command's own velocity is fed forward; then only the error is followed."""
+
+
+class ServoStatus(IntFlag):
+    """What limits the arm at the moment; 0 = nothing."""
+
+    FREE = 0
+    SLOW_FOR_WALL = 1
+    SLOW_FOR_JOINT = 2
+    TOO_FAST = 4
+    LEADS_TOO_FAR = 8
+    SILENCE = 16
+    STOPPED = 32
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """What was measured.
+
+    Attributes:
+        position: of the TCP (3,), m, base frame.
+        euler: of the TCP (3,), rad, extrinsic xyz, any wrap.
+        joints: (7,) rad.
+        jacobian: of the TCP (6, 7), base frame, translation first.
+    """
+
+    position: Array
+    euler: Array
+    joints: Array
+    jacobian: Array
+
+
+class Servo:
+    """Follows commands within limits.
+
+    Attributes:
+        status: what limited the last command or tick.
+        twist: what was sent last (6,): m/s, rad/s, base frame.
+    """
+
+    def __init__(self, limits: ServoLimits, scale: ActionScale) -> None:
+        self.limits, self._scale = limits, scale
+        self._low, self._high = np.array(limits.low), np.array(limits.high)
+        self._euler_low, self._euler_high = np.array(limits.euler_low), np.array(limits.euler_high)
+        self._joint_low = np.array(limits.arm.joint_low) + limits.joint_margin
+        self._joint_high = np.array(limits.arm.joint_high) - limits.joint_margin
+        self._joint_velocity = np.array(limits.arm.joint_velocity)
+        self.status = ServoStatus.FREE
+        self.twist: Array = np.zeros(6)
+        self._feed: Array = np.zeros(6)
+        self._commanded_ns: int | None = None
+        self._stopped = False
+        self._position: Array = np.zeros(3)
+        self._euler: Array = np.zeros(3)
+
+    def anchor(self, state: ArmState) -> None:
+        """Let the target be where the arm is."""
+        self._position = state.position.copy()
+        self._euler = self._unwrapped(state.euler)
+        self._feed[:] = 0
+
+    def stop(self) -> None:
+        """Come to rest, and stay there until `release`."""
+        self._stopped = True
+
+    def release(self) -> None:
+        """End a stop; the target is wherever the arm is by then."""
+        self._stopped, self._commanded_ns = False, None
+
+    def command(self, motion: Array, state: ArmState, now_ns: int) -> Array:
+        """Move the target by a command; return what was accepted of it.
+
+        Args:
+            motion: translation 3 (m) and rotation 3 (rad, added to the Euler angles).
+            state: measured last.
+            now_ns: when the command was received.
+
+        Returns:
+            (6,) in the same units; zeros while stopped.
+
+        Raises:
+            ValueError: not six finite numbers; the target is where it was.
+        """
+        motion = np.asarray(motion, np.float64)
+        if motion.shape != (6,) or not np.isfinite(motion).all():
+            raise ValueError(f"a command must be six finite numbers, not {motion}")
+        if self._stopped:
+            self.status = ServoStatus.STOPPED
+            return np.zeros(6)
+        self.status = ServoStatus.FREE
+        position = self._position + self._bounded_step(motion)
+        euler = self._euler + self._bounded_turn(motion)
+        position, euler = self._led(position, euler, state)
+        accepted = np.concatenate([position - self._position, euler - self._euler])
+        turn = _rotation_vector(euler_to_matrix(euler) @ euler_to_matrix(self._euler).T)
+        self._feed = np.concatenate([accepted[:3], turn]) * self.limits.rate_hz
+        self._position, self._euler, self._commanded_ns = position, euler, now_ns
+        return accepted
+
+    def tick(self, state: ArmState, now_ns: int) -> Array:
+        """Return the velocity (6,) to send now: m/s and rad/s in the base frame."""
+        wanted = np.zeros(6)
+        if self._stopped or self._is_silent(now_ns):
+            self.status |= ServoStatus.STOPPED if self._stopped else ServoStatus.SILENCE
+            self.anchor(state)
+        else:
+            wanted = self._towards_target(state, now_ns)
+        wanted = self._within_joints(self._within_walls(self._within_speed(wanted), state), state)
+        self.twist = self._smoothed(wanted)
+        return self.twist
+
+    def _is_silent(self, now_ns: int) -> bool:
+        return self._commanded_ns is None or now_ns - self._commanded_ns > self.limits.silence_s * NANOSECONDS
+
+    def _bounded_step(self, motion: Array) -> Array:
+        """Return how far the target moves: no faster than allowed, and slower and slower towards a wall."""
+        limits, period_s = self.limits, 1 / self.limits.rate_hz
+        step = np.clip(motion[:3], -self._scale.translation_m, self._scale.translation_m)
+        step = self._shortened(step, limits.translation_velocity * period_s)
+        return self._slowed(step, self._position, self._low, self._high, period_s / limits.approach_s)
+
+    def _bounded_turn(self, motion: Array) -> Array:
+        limits, period_s = self.limits, 1 / self.limits.rate_hz
+        turn = np.clip(motion[3:], -self._scale.rotation_rad, self._scale.rotation_rad)
+        turn = self._shortened(turn, limits.rotation_velocity * period_s)
+        return self._slowed(turn, self._euler, self._euler_low, self._euler_high, period_s / limits.approach_s)
+
+    def _shortened(self, vector: Array, most: float) -> Array:
+        size = float(np.linalg.norm(vector))
+        if size <= most:
+            return vector
+        self.status |= ServoStatus.TOO_FAST
+        return vector * (most / size)
+
+    def _slowed(self, step: Array, at: Array, low: Array, high: Array, share: float) -> Array:
+        """Let no component go further than that share of its distance to the wall that it goes towards."""
+        room = share * np.maximum(np.where(step > 0, high - at, at - low), 0.0)
+        slowed = np.clip(step, -room, room)
+        if (slowed != step).any():
+            self.status |= ServoStatus.SLOW_FOR_WALL
+        return slowed
+
+    def _led(self, position: Array, euler: Array, state: ArmState) -> tuple[Array, Array]:
+        """Keep the target near the arm: what pushes against something must not wind up."""
+        lead, turn = position - state.position, _wrapped(euler - state.euler)
+        kept, kept_turn = (
+            np.clip(value, -most, most) for value, most in ((lead, self.limits.lead_m), (turn, self.limits.lead_rad))
+        )
+        if (kept != lead).any() or (kept_turn != turn).any():
+            self.status |= ServoStatus.LEADS_TOO_FAR
+        return state.position + kept, euler - turn + kept_turn
+
+    def _towards_target(self, state: ArmState, now_ns: int) -> Array:
+        assert self._commanded_ns is not None
+        lasts = now_ns - self._commanded_ns <= COMMAND_LASTS / self.limits.rate_hz * NANOSECONDS
+        turn = _rotation_vector(euler_to_matrix(self._euler) @ euler_to_matrix(state.euler).T)
+        error = np.concatenate([self._position - state.position, turn])
+        return (self._feed if lasts else 0.0) + self.limits.gain * error
+
+    def _within_speed(self, twist: Array) -> Array:
+        limits = self.limits
+        return np.concatenate(
+            [
+                self._shortened(twist[:3], limits.translation_velocity),
+                self._shortened(twist[3:], limits.rotation_velocity),
+            ]
+        )
+
+    def _within_walls(self, twist: Array, state: ArmState) -> Array:
+        slowed = self._slowed(twist[:3], state.position, self._low, self._high, 1 / self.limits.approach_s)
+        return np.concatenate([slowed, twist[3:]])
+
+    def _within_joints(self, twist: Array, state: ArmState) -> Array:
+        """Scale the whole motion so that no joint goes towards its end faster than its distance allows.
+
+        The direction stays, so the arm stops on its path; a motion away from the end is not slowed.
+        """
+        jacobian = state.jacobian
+        velocity = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING**2 * np.eye(6), twist)
+        room = np.maximum(np.where(velocity > 0, self._joint_high - state.joints, state.joints - self._joint_low), 0.0)
+        most = np.minimum(room / self.limits.approach_s, self.limits.speed * self._joint_velocity)
+        moving = np.abs(velocity) > 1e-9
+        scale = float(np.min(most[moving] / np.abs(velocity[moving]), initial=1.0))
+        if scale < 1.0:
+            self.status |= ServoStatus.SLOW_FOR_JOINT
+        return twist * scale
+
+    def _smoothed(self, wanted: Array) -> Array:
+        """Return the twist no further from the last one than the arm may accelerate, or brake, in one period."""
+        arm, limits = self.limits.arm, self.limits
+        smoothed = wanted.copy()
+        for part, acceleration in (
+            (slice(0, 3), arm.translation_acceleration),
+            (slice(3, 6), arm.rotation_acceleration),
+        ):
+            last, change = self.twist[part], wanted[part] - self.twist[part]
+            share = limits.braking if np.linalg.norm(wanted[part]) < np.linalg.norm(last) else limits.speed
+            most, size = share * acceleration * limits.period_s, float(np.linalg.norm(change))
+            if size > most:
+                smoothed[part] = last + change * (most / size)
+        return smoothed
+
+    def _unwrapped(self, euler: Array) -> Array:
+        """Return Euler angles with each one in the turn that the bounds are counted in."""
+        middle = (self._euler_low + self._euler_high) / 2
+        return middle + _wrapped(euler - middle)
+
+
+def _wrapped(angles: Array) -> Array:
+    return np.mod(angles + math.pi, 2 * math.pi) - math.pi
+
+
+def _rotation_vector(matrix: Array) -> Array:
+    """Return axis times angle (3,), rad, of a rotation matrix (3, 3)."""
+    axis = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
+    sine, cosine = float(np.linalg.norm(axis)), (float(np.trace(matrix)) - 1) / 2
+    if sine > 1e-9:
+        return axis * (math.atan2(sine, cosine) / sine)
+    if cosine > 0:
+        return axis
+    # Half a turn: the axis is the column of (R + 1) / 2 that is longest.
+    columns = (matrix + np.eye(3)) / 2
+    column = columns[:, int(np.argmax(np.diag(columns)))]
+    return math.pi * column / np.linalg.norm(column)
