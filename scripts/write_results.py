@@ -27,8 +27,9 @@ SCATTER, CURVES = DOCS / "images" / "imagined_against_real.svg", DOCS / "images"
 
 
 def policies_of(folder: Path) -> list[str]:
-    """Names of the fine-tuned policies of a task, the pipeline's own first."""
-    found = sorted(path.parent.name for path in folder.glob("*/preflight.json"))
+    """Names of the fine-tuned policies of a task that are evaluated, the pipeline's own first."""
+    tuned = sorted(path.parent.name for path in folder.glob("*/preflight.json"))
+    found = [name for name in tuned if (folder / f"evaluation_{name}" / "evaluation.json").exists()]
     return sorted(found, key=lambda name: name != "finetuned")
 
 
@@ -40,10 +41,13 @@ def pooled(tables: Sequence[dict[str, Any]], policy: str) -> dict[str, Any]:
 
 def pooled_task(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One task's table over all training seeds, in the form of one run's, with each seed's beside it."""
-    policies = [name for name in tables[0] if isinstance(tables[0][name], dict) and "episodes" in tables[0][name]]
-    out: dict[str, Any] = {name: pooled(tables, name) for name in policies}
+    policies = dict.fromkeys(
+        name for table in tables for name, part in table.items() if isinstance(part, dict) and "episodes" in part
+    )
+    out: dict[str, Any] = {name: pooled([table for table in tables if name in table], name) for name in policies}
     out["imagined_steps"] = sum(table["imagined_steps"] for table in tables)
-    out["seconds"] = {name: sum(table["seconds"][name] for table in tables) for name in tables[0]["seconds"]}
+    stages = dict.fromkeys(name for table in tables for name in table["seconds"])
+    out["seconds"] = {name: sum(table["seconds"].get(name, 0.0) for table in tables) for name in stages}
     return out | {"by_training_seed": list(tables)}
 
 
@@ -170,7 +174,7 @@ def ablation(tables: dict[str, Any]) -> list[str]:
     names = sorted({name for table in tables.values() for name in table if name.startswith("bc_")})
     if not names:
         return []
-    compared = {task: table for task, table in tables.items() if names[0] in table}
+    compared = {task: table for task, table in tables.items() if all(name in table for name in names)}
     columns = ["finetuned", *names]
     means = [100 * sum(rate(table[name]) for table in compared.values()) / len(compared) for name in columns]
     heads = ["BC 0", *(f"BC 0.{name.removeprefix('bc_0')}" for name in names)]
@@ -184,7 +188,15 @@ def ablation(tables: dict[str, Any]) -> list[str]:
         ),
         "| mean | | " + " | ".join(f"{mean:.0f} %" for mean in means) + " |",
         "",
+        *_fewer_episodes(compared, columns),
     ]
+
+
+def _fewer_episodes(compared: dict[str, Any], columns: Sequence[str]) -> list[str]:
+    """Say where a column counts fewer episodes than the base's, because a training seed is not done yet."""
+    counts = {name: min(table[name]["episodes"] for table in compared.values()) for name in ("base", *columns)}
+    short = [f"{name} at least {count}" for name, count in counts.items() if count < counts["base"]]
+    return [f"Not all training seeds are done: of {counts['base']} episodes, {', '.join(short)}.", ""] if short else []
 
 
 def main(folders: Sequence[Path]) -> None:
