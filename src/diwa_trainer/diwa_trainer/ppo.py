@@ -38,7 +38,7 @@ class PPOConfig:
     critic_warmup: int = 2
     critic_hidden: int = 256
     value_weight: float = 0.5
-    bc_weight: float = 0.05
+    bc_weight: float = 0.0
     target_kl: float = 1.0
     horizon_bootstrap: bool = False
 

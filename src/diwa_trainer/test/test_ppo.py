@@ -186,7 +186,7 @@ def test_rows_of_a_rollout(bootstrap):
     chains = torch.randn(3, 2, 11, 28, generator=generator)
     live = torch.tensor([[True, True], [True, True], [True, False]])
     rewards = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-    config = PPOConfig(gamma=0.9, gae_lambda=1.0, horizon_bootstrap=bootstrap)
+    config = PPOConfig(gamma=0.9, gae_lambda=1.0, horizon_bootstrap=bootstrap, bc_weight=0.05)
 
     batch = make_batch(
         Rollout(latents, chains, rewards, live, final), pretrained, pretrained, critic, config, generator
