@@ -8,6 +8,7 @@ in the command that answers it: two ways through the middleware, conversion, fil
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import subprocess
 import sys
@@ -137,6 +138,8 @@ def live_run(seconds: float, small: bool) -> LiveRun:
         write_policy(Path(folder) / "skill", small)
         policy = _start_policy(Path(folder) / "skill")
         try:
+            gc.collect()
+            gc.freeze()  # this process holds torch too; looking through all of it would stop the simulator's clock
             simulator.start()
             goal = RunSkill.Goal(skill="open_drawer", timeout=1e6, seed=1)
             handle: Any = None

@@ -10,6 +10,7 @@ rclpy gates lifecycle publishers only, so every other callback asks `_active` it
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import sys
@@ -198,6 +199,8 @@ class PolicyNode(LifecycleNode):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
         self._make_server()
         self._active = True
+        gc.collect()
+        gc.freeze()  # what is there by now stays: a collection that looked at all of it would miss a control tick
 
     def hold(self, why: str) -> None:
         """End the goal that runs and take no more: the arm holds."""

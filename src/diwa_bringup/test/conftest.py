@@ -1,0 +1,154 @@
+"""A small stand-in for the launch API, of jazzy's signatures: it keeps what it is given and starts nothing."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+LAUNCH_FILE = Path(__file__).resolve().parents[1] / "launch" / "sim.launch.py"
+
+
+@dataclass
+class LaunchDescription:
+    entities: list[Any]
+
+
+@dataclass
+class LaunchContext:
+    launch_configurations: dict[str, str]
+
+
+@dataclass
+class DeclareLaunchArgument:
+    name: str
+    default_value: str = field(kw_only=True)
+    description: str = field(kw_only=True)
+
+
+@dataclass
+class OpaqueFunction:
+    function: Callable[..., Any] = field(kw_only=True)
+
+
+@dataclass
+class SetEnvironmentVariable:
+    name: str
+    value: Any
+
+
+@dataclass
+class Shutdown:
+    reason: str = field(kw_only=True)
+
+
+@dataclass
+class LaunchConfiguration:
+    variable_name: str
+
+
+@dataclass
+class EnvironmentVariable:
+    name: str
+    default_value: str = field(kw_only=True)
+
+
+@dataclass
+class IfCondition:
+    predicate_expression: Any
+
+
+@dataclass(kw_only=True)
+class Node:
+    package: str
+    executable: str
+    name: str
+    exec_name: str
+    parameters: list[Any]
+    output: str
+    ros_arguments: list[Any]
+    on_exit: Any
+    condition: Any = None
+
+
+@dataclass
+class ParameterValue:
+    value: Any
+    value_type: Any = field(kw_only=True)
+
+
+API = {
+    "launch": [LaunchContext, LaunchDescription],
+    "launch.actions": [DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown],
+    "launch.conditions": [IfCondition],
+    "launch.substitutions": [EnvironmentVariable, LaunchConfiguration],
+    "launch_ros": [],
+    "launch_ros.actions": [Node],
+    "launch_ros.parameter_descriptions": [ParameterValue],
+}
+
+
+class Launched:
+    """What a launch file describes.
+
+    Attributes:
+        arguments: declared, by name.
+        environment: the variables that it sets.
+    """
+
+    def __init__(self, path: Path) -> None:
+        entities = runpy.run_path(str(path))["generate_launch_description"]().entities
+        self.arguments = {each.name: each for each in entities if isinstance(each, DeclareLaunchArgument)}
+        self.environment = {each.name: each.value for each in entities if isinstance(each, SetEnvironmentVariable)}
+        self._functions = [each.function for each in entities if isinstance(each, OpaqueFunction)]
+
+    def nodes(self, **given: str) -> dict[str, Any]:
+        """Return the nodes, by name, when these arguments are given."""
+        assert given.keys() <= self.arguments.keys()
+        defaults = {name: argument.default_value for name, argument in self.arguments.items()}
+        context = LaunchContext({**defaults, **given})
+        return {node.name: node for function in self._functions for node in function(context)}
+
+    def parameters(self, node: str, **given: str) -> dict[str, Any]:
+        """Return the parameters that the node is given over its files."""
+        over = [each for each in self.nodes(**given)[node].parameters if isinstance(each, dict)]
+        return {name: parameter.value for each in over for name, parameter in each.items()}
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
+    """What sim.launch.py describes, read with the stand-in."""
+    for name, classes in API.items():
+        module = ModuleType(name)
+        vars(module).update({each.__name__: each for each in classes})
+        monkeypatch.setitem(sys.modules, name, module)
+    return Launched(LAUNCH_FILE)
+
+
+class Declared(dict[str, Any]):
+    """A node that only takes down which parameters are declared, with their defaults."""
+
+    def declare_parameter(self, name: str, default: Any, _descriptor: Any) -> Any:
+        self[name] = default
+        return SimpleNamespace(value=default)
+
+
+@pytest.fixture
+def declared() -> dict[str, dict[str, Any]]:
+    """Parameters and defaults that the nodes themselves declare, by the node's name."""
+    pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
+    from diwa_policy_node import settings
+    from diwa_sim import node
+
+    simulator, policy = Declared(), Declared()
+    node.declare_settings(simulator)  # type: ignore[arg-type]
+    settings.declare_settings(policy)  # type: ignore[arg-type]
+    assert policy.keys() == settings.PARAMETERS.keys()
+    assert simulator.keys() == node.Settings.__annotations__.keys()
+    return {"diwa_sim": simulator, "diwa_policy": policy}
