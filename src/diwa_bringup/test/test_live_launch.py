@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,9 @@ pytest.importorskip("launch_ros.actions", reason="launch is on no package regist
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 
 import rclpy
-from launch import LaunchDescription, LaunchService
-from launch.actions import IncludeLaunchDescription, RegisterEventHandler
-from launch.event_handlers import OnProcessExit, OnProcessStart
-from launch.launch_description_sources import PythonLaunchDescriptionSource
+from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
 
 from diwa_msgs.action import RunSkill
 from diwa_runtime.toy_bundle import write_toy_bundle
@@ -30,78 +30,94 @@ pytestmark = pytest.mark.ros
 LAUNCH_FILE = Path(__file__).resolve().parents[1] / "launch" / "sim.launch.py"
 TIMEOUT_S = 60.0
 DOMAIN = 1 + os.getpid() % 100
+AS_ROS2_LAUNCH_DOES = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+path, *arguments = sys.argv[1:]
+pairs = [tuple(argument.split(":=", 1)) for argument in arguments]
+service = LaunchService(noninteractive=True)
+included = IncludeLaunchDescription(PythonLaunchDescriptionSource(path), launch_arguments=pairs)
+service.include_launch_description(LaunchDescription([included]))
+sys.exit(service.run())
+"""
 
 
 class Launch:
-    """A launch that runs until it ends by itself or the test ends it.
+    """A launch in a process of its own; what it says goes into a file."""
 
-    Attributes:
-        pids: of the processes, by name.
-        codes: with which they ended, in that order.
-    """
+    def __init__(self, output: Path, **arguments: str) -> None:
+        self._output = output
+        words = [f"{name}:={value}" for name, value in arguments.items()]
+        command = [sys.executable, "-c", AS_ROS2_LAUNCH_DOES, str(LAUNCH_FILE), *words]
+        with output.open("w") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 
-    def __init__(self, **arguments: str) -> None:
-        self.pids: dict[str, int] = {}
-        self.codes: dict[str, int] = {}
-        source = PythonLaunchDescriptionSource(str(LAUNCH_FILE))
-        self._service = LaunchService(noninteractive=True)
-        self._service.include_launch_description(
-            LaunchDescription(
-                [
-                    RegisterEventHandler(OnProcessStart(on_start=lambda event, _: self._started(event))),
-                    RegisterEventHandler(OnProcessExit(on_exit=lambda event, _: self._ended(event))),
-                    IncludeLaunchDescription(source, launch_arguments=list(arguments.items())),
-                ]
-            )
-        )
+    def said(self, pattern: str) -> list[Any]:
+        """Return what `re.findall` finds in what was said so far."""
+        return re.findall(pattern, self._output.read_text(encoding="utf-8"))
 
-    def run(self, then: Callable[[Launch], object] | None = None) -> int:
-        """Run to the end; when the policy node takes goals, call `then` (none: wait for the launch's own end)."""
+    def wait(self) -> list[tuple[str, int]]:
+        """Wait for the end; return the nodes' exit codes in the order in which they ended."""
+        self.process.wait(TIMEOUT_S)
+        ended = self.said(r"\[([a-z_]+)-\d+\]: process has (?:finished cleanly|died) \[pid \d+(?:, exit code (-?\d+))?")
+        return [(name, int(code or 0)) for name, code in ended]
 
-        async def until_ended() -> int:
-            running = asyncio.ensure_future(self._service.run_async())
-            if then is not None:
-                await asyncio.get_running_loop().run_in_executor(None, wait_for_the_action)
-                then(self)
-            return await asyncio.wait_for(running, TIMEOUT_S)
+    def wait_until_active(self) -> None:
+        """Return when the policy node takes goals and is through with its transition to that."""
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=DOMAIN)
+        node, executor = rclpy.create_node("launch_test", context=context), SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        action, state = ActionClient(node, RunSkill, "run_skill"), node.create_client(GetState, "diwa_policy/get_state")
+        try:
+            self._spin_until(executor, lambda: action.server_is_ready() and state.service_is_ready())
+            answer = state.call_async(GetState.Request())
+            self._spin_until(executor, answer.done)
+            assert answer.result().current_state.label == "active"
+        finally:
+            action.destroy()
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.shutdown(context=context)
 
-        return asyncio.run(until_ended())
+    def _spin_until(self, executor: SingleThreadedExecutor, reached: Callable[[], bool]) -> None:
+        end = time.monotonic() + TIMEOUT_S
+        while not reached():
+            assert time.monotonic() < end, "what the test waits for did not come"
+            assert self.process.poll() is None, self._output.read_text(encoding="utf-8")
+            executor.spin_once(timeout_sec=0.05)
 
-    def stop(self) -> None:
-        """Tell it to stop, as Ctrl-C does."""
-        os.kill(os.getpid(), signal.SIGINT)
-
-    def kill(self, name: str) -> None:
+    def kill(self, node: str) -> None:
         """End one process without a chance to say goodbye."""
-        os.kill(self.pids[name], signal.SIGKILL)
+        (pid,) = self.said(rf"\[{node}-\d+\]: process started with pid \[(\d+)\]")
+        os.kill(int(pid), signal.SIGKILL)
 
-    def _started(self, event: Any) -> None:
-        self.pids[event.process_name.rpartition("-")[0]] = event.pid
-
-    def _ended(self, event: Any) -> None:
-        self.codes[event.process_name.rpartition("-")[0]] = event.returncode
-
-
-def wait_for_the_action() -> None:
-    """Return when the policy node takes goals."""
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=DOMAIN)
-    try:
-        node = rclpy.create_node("launch_test", context=context)
-        client, end = ActionClient(node, RunSkill, "run_skill"), time.monotonic() + TIMEOUT_S
-        while not client.wait_for_server(0.2):
-            assert time.monotonic() < end, "the policy node never took goals"
-        client.destroy()
-        node.destroy_node()
-    finally:
-        rclpy.shutdown(context=context)
+    def close(self) -> None:
+        """Leave no process behind."""
+        for pid in self.said(r"process started with pid \[(\d+)\]"):
+            if Path(f"/proc/{pid}").exists():
+                os.kill(int(pid), signal.SIGKILL)
+        self.process.kill()
+        self.process.wait()
 
 
-@pytest.fixture(autouse=True)
-def own_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def make_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     monkeypatch.setenv("ROS_DOMAIN_ID", str(DOMAIN))
     monkeypatch.setenv("ROS_LOG_DIR", str(tmp_path / "log"))
     monkeypatch.chdir(tmp_path)
+    launches: list[Launch] = []
+
+    def make(**arguments: str) -> Launch:
+        launches.append(Launch(tmp_path / f"said_{len(launches)}.txt", **arguments))
+        return launches[-1]
+
+    yield make
+    for launch in launches:
+        launch.close()
 
 
 @pytest.fixture
@@ -110,31 +126,41 @@ def skills(tmp_path: Path) -> str:
     return "skills"
 
 
-def test_the_policy_node_comes_up_by_itself_and_both_end_cleanly(skills: str) -> None:
-    launch = Launch(policy="true", skills=skills, seed="7")
-    assert launch.run(Launch.stop) == 0
-    assert launch.codes == {"diwa_sim": 0, "diwa_policy": 0}
+def test_it_comes_up_by_itself_and_ends_in_order(make_launch: Callable[..., Launch], skills: str) -> None:
+    launch = make_launch(policy="true", skills=skills, seed="7")
+    launch.wait_until_active()
+    launch.process.send_signal(signal.SIGINT)
+    assert sorted(launch.wait()) == [("diwa_policy", 0), ("diwa_sim", 0)]
+    assert launch.said(r"sending signal '(\w+)' to process\[(\w+)-") == [
+        ("SIGINT", "diwa_policy"),
+        ("SIGINT", "diwa_sim"),
+    ]
+    assert launch.process.returncode == 0
 
 
 @pytest.mark.parametrize(("killed", "other"), [("diwa_sim", "diwa_policy"), ("diwa_policy", "diwa_sim")])
-def test_when_one_dies_the_other_ends_cleanly(skills: str, killed: str, other: str) -> None:
-    launch = Launch(policy="true", skills=skills)
-    launch.run(lambda running: running.kill(killed))
-    assert list(launch.codes.items()) == [(killed, -signal.SIGKILL), (other, 0)]
+def test_when_one_dies_the_other_ends_cleanly(
+    make_launch: Callable[..., Launch], skills: str, killed: str, other: str
+) -> None:
+    launch = make_launch(policy="true", skills=skills)
+    launch.wait_until_active()
+    launch.kill(killed)
+    assert launch.wait() == [(killed, -signal.SIGKILL), (other, 0)]
 
 
-def test_a_bundle_that_cannot_be_used_ends_the_launch() -> None:
-    launch = Launch(policy="true", skills="nowhere")
-    launch.run()
-    assert list(launch.codes.items()) == [("diwa_policy", 2), ("diwa_sim", 0)]
+def test_a_bundle_that_cannot_be_used_ends_it(make_launch: Callable[..., Launch]) -> None:
+    launch = make_launch(policy="true", skills="nowhere")
+    assert launch.wait() == [("diwa_policy", 2), ("diwa_sim", 0)]
+    assert launch.said("error: (.*)") == ["diwa_policy could not be configured; the reason stands above"]
+    assert launch.said("nowhere: no bundle there")
 
 
-def test_without_the_argument_there_is_no_policy_node(tmp_path: Path) -> None:
+def test_an_argument_stands_over_the_users_file(make_launch: Callable[..., Launch], tmp_path: Path) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text("diwa_sim: {ros__parameters: {start: nowhere}}\n", encoding="utf-8")
-    launch = Launch(config=str(config))
-    launch.run()
-    assert launch.codes == {"diwa_sim": 2}, "the file stands over sim.yaml, and what it says is refused"
-    launch = Launch(config=str(config), start="narrow", seed="-1")
-    launch.run()
-    assert launch.codes == {"diwa_sim": 2}
+    launch = make_launch(config=str(config))
+    assert launch.wait() == [("diwa_sim", 2)], "no policy node unless asked for"
+    assert launch.said("error: start 'nowhere' is not one of narrow")
+    launch = make_launch(config=str(config), start="elsewhere")
+    assert launch.wait() == [("diwa_sim", 2)]
+    assert launch.said("error: start 'elsewhere' is not one of narrow")

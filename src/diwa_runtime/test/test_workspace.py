@@ -13,6 +13,8 @@ import setuptools
 
 SOURCES = Path(__file__).resolve().parents[2]
 PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_policy_node", "diwa_bridge", "diwa_trainer")
+LAUNCH_PACKAGE = "diwa_bringup"
+"""Launch files and parameters, and no Python package of its own."""
 ROS = {"rclpy", "diwa_msgs", "rosidl_runtime_py", "ament_index_python"}
 FORBIDDEN = {
     "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
@@ -55,6 +57,14 @@ def test_imports_point_one_way(package: str) -> None:
         assert not imports(path) & (FORBIDDEN[package] | ros), path
 
 
+def test_launch_files_name_executables_only() -> None:
+    paths = sorted((SOURCES / LAUNCH_PACKAGE / "launch").glob("*.py"))
+    assert paths
+    for path in paths:
+        assert imports(path) <= {"launch", "launch_ros", "pathlib", "typing", "yaml"}, path
+    assert not list((SOURCES / LAUNCH_PACKAGE).glob("*/__init__.py")), "it has no Python package"
+
+
 def setup_arguments(package: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     monkeypatch.setattr(setuptools, "setup", lambda **given: arguments.update(given))
@@ -63,13 +73,13 @@ def setup_arguments(package: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, 
     return arguments
 
 
-@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+@pytest.mark.parametrize("package", [*PYTHON_PACKAGES, LAUNCH_PACKAGE])
 def test_setup_agrees_with_the_package_file(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = setup_arguments(package, monkeypatch)
     manifest = ElementTree.parse(SOURCES / package / "package.xml").getroot()
     assert (manifest.findtext("name"), manifest.findtext("version")) == (arguments["name"], arguments["version"])
     assert arguments["extras_require"]["test"] == ["pytest"], "without it colcon test runs nothing and says OK"
-    assert package in arguments["packages"]
+    assert (package in arguments["packages"]) == (package != LAUNCH_PACKAGE)
     assert (SOURCES / package / "resource" / package).exists()
 
 
