@@ -23,6 +23,7 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 
 from diwa_msgs.action import RunSkill
+from diwa_msgs.msg import PolicyStatus
 from diwa_runtime.toy_bundle import write_toy_bundle
 
 pytestmark = pytest.mark.ros
@@ -66,7 +67,7 @@ class Launch:
         return [(name, int(code or 0)) for name, code in ended]
 
     def wait_until_active(self) -> None:
-        """Return when the policy node takes goals and is through with its transition to that."""
+        """Return when the policy node takes goals, is through with its transition to that, and has noticed."""
         context = rclpy.Context()
         rclpy.init(context=context, domain_id=DOMAIN)
         node, executor = rclpy.create_node("launch_test", context=context), SingleThreadedExecutor(context=context)
@@ -77,6 +78,9 @@ class Launch:
             answer = state.call_async(GetState.Request())
             self._spin_until(executor, answer.done)
             assert answer.result().current_state.label == "active"
+            statuses: list[PolicyStatus] = []
+            node.create_subscription(PolicyStatus, "policy/status", statuses.append, 10)
+            self._spin_until(executor, lambda: len(statuses) > 2)
         finally:
             action.destroy()
             executor.shutdown()

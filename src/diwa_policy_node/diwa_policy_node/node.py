@@ -94,6 +94,7 @@ class PolicyNode(LifecycleNode):
         settings: its parameters.
         runner: what decides; None before `configure`.
         concluding: goals that ended and whose results wait for the executor to turn.
+        on_active: called after each activation.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -106,6 +107,7 @@ class PolicyNode(LifecycleNode):
         self._record: RunRecord | None = None
         self._last: Ended | None = None
         self.concluding = 0
+        self.on_active: Callable[[], None] = lambda: None
         self._robot_spec: Spec | None = None
         self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
         self._entities: list[Callable[[], object]] = []
@@ -199,8 +201,7 @@ class PolicyNode(LifecycleNode):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
         self._make_server()
         self._active = True
-        gc.collect()
-        gc.freeze()  # what is there by now stays: a collection that looked at all of it would miss a control tick
+        self.on_active()
 
     def hold(self, why: str) -> None:
         """End the goal that runs and take no more: the arm holds."""
@@ -481,6 +482,15 @@ def _never_executed(_: ServerGoalHandle) -> RunSkill.Result:
     raise AssertionError("goals are concluded by _finish")
 
 
+def keep_from_collection() -> None:
+    """Let the garbage collection pass over what is there by now: a look at all of it would miss a control tick.
+
+    For a process of the node's own: what becomes garbage of it later is never freed.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def message_class(kind: str) -> Any:
     """Return the rclpy class of a message type such as ``diwa_msgs/msg/RobotState``."""
     package, _, name = kind.split("/")
@@ -495,6 +505,7 @@ def run(argv: Sequence[str]) -> None:
     """
     with ros_process([sys.argv[0], *argv]):
         node = PolicyNode()
+        node.on_active = keep_from_collection
         try:
             with until_told():
                 while rclpy.ok():
