@@ -206,6 +206,8 @@ class PolicyNode(LifecycleNode):
     def hold(self, why: str) -> None:
         """End the goal that runs and take no more: the arm holds."""
         self._active = False
+        if self.settings.autostart:
+            self._autostart.cancel()  # whoever told it to hold does not want it to come up again by itself
         if self.runner is not None:
             self.runner.cancel(why)
             self._conclude_if_ended()
