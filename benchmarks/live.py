@@ -109,9 +109,8 @@ def make_simulator(context: Any) -> Any:
     return TimedSimulator(context=context)
 
 
-@functools.cache
 def live_run(seconds: float, small: bool) -> LiveRun:
-    """Run a policy against the simulator; measured once for all rows."""
+    """Run a policy against the simulator."""
     import rclpy
     from rclpy.action import ActionClient
     from rclpy.executors import SingleThreadedExecutor
@@ -197,14 +196,20 @@ def draw(run: LiveRun, picture: Path) -> None:
     plt.close(figure)
 
 
+@functools.cache
+def measured_run(quick: bool) -> LiveRun:
+    """Make the run that all rows are taken from, and its picture unless it is only a trial."""
+    run = live_run(2.0 if quick else SECONDS, small=quick)
+    if not quick:
+        draw(run, PICTURE)
+    return run
+
+
 def row(figure_of: Callable[[LiveRun], float], reference: float) -> Callable[[Effort], tuple[float, float]]:
     """One figure of the run beside its limit."""
 
     def measure(effort: Effort) -> tuple[float, float]:
-        run = live_run(2.0 if effort.quick else SECONDS, effort.quick)
-        if not effort.quick:
-            draw(run, PICTURE)
-        return figure_of(run), reference
+        return figure_of(measured_run(effort.quick)), reference
 
     return measure
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_bridge.limits import ServoLimits
-from diwa_runtime.geometry import euler_to_matrix
+from diwa_runtime.geometry import euler_to_matrix, towards, wrapped
 from diwa_runtime.spec import ActionScale
 
 Array = NDArray[np.float64]
@@ -150,11 +150,10 @@ class Servo:
         return self._slowed(turn, self._euler, self._euler_low, self._euler_high, period_s / limits.approach_s)
 
     def _shortened(self, vector: Array, most: float) -> Array:
-        size = float(np.linalg.norm(vector))
-        if size <= most:
-            return vector
-        self.status |= ServoStatus.TOO_FAST
-        return vector * (most / size)
+        short = towards(np.zeros_like(vector), vector, most)
+        if short is not vector:
+            self.status |= ServoStatus.TOO_FAST
+        return short
 
     def _slowed(self, step: Array, at: Array, low: Array, high: Array, share: float) -> Array:
         """Let no component go further than that share of its distance to the wall that it goes towards."""
@@ -166,7 +165,7 @@ class Servo:
 
     def _led(self, position: Array, euler: Array, state: ArmState) -> tuple[Array, Array]:
         """Keep the target near the arm: what pushes against something must not wind up."""
-        lead, turn = position - state.position, _wrapped(euler - state.euler)
+        lead, turn = position - state.position, wrapped(euler - state.euler)
         kept, kept_turn = (
             np.clip(value, -most, most) for value, most in ((lead, self.limits.lead_m), (turn, self.limits.lead_rad))
         )
@@ -217,21 +216,15 @@ class Servo:
             (slice(0, 3), arm.translation_acceleration),
             (slice(3, 6), arm.rotation_acceleration),
         ):
-            last, change = self.twist[part], wanted[part] - self.twist[part]
+            last = self.twist[part]
             share = limits.braking if np.linalg.norm(wanted[part]) < np.linalg.norm(last) else limits.speed
-            most, size = share * acceleration * limits.period_s, float(np.linalg.norm(change))
-            if size > most:
-                smoothed[part] = last + change * (most / size)
+            smoothed[part] = towards(last, wanted[part], share * acceleration * limits.period_s)
         return smoothed
 
     def _unwrapped(self, euler: Array) -> Array:
         """Return Euler angles with each one in the turn that the bounds are counted in."""
         middle = (self._euler_low + self._euler_high) / 2
-        return middle + _wrapped(euler - middle)
-
-
-def _wrapped(angles: Array) -> Array:
-    return np.mod(angles + math.pi, 2 * math.pi) - math.pi
+        return middle + wrapped(euler - middle)
 
 
 def _rotation_vector(matrix: Array) -> Array:

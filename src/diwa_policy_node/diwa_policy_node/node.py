@@ -11,7 +11,6 @@ rclpy gates lifecycle publishers only, so every other callback asks `_active` it
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import sys
 import time
@@ -37,12 +36,13 @@ from diwa_policy_node.ros_process import ros_process, until_told
 from diwa_policy_node.settings import Settings, declare_settings
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
+from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC, Outcome, RunState
 from diwa_runtime.run_log import RunRecord
 from diwa_runtime.skill_run import Decision, Ended, Goal, SkillRunner
 from diwa_runtime.skills import load_skills, warm_up
 from diwa_runtime.spec import Spec, check_same_spec
-from diwa_runtime.streams import NANOSECONDS
+from diwa_runtime.streams import nanoseconds_of
 
 RELIABLE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -313,8 +313,7 @@ class PolicyNode(LifecycleNode):
                 self._conclude_if_ended()
 
     def _on_robot(self, message: RobotState) -> None:
-        stamp = message.answered_stamp
-        self._needed_runner().on_robot(message.mode, stamp.sec * NANOSECONDS + stamp.nanosec)
+        self._needed_runner().on_robot(message.mode, nanoseconds_of(message.answered_stamp))
         self._conclude_if_ended()
 
     def _listener(self, topic: str, kind: str) -> Callable[[Any, dict[str, Any]], None]:
@@ -343,12 +342,14 @@ class PolicyNode(LifecycleNode):
 
     def on_check(self) -> None:
         """Look at the time, whether or not messages come."""
-        runner = self._needed_runner()
-        runner.check(time.monotonic_ns())
+        runner, now_ns = self._needed_runner(), time.monotonic_ns()
+        runner.check(now_ns)
         self._conclude_if_ended()
         self._checks += 1
-        state = runner.state(time.monotonic_ns())
-        if self._checks % IDLE_STATUS_EVERY == 0 and state not in (RunState.RUNNING, RunState.SHADOW):
+        if self._checks % IDLE_STATUS_EVERY:
+            return
+        state = runner.state(now_ns)
+        if state not in (RunState.RUNNING, RunState.SHADOW):
             self._status.publish(messages.status_of(None, state, runner.running))
 
     def on_goal(self, handle: ServerGoalHandle) -> None:
@@ -491,12 +492,6 @@ def keep_from_collection() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def message_class(kind: str) -> Any:
-    """Return the rclpy class of a message type such as ``diwa_msgs/msg/RobotState``."""
-    package, _, name = kind.split("/")
-    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -75,6 +76,11 @@ def write_skill(folder: Path, spec: Spec = STATE, skill: str = "open_drawer", ch
     )
     write_bundle(folder / skill, manifest, toy_graphs(spec, weights, chunk))
     return folder
+
+
+def node_environment() -> dict[str, str]:
+    """Return the environment of a process that hears this one's nodes and finds the workspace's code."""
+    return {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 class FakeRobot(Node):

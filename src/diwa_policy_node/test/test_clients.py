@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 pytest.importorskip("rclpy")
 
-from policy_rig import DOMAIN, PATIENT, Rig, write_skill
+from policy_rig import PATIENT, Rig, node_environment, write_skill
 
 from diwa_runtime.robot import Outcome
 from diwa_sim.node import SimulatorNode
@@ -33,11 +32,10 @@ def start_client() -> Iterator[Callable[..., Process]]:
 
     def start(module: str, *arguments: str) -> Process:
         code = f"from diwa_policy_node.{module} import main; main()"
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "PYTHONPATH": os.pathsep.join(sys.path)}
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],
-                env=environment,
+                env=node_environment(),
                 text=True,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

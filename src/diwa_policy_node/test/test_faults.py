@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 rclpy = pytest.importorskip("rclpy")
 
-from policy_rig import DOMAIN, PATIENT, STATE, VISION, FakeRobot, Rig, write_skill  # noqa: E402
+from policy_rig import PATIENT, STATE, VISION, FakeRobot, Rig, node_environment, write_skill  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 
@@ -155,9 +154,8 @@ def start_process() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
     def start(code: str, **parameters: Any) -> subprocess.Popen[bytes]:
         flags = [word for name, value in parameters.items() for word in ("-p", f"{name}:={value}")]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-c", code, "--ros-args", *flags]
-        processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE))
+        processes.append(subprocess.Popen(command, env=node_environment(), stderr=subprocess.PIPE))
         return processes[-1]
 
     yield start
@@ -173,8 +171,7 @@ def test_a_process_that_is_told_to_stop_tells_its_client(
 ) -> None:
     rig = make_rig(None)
     robot = rig.robot()
-    process = start_policy(start_process, skills, **PATIENT)
-    rig.spin_until(lambda: any(value_of(status, "active") == "True" for status in rig.diagnostics))
+    process = start_active_policy(rig, start_process, skills, **PATIENT)
     ended = rig.send().get_result_async()
     rig.spin_until(lambda: len(robot.commands) > 10)
     process.send_signal(signal.SIGINT)
@@ -188,6 +185,13 @@ def test_a_process_that_is_told_to_stop_tells_its_client(
 
 def start_policy(start_process: Callable[..., Any], skills: Path, **parameters: Any) -> Any:
     return start_process(NODE, skills=f"[{skills}]", autostart="true", log_folder='""', **parameters)
+
+
+def start_active_policy(rig: Rig, start_process: Callable[..., Any], skills: Path, **parameters: Any) -> Any:
+    """Start the node as a process, and wait until it takes goals."""
+    process = start_policy(start_process, skills, **parameters)
+    rig.spin_until(lambda: any(value_of(status, "active") == "True" for status in rig.diagnostics))
+    return process
 
 
 def test_f09_the_robot_holds_when_the_policys_process_is_killed(
@@ -242,8 +246,7 @@ def test_f21_a_frozen_policy_leaves_the_robot_held_and_does_not_go_on_when_it_wa
 ) -> None:
     rig = make_rig(None)
     robot = rig.robot()
-    process = start_policy(start_process, skills, **{**PATIENT, **SWIFT})
-    rig.spin_until(lambda: any(value_of(status, "active") == "True" for status in rig.diagnostics))
+    process = start_active_policy(rig, start_process, skills, **{**PATIENT, **SWIFT})
     handle = rig.send()
     rig.spin_until(lambda: len(robot.commands) > 5)
     process.send_signal(signal.SIGSTOP)
@@ -473,8 +476,7 @@ def test_an_exception_ends_the_goal_and_not_the_node(
 
     rig = make_rig(None)
     robot = rig.robot()
-    process = start_policy(start_process, skills, **PATIENT)
-    rig.spin_until(lambda: any(value_of(status, "active") == "True" for status in rig.diagnostics))
+    process = start_active_policy(rig, start_process, skills, **PATIENT)
     handle = rig.send()
     rig.spin_until(lambda: len(robot.commands) > 5)
     changes = rig.peer.create_client(ChangeState, "diwa_policy/change_state")

@@ -20,6 +20,7 @@ from diwa_runtime.actions import motion_of  # noqa: E402
 from diwa_runtime.bundle import Bundle  # noqa: E402
 from diwa_runtime.robot import Outcome  # noqa: E402
 from diwa_runtime.session import PolicySession  # noqa: E402
+from diwa_runtime.streams import nanoseconds_of  # noqa: E402
 from diwa_runtime.toy_bundle import ToyWeights  # noqa: E402
 from diwa_sim.bags import BagWriter  # noqa: E402
 from diwa_sim.node import SimulatorNode  # noqa: E402
@@ -28,10 +29,6 @@ from diwa_sim.recorder import Recorder  # noqa: E402
 pytestmark = pytest.mark.ros
 
 SEED = 5
-
-
-def stamp_of(command: EndEffectorDelta) -> int:
-    return command.header.stamp.sec * 1_000_000_000 + command.header.stamp.nanosec
 
 
 @pytest.mark.parametrize("rate_factor", [1.0, 3.0], ids=["real time", "faster, under sim time"])
@@ -56,7 +53,7 @@ def test_f10_the_same_observations_give_the_same_actions_live_and_from_the_bag(
     dataset = ingest([tmp_path / "bag"], tmp_path / "dataset", STATE, report=lambda _: None)
 
     session = PolicySession(Bundle.load(skills / "open_drawer"), SEED)
-    answers = {stamp_of(command): command for command in commands}
+    answers = {nanoseconds_of(command.header.stamp): command for command in commands}
     first = int(np.flatnonzero(dataset.arrays["stamp"] == min(answers))[0])
     compared = 0
     for row in range(first, len(dataset)):

@@ -198,6 +198,20 @@ def test_it_starts_by_itself_when_asked_to(make_rig: Callable[..., Rig], skills:
     assert rig.run(timeout=0.2)[0] is Outcome.TIMEOUT
 
 
+def test_told_to_hold_in_the_moment_of_its_activation_it_does_not_come_up_again(
+    make_rig: Callable[..., Rig], skills: Path
+) -> None:
+    rig = make_rig(skills, autostart=True, **PATIENT)
+    robot = rig.robot()
+    policy = rig.policy
+    assert policy is not None
+    policy.on_active = lambda: policy.hold("somebody wants it so")
+    rig.spin_until(lambda: policy._server is not None)
+    states = len(robot.states)
+    rig.spin_until(lambda: len(robot.states) > states + 10)
+    assert rig.run() == (Outcome.REFUSED, "the node is not active")
+
+
 def test_diagnostics_tell_rates_times_and_what_became_of_the_last_goal(
     make_rig: Callable[..., Rig], skills: Path
 ) -> None:

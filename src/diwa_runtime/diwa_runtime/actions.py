@@ -35,5 +35,9 @@ def accept_action(action: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def motion_of(action: NDArray[np.floating], scale: ActionScale) -> NDArray[np.float64]:
     """Return what an action (7,) asks for in SI units: translation 3 (m) and rotation 3 (rad), float64 (6,)."""
-    units = np.repeat([scale.translation_m, scale.rotation_rad], 3)
-    return np.asarray(action, np.float64)[:GRIPPER] * units
+    return np.asarray(action, np.float64)[:GRIPPER] * motion_units(scale)
+
+
+def motion_units(scale: ActionScale) -> NDArray[np.float64]:
+    """Return what 1 means in an action's motion (6,): metres three times, then radians."""
+    return np.repeat([scale.translation_m, scale.rotation_rad], 3)

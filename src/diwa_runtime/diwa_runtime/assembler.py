@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import ACTION_SIZE, GRIPPER, HOLD_ACTION
+from diwa_runtime.actions import ACTION_SIZE, GRIPPER, HOLD_ACTION, motion_units
 from diwa_runtime.errors import InputError
 from diwa_runtime.images import decode_image
 from diwa_runtime.spec import Spec, StreamSpec
@@ -180,8 +180,7 @@ class Assembler:
                     f"Spec: stream {stream.topic} of {stream.field!r} cannot be aligned by {stream.align!r}; "
                     "observations are 'nearest' or 'hold', actions 'integrate' or 'hold'"
                 )
-        scale = spec.action_scale
-        self._action_units = np.array([scale.translation_m] * 3 + [scale.rotation_rad] * 3 + [1.0])
+        self._action_units = np.append(motion_units(spec.action_scale), 1.0)
         self._period = round(NANOSECONDS / spec.rate_hz)
         self._max_gap = round(MAX_GAP_S * NANOSECONDS)
         self.reset()

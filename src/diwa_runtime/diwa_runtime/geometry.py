@@ -6,10 +6,13 @@ Euler angles are extrinsic xyz (roll about x, then pitch about y, then yaw about
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Vector = TypeVar("Vector", NDArray[np.float32], NDArray[np.float64])
 
 
 def euler_to_matrix(euler: Array) -> Array:
@@ -66,6 +69,18 @@ def quaternion_to_matrix(quaternion: Array) -> Array:
 def quaternion_to_euler(quaternion: Array) -> Array:
     """Turn unit quaternions (..., 4) as (x, y, z, w) into Euler angles (..., 3) rad."""
     return matrix_to_euler(quaternion_to_matrix(quaternion))
+
+
+def wrapped(angles: Array) -> Array:
+    """Return angles as the same ones from -pi up to pi, rad."""
+    return (angles + np.pi) % (2 * np.pi) - np.pi
+
+
+def towards(start: Vector, end: Vector, most: float) -> Vector:
+    """Return `end` itself, or where one is who goes straight from `start` to it and only `most` far."""
+    way = end - start
+    distance = float(np.linalg.norm(way))
+    return end if distance <= most else start + way * (most / distance)
 
 
 def _matrix(rows: tuple[tuple[Array, ...], ...]) -> Array:

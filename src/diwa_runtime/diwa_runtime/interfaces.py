@@ -6,8 +6,10 @@ else where colcon installed them (AMENT_PREFIX_PATH).
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
+from typing import Any
 
 from diwa_runtime.errors import InputError
 
@@ -28,6 +30,12 @@ def message_definitions() -> dict[str, str]:
         f"the message definitions of {PACKAGE} are not to be found; run from the source tree or source "
         "install/setup.bash first"
     )
+
+
+def message_class(kind: str) -> Any:
+    """Return the class of a ROS message type such as ``diwa_msgs/msg/RobotState``; for processes that have ROS."""
+    package, _, name = kind.split("/")
+    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def message_folders() -> list[Path]:

@@ -9,7 +9,7 @@ robot may accelerate. Where a plan is late altogether, the arm slows down to sta
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import GRIPPER, HOLD_ACTION, accept_action
+from diwa_runtime.actions import GRIPPER, HOLD_ACTION
 from diwa_runtime.bundle import Bundle
+from diwa_runtime.geometry import towards
 from diwa_runtime.session import Float, PolicySession
 from diwa_runtime.spec import Spec
 
@@ -38,9 +39,6 @@ class Planner(Protocol):
             Exception: what the plan raised.
         """
 
-    def forget(self) -> None:
-        """Give up the plan in progress, if any."""
-
 
 class ThreadPlanner:
     """Plans in a thread of its own; ONNX Runtime lets the control loop run meanwhile."""
@@ -59,10 +57,6 @@ class ThreadPlanner:
             return None
         future, self._future = self._future, None
         return future.result()
-
-    def forget(self) -> None:
-        """Give up the plan in progress."""
-        self._future = None
 
     def close(self) -> None:
         """End the thread once it has done what it is at."""
@@ -134,7 +128,6 @@ class OverlappedSession(PolicySession):
     def reset(self, seed: int) -> None:
         """Begin an episode, at standstill."""
         super().reset(seed)
-        self.planner.forget()
         self.late_plans = 0
         self._running = self._previous = STANDSTILL
         self._arrived_at = 0
@@ -152,14 +145,13 @@ class OverlappedSession(PolicySession):
         """How many ticks a plan takes, by the slowest of the last few."""
         return max(self._delays, default=1)
 
-    def step(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> Float:
-        """Take one observation; return the action (7,) to send until the next one. As in `PolicySession`.
+    def _executed(self, executed_action: NDArray[Any] | None) -> Float:
+        """Note where the arm comes from, in an episode's first step too.
 
-        `executed_action` is also what the change of the next one is limited from, in an episode's first step too: an
-        action that was never sent, or not taken, is nothing that the arm comes from.
+        The change of the next action is limited from there: one that was never sent, or not taken, moved nothing.
         """
-        self._from = self.state.asked if executed_action is None else accept_action(executed_action)
-        return super().step(observation, executed_action)
+        self._from = self._accepted(executed_action)
+        return super()._executed(executed_action)
 
     def _next_action(self) -> Float:
         tick = self.state.steps - 1
@@ -169,7 +161,7 @@ class OverlappedSession(PolicySession):
 
     def _collect(self, tick: int) -> None:
         actions = self.planner.collect()
-        if actions is None or self._begun_at is None:
+        if actions is None or self._begun_at is None:  # none there, or one of the episode before
             return
         plan, self._begun_at = Plan(self._begun_at, actions), None
         self._delays.append(tick - plan.first_tick)
@@ -201,8 +193,5 @@ class OverlappedSession(PolicySession):
         """Return the action no further from the last one than the robot may accelerate."""
         limited = action.copy()
         for part, most in ((slice(0, 3), self._translation_change), (slice(3, 6), self._rotation_change)):
-            change = action[part] - self._from[part]
-            size = float(np.linalg.norm(change))
-            if size > most:
-                limited[part] = self._from[part] + change * (most / size)
+            limited[part] = towards(self._from[part], action[part], most)
         return limited

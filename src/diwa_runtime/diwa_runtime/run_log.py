@@ -24,7 +24,7 @@ SUFFIX = ".jsonl"
 
 
 class RunLog:
-    """Writes `start`, a `step` for each control tick, and `end`.
+    """Writes `start`, a `step` for each observation that was decided upon, and `end`.
 
     Attributes:
         path: the file.

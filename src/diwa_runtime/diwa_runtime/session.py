@@ -161,11 +161,14 @@ class PolicySession:
         return self.success_probability > self.bundle.manifest.success_threshold
 
     def _executed(self, executed_action: NDArray[Any] | None) -> Float:
-        state = self.state
-        if state.steps == 0:
+        """Return the action (7,) that the filter is told of."""
+        if self.state.steps == 0:
             return HOLD_ACTION
+        return self._accepted(executed_action)
+
+    def _accepted(self, executed_action: NDArray[Any] | None) -> Float:
         if executed_action is None:
-            return state.asked
+            return self.state.asked
         try:
             return accept_action(executed_action)
         except ValueError as error:

@@ -219,7 +219,6 @@ class SkillRunner:
             self._ended, self._failed = None, False
             self.steps, self.late, self.divergence = 0, 0, DivergenceSum()
             self._dropped_before.clear()
-            self._assembler.reset()
             self._begin(goal, 0, now_ns)
         return reason
 
@@ -354,7 +353,6 @@ class SkillRunner:
             if self._planner is None
             else OverlappedSession(bundle, self._planner, goal.seed, self.limits.seams)
         )
-        self._dropped_before.update(self._assembler.counts())
         self._assembler.reset()
         self._stuck.reset()
         self._received.clear()
@@ -478,6 +476,7 @@ class SkillRunner:
 
     def _on_success(self, episode: _Episode, received_ns: int) -> None:
         if episode.index + 1 < len(episode.goal.skills):
+            self._dropped_before.update(self._assembler.counts())
             self._begin(episode.goal, episode.index + 1, received_ns)
         else:
             names = ", ".join(episode.goal.skills)

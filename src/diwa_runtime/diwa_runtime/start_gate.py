@@ -5,7 +5,6 @@ A policy that starts from elsewhere fails in silence, so the robot is not moved 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.geometry import wrapped
 from diwa_runtime.images import thumbnail
 from diwa_runtime.manifest import FieldStatistics, ImageStatistics, Manifest
 
@@ -73,7 +73,7 @@ def furthest(values: NDArray[Any], starts: FieldStatistics, names: tuple[str, ..
     middle, reach = (low + high) / 2, np.maximum(high - low, LEAST_REACH)
     away = np.asarray(values, np.float64) - middle
     turns = np.array([name.endswith(ANGLES) for name in names])
-    away[turns] = np.mod(away[turns] + math.pi, 2 * math.pi) - math.pi
+    away[turns] = wrapped(away[turns])
     outside = np.maximum(np.abs(away) - (high - low) / 2, 0.0) / reach
     index = int(np.argmax(outside))
     return index, float(outside[index])

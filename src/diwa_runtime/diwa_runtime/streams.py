@@ -50,6 +50,11 @@ def stamp_of(message: Any, stream: StreamSpec, receipt_ns: int) -> int:
         stamp = message.header.stamp
     except AttributeError:
         raise InputError(f"{stream.topic}: messages have no header; give the stream timeline 'receipt'") from None
+    return nanoseconds_of(stamp)
+
+
+def nanoseconds_of(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time in ns."""
     return stamp.sec * NANOSECONDS + stamp.nanosec
 
 

@@ -42,9 +42,6 @@ class SlowPlanner:
         plan, self._plan = self._plan, None
         return plan()
 
-    def forget(self) -> None:
-        self._plan = None
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

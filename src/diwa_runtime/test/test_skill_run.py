@@ -138,6 +138,8 @@ def test_a_sequence_goes_on_when_the_skill_before_has_succeeded(tmp_path: Path) 
     robot = Robot(tmp_path, open_drawer=0.1, wider=0.2)
     robot.run("open_drawer", "wider", steps=3)
     assert robot.runner.running == "open_drawer"
+    robot.tick += 3
+    robot.step()
     robot.drawer = 0.15
     for _ in range(4):
         robot.step()
@@ -148,6 +150,7 @@ def test_a_sequence_goes_on_when_the_skill_before_has_succeeded(tmp_path: Path) 
         robot.step()
     outcome, reason = robot.ended
     assert (outcome, "wider" in reason) == (Outcome.SUCCESS, True)
+    assert robot.runner.dropped["held"] == 3, "what the first skill missed counts for the goal"
 
 
 @pytest.mark.parametrize(("timeout_s", "steps"), [(0.0, 60), (0.5, 15)], ids=["the bundle's", "the goal's"])

@@ -13,6 +13,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.actions import motion_units
+from diwa_runtime.geometry import wrapped
 from diwa_runtime.spec import ActionScale
 from diwa_sim.model import FINGER_TRAVEL_M, HOME_JOINTS, load_arm
 
@@ -59,7 +61,7 @@ class TcpController:
         self._error, self._solution = np.zeros(6), np.zeros(6)
         limits = self._model.jnt_range[:7]
         self._low, self._high = limits[:, 0] + _JOINT_MARGIN_RAD, limits[:, 1] - _JOINT_MARGIN_RAD
-        self._scale = np.repeat([scale.translation_m, scale.rotation_rad], 3)
+        self._scale = motion_units(scale)
         spread = np.array([TILT_LIMIT_RAD, TILT_LIMIT_RAD, YAW_LIMIT_RAD])
         self._euler_low, self._euler_high = TCP_HOME_EULER - spread, TCP_HOME_EULER + spread
         self.position = np.zeros(3)
@@ -89,7 +91,7 @@ class TcpController:
         position = _clip(self.position + delta[:3], measured_position - LEAD_LIMIT_M, measured_position + LEAD_LIMIT_M)
         self.position = reachable(position)
         euler = self.euler + delta[3:]
-        lead = (euler - measured_euler + math.pi) % (2 * math.pi) - math.pi
+        lead = wrapped(euler - measured_euler)
         euler = euler - lead + _clip(lead, -LEAD_LIMIT_RAD, LEAD_LIMIT_RAD)
         self.euler = _clip(euler, self._euler_low, self._euler_high)
         self._solve(iterations=1)

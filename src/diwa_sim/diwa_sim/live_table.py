@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import GRIPPER, HOLD_ACTION
+from diwa_runtime.actions import GRIPPER, HOLD_ACTION, motion_units
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
 from diwa_sim.command_gate import Command, CommandGate
@@ -139,5 +139,4 @@ class LiveTable:
 
 def action_of(command: Command, scale: ActionScale) -> NDArray[np.float64]:
     """Turn a command in SI units into an action (7,) in the Spec's; limits are the environment's."""
-    units = np.repeat([scale.translation_m, scale.rotation_rad], 3)
-    return np.array([*(command.motion / units), command.gripper])
+    return np.array([*(command.motion / motion_units(scale)), command.gripper])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
+from diwa_runtime.interfaces import message_class
 from diwa_sim.bags import BagWriter, typestore
 from diwa_sim.ros_process import ros_process, until_told
 
@@ -86,12 +86,6 @@ class Recorder(Node):
             reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
             durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
         )
-
-
-def message_class(kind: str) -> Any:
-    """Return the rclpy class of a message type such as ``diwa_msgs/msg/RobotState``."""
-    package, _, name = kind.split("/")
-    return getattr(importlib.import_module(f"{package}.msg"), name)
 
 
 def record(argv: Sequence[str]) -> None:

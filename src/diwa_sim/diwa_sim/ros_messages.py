@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from diwa_runtime.streams import NANOSECONDS
+from diwa_runtime.streams import nanoseconds_of
 from diwa_sim.command_gate import Command
 from diwa_sim.messages import Fields
 
@@ -35,6 +35,6 @@ def command_of(message: Any, sequence: int | None) -> Command:
         motion=np.array(motion, dtype=np.float64),
         gripper=message.gripper,
         source=message.source,
-        answers_ns=stamp.sec * NANOSECONDS + stamp.nanosec,
+        answers_ns=nanoseconds_of(stamp),
         sequence=sequence,
     )

@@ -114,7 +114,7 @@ class Run:
 
     @property
     def late(self) -> int:
-        """Answers too late to be sent, counted here: the end line's `late` runs on from run to run."""
+        """Answers too late to be sent, counted from the steps: a log that was cut has no end line."""
         return sum(step.observation_age_s > self.hold_after_s for step in self.steps)
 
     @cached_property
