@@ -69,7 +69,7 @@ def write_policy(folder: Path, small: bool) -> None:
 
 def make_simulator(context: Any) -> Any:
     """The simulator's node, with a clock at its way out and its way in."""
-    from diwa_sim.command_gate import Command
+    from diwa_runtime.command_gate import Command
     from diwa_sim.node import SimulatorNode
 
     class TimedSimulator(SimulatorNode):
@@ -153,7 +153,10 @@ def live_run(seconds: float, small: bool) -> LiveRun:
             spin_until(lambda: time.monotonic() > until or ended.done(), seconds + START_S)
         finally:
             policy.terminate()
-            policy.wait(10)
+            try:
+                policy.wait(10)
+            finally:
+                policy.kill()  # one that stayed would answer the next run's simulator
     if ended.done():
         raise RuntimeError(f"the run ended before its time: {ended.result().result.reason}")
     executor.shutdown()

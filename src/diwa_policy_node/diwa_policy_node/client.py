@@ -7,13 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import rclpy
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.node import Node
 
 from diwa_msgs.action import RunSkill
-from diwa_policy_node.ros_process import ros_process
+from diwa_ros.process import ros_process, spin_until
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import DiwaError, InputError
@@ -60,7 +59,7 @@ class SkillClient(Node):
         Raises:
             InputError: none came.
         """
-        if not self._action.wait_for_server(seconds):
+        if not spin_until(self, self.ready, seconds):
             raise InputError(f"no policy node serves run_skill within {seconds:g} s; start it, configured and active")
 
     def run(self, goal: RunSkill.Goal) -> RunSkill.Result:
@@ -71,14 +70,13 @@ class SkillClient(Node):
         """
         asked = self._action.send_goal_async(goal, feedback_callback=self._on_feedback)
         try:
-            rclpy.spin_until_future_complete(self, asked, timeout_sec=ANSWER_S)
+            spin_until(self, asked.done, ANSWER_S)
             handle = asked.result() if asked.done() else None
             if handle is None or not handle.accepted:
                 raise InputError("the policy node did not take the goal; is it alive?")
             ended = handle.get_result_async()
-            while not ended.done():
-                rclpy.spin_until_future_complete(self, ended, timeout_sec=0.5)
-                if not ended.done() and not self.ready():
+            while not spin_until(self, ended.done, 0.5):
+                if not self.ready():
                     raise InputError("the policy node is gone; a robot that is not commanded holds")
         except BaseException:
             self._call_off(asked)
@@ -90,12 +88,12 @@ class SkillClient(Node):
 
     def _call_off(self, asked: Any) -> None:
         """Cancel a goal, also one that is accepted only now."""
-        rclpy.spin_until_future_complete(self, asked, timeout_sec=ANSWER_S)
+        spin_until(self, asked.done, ANSWER_S, interruptible=False)
         handle = asked.result() if asked.done() else None
         if handle is None or not handle.accepted:
             return
-        rclpy.spin_until_future_complete(self, handle.cancel_goal_async(), timeout_sec=ANSWER_S)
-        rclpy.spin_until_future_complete(self, handle.get_result_async(), timeout_sec=ANSWER_S)
+        for answer in (handle.cancel_goal_async(), handle.get_result_async()):
+            spin_until(self, answer.done, ANSWER_S, interruptible=False)
 
     def _on_feedback(self, message: Any) -> None:
         self.feedback = message.feedback

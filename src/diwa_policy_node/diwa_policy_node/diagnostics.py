@@ -7,9 +7,11 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from diwa_policy_node.messages import diagnostic
+from diwa_ros.diagnostics import diagnostic
 from diwa_runtime.robot import RunState
 from diwa_runtime.skill_run import Ended, SkillRunner
+
+NODE = "diwa_policy"
 
 
 def statuses(
@@ -25,7 +27,7 @@ def statuses(
         now_ns: on the clock of receipts.
     """
     if runner is None:
-        return [diagnostic("skill", DiagnosticStatus.WARN, "not configured", {"active": active})]
+        return [diagnostic(NODE, "skill", DiagnosticStatus.WARN, "not configured", {"active": active})]
     return [_skill(runner, active, last, now_ns), _streams(runner, now_ns), _inference(runner, inference_s)]
 
 
@@ -38,9 +40,9 @@ def _skill(runner: SkillRunner, active: bool, last: Ended | None, now_ns: int) -
     if last is not None:
         values |= {"last_outcome": last.outcome.name, "last_reason": last.reason}
     if state is RunState.FAULT and last is not None:
-        return diagnostic("skill", DiagnosticStatus.ERROR, last.reason, values)
+        return diagnostic(NODE, "skill", DiagnosticStatus.ERROR, last.reason, values)
     level = DiagnosticStatus.WARN if state is RunState.HOLDING or not active else DiagnosticStatus.OK
-    return diagnostic("skill", level, state.name.lower() if active else "not active", values)
+    return diagnostic(NODE, "skill", level, state.name.lower() if active else "not active", values)
 
 
 def _streams(runner: SkillRunner, now_ns: int) -> DiagnosticStatus:
@@ -48,11 +50,11 @@ def _streams(runner: SkillRunner, now_ns: int) -> DiagnosticStatus:
     values = {f"{topic} rate_hz": rate for topic, rate in runner.watch.rates_hz(now_ns).items()}
     values |= {f"{topic} age_s": runner.watch.age_s(topic, now_ns) for topic in runner.topics}
     level = DiagnosticStatus.ERROR if silent else DiagnosticStatus.OK
-    return diagnostic("streams", level, "; ".join(silent) or "all live", values)
+    return diagnostic(NODE, "streams", level, "; ".join(silent) or "all live", values)
 
 
 def _inference(runner: SkillRunner, inference_s: Iterable[float]) -> DiagnosticStatus:
     times_ms = sorted(1e3 * seconds for seconds in inference_s) or [0.0]
     values = {"median_ms": times_ms[len(times_ms) // 2], "largest_ms": times_ms[-1], "late": runner.late}
     level, text = (DiagnosticStatus.WARN, "late") if runner.late else (DiagnosticStatus.OK, "in time")
-    return diagnostic("inference", level, text, values)
+    return diagnostic(NODE, "inference", level, text, values)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
 from diwa_runtime.actions import GRIPPER, motion_of
@@ -18,7 +15,6 @@ from diwa_runtime.spec import ActionScale
 from diwa_runtime.streams import NANOSECONDS
 
 BASE_FRAME = "base"
-NODE = "diwa_policy"
 
 
 def time_of(stamp_ns: int) -> Time:
@@ -65,12 +61,3 @@ def divergence_of(divergence: Divergence, means: DivergenceSum, skill: str) -> S
     )
     message.header.stamp, message.header.frame_id = time_of(divergence.stamp_ns), BASE_FRAME
     return message
-
-
-def diagnostic(name: str, level: bytes, text: str, values: Mapping[str, Any]) -> DiagnosticStatus:
-    """Return one diagnostic status; numbers with three digits."""
-    pairs = [
-        KeyValue(key=key, value=f"{value:.3g}" if isinstance(value, float) else str(value))
-        for key, value in values.items()
-    ]
-    return DiagnosticStatus(level=level, name=f"{NODE}: {name}", message=text, hardware_id=NODE, values=pairs)

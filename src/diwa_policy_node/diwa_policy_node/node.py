@@ -24,7 +24,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
@@ -32,8 +31,8 @@ from std_msgs.msg import String
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
 from diwa_policy_node import diagnostics, messages
-from diwa_policy_node.ros_process import ros_process, until_told
 from diwa_policy_node.settings import Settings, declare_settings
+from diwa_ros.process import ros_process, spin_until_told, told_to_stop
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_runtime.interfaces import message_class
@@ -99,7 +98,7 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, **options: Any) -> None:
         """Declare the parameters and listen for the robot's Spec; `options` are rclpy's."""
-        super().__init__("diwa_policy", **options)
+        super().__init__(diagnostics.NODE, **options)
         self.settings: Settings = declare_settings(self)
         self.runner: SkillRunner | None = None
         self._active = False
@@ -126,7 +125,7 @@ class PolicyNode(LifecycleNode):
             self._autostart = self.create_timer(0.1, self.on_autostart, clock=self._steady)
 
     def spin(self) -> None:
-        """Turn the executor until ROS is shut down or a callback fails; then the goal has ended and the arm holds.
+        """Turn the executor until told to stop or a callback fails; then the goal has ended and the arm holds.
 
         The one edge at which faults of ours are caught: rclpy lets even an impossible transition that somebody asked
         for end the process.
@@ -135,8 +134,8 @@ class PolicyNode(LifecycleNode):
             DiwaError: one that a person must mend before the node can start.
         """
         try:
-            rclpy.spin(self)
-        except (DiwaError, ExternalShutdownException):
+            spin_until_told(self)
+        except DiwaError:
             raise
         except Exception:
             self.get_logger().error(traceback.format_exc())
@@ -504,9 +503,8 @@ def run(argv: Sequence[str]) -> None:
         node = PolicyNode()
         node.on_active = keep_from_collection
         try:
-            with until_told():
-                while rclpy.ok():
-                    node.spin()
+            while rclpy.ok() and not told_to_stop():
+                node.spin()
         finally:
             node.hold("the process ends")
             end = time.monotonic() + GOODBYE_S

@@ -6,35 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 
+from diwa_ros.parameters import Parameter, declared
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.overlap import SeamLimits
 from diwa_runtime.skill_run import RunLimits
 from diwa_runtime.start_gate import GateLimits
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter: its default gives its type."""
-
-    default: Any
-    about: str
-    low: float | None = None
-    high: float | None = None
-
-    def descriptor(self) -> ParameterDescriptor:
-        """Describe it to ROS."""
-        found = ParameterDescriptor(description=self.about, read_only=True)
-        if self.low is not None and self.high is not None:
-            if isinstance(self.default, float):
-                found.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
-            else:
-                found.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
-        return found
-
 
 _LIMITS, _SEAMS, _GATE = RunLimits(), SeamLimits(), GateLimits()
 
@@ -89,13 +67,7 @@ def declare_settings(node: Node) -> Settings:
     Raises:
         ConfigError: one is of the wrong type or out of range, or two do not go together.
     """
-    values: dict[str, Any] = {}
-    for name, parameter in PARAMETERS.items():
-        try:
-            values[name] = node.declare_parameter(name, parameter.default, parameter.descriptor()).value
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ConfigError(f"diwa_policy: parameter {name} ({parameter.about}): {error}") from None
-    return settings_of(values)
+    return settings_of(declared(node, PARAMETERS))
 
 
 def settings_of(values: dict[str, Any]) -> Settings:

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EpisodeEvent
 from diwa_policy_node.client import SkillClient
-from diwa_policy_node.ros_process import ros_process
+from diwa_ros.process import ros_process, spin_until
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
@@ -86,11 +84,8 @@ class TwinClient(SkillClient):
         Raises:
             InputError: none came.
         """
-        end = time.monotonic() + ANSWER_S
-        while self.seed is None or self.seed == other_than:
-            if time.monotonic() > end:
-                raise InputError("no episode began; is the simulator's node alive?")
-            rclpy.spin_once(self, timeout_sec=0.1)
+        if not spin_until(self, lambda: self.seed not in (None, other_than), ANSWER_S) or self.seed is None:
+            raise InputError("no episode began; is the simulator's node alive?")
         return self.seed
 
     def reset(self) -> None:
@@ -99,10 +94,10 @@ class TwinClient(SkillClient):
         Raises:
             InputError: the simulator does not answer, or cannot.
         """
-        if not self._reset.wait_for_service(ANSWER_S):
+        if not spin_until(self, self._reset.service_is_ready, ANSWER_S):
             raise InputError("nobody serves sim/reset; start the simulator's node")
         answer = self._reset.call_async(Trigger.Request())
-        rclpy.spin_until_future_complete(self, answer, timeout_sec=ANSWER_S)
+        spin_until(self, answer.done, ANSWER_S)
         response = answer.result() if answer.done() else None
         if response is None or not response.success:
             raise InputError(f"sim/reset: {response.message if response else 'no answer'}")

@@ -12,19 +12,21 @@ import pytest
 import setuptools
 
 SOURCES = Path(__file__).resolve().parents[2]
-PYTHON_PACKAGES = ("diwa_runtime", "diwa_sim", "diwa_policy_node", "diwa_bridge", "diwa_trainer")
+PYTHON_PACKAGES = ("diwa_runtime", "diwa_ros", "diwa_sim", "diwa_policy_node", "diwa_bridge", "diwa_trainer")
 LAUNCH_PACKAGE = "diwa_bringup"
 """Launch files and parameters, and no Python package of its own."""
 ROS = {"rclpy", "diwa_msgs", "rosidl_runtime_py", "ament_index_python"}
 FORBIDDEN = {
-    "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
+    "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_ros", "diwa_sim", "diwa_trainer"},
+    "diwa_ros": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_sim": {"torch", "diwa_trainer"},
     "diwa_policy_node": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_bridge": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_policy_node", "diwa_trainer"},
-    "diwa_trainer": ROS | {"mujoco", "diwa_sim"},
+    "diwa_trainer": ROS | {"mujoco", "diwa_ros", "diwa_sim"},
 }
 ROS_MODULES = {
-    "diwa_sim": {"node.py", "recorder.py", "ros_process.py"},
+    "diwa_ros": {"process.py", "parameters.py", "diagnostics.py"},
+    "diwa_sim": {"node.py", "recorder.py"},
     "diwa_policy_node": {
         "node.py",
         "settings.py",
@@ -32,7 +34,6 @@ ROS_MODULES = {
         "diagnostics.py",
         "client.py",
         "twin_episodes.py",
-        "ros_process.py",
     },
 }
 """The only modules of a package that may import ROS."""

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import GRIPPER, HOLD_ACTION, motion_units
+from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
-from diwa_sim.command_gate import Command, CommandGate
 from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
 

@@ -13,12 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import rclpy
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -27,19 +24,21 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState
+from diwa_ros.diagnostics import diagnostic
+from diwa_ros.messages import command_of, filled
+from diwa_ros.parameters import Parameter, declared
+from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import events
 from diwa_runtime.cli import run_verb
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.command_gate import CommandGate
 from diwa_runtime.events import EventKind
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode
 from diwa_sim import messages
-from diwa_sim.command_gate import CommandGate
 from diwa_sim.environment import PlayTable
 from diwa_sim.live_table import LiveTable, Tick
 from diwa_sim.messages import header
-from diwa_sim.ros_messages import command_of, filled
-from diwa_sim.ros_process import ros_process, until_told
 
+NODE = "diwa_sim"
 RELIABLE = QoSProfile(depth=10)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 """For the Spec and for marks, so that who comes late still learns which episode runs."""
@@ -73,12 +72,23 @@ class Settings:
     commander_silence_s: float
 
 
+PARAMETERS = {
+    "task": Parameter("open_drawer", "what counts as success; empty = play"),
+    "seed": Parameter(0, "seed of the first episode; each reset takes the next", 0, 2**31 - 1),
+    "start": Parameter("wide", "spread of the start states: narrow, medium, wide or far"),
+    "cameras": Parameter(False, "whether to render and publish both cameras"),
+    "image_size": Parameter(64, "height and width of the images, pixels", 16, 1024),
+    "rate_factor": Parameter(1.0, "simulated seconds in a second", 0.1, 100.0),
+    "commander_silence_s": Parameter(0.5, "s without a command until another may", 0.1, 10.0),
+}
+
+
 class SimulatorNode(Node):
     """Publishes the table's state at its control rate and obeys `robot/command`."""
 
     def __init__(self, **options: Any) -> None:
         """Declare the parameters and make all topics and services; `options` are rclpy's. `start` sets it going."""
-        super().__init__("diwa_sim", **options)
+        super().__init__(NODE, **options)
         self.settings = declare_settings(self)
         self._env = PlayTable(
             task=self.settings.task or None,
@@ -217,11 +227,12 @@ class SimulatorNode(Node):
     def _clock_status(self, rate_hz: float) -> DiagnosticStatus:
         wanted_hz = self._env.contract.rate_hz * self.settings.rate_factor
         slow = rate_hz < 0.9 * wanted_hz
-        return _status(
+        return diagnostic(
+            NODE,
             "clock",
             DiagnosticStatus.WARN if slow else DiagnosticStatus.OK,
             "slower than asked for" if slow else "on time",
-            {"rate_hz": f"{rate_hz:.1f}", "wanted_hz": f"{wanted_hz:.1f}"},
+            {"rate_hz": rate_hz, "wanted_hz": wanted_hz},
         )
 
     def _command_status(self) -> DiagnosticStatus:
@@ -231,50 +242,24 @@ class SimulatorNode(Node):
             level, text = DiagnosticStatus.WARN, "; ".join(refused)
         if mode is RobotMode.FAULT:
             level, text = DiagnosticStatus.ERROR, self._table.fault
-        values = {"mode": mode.name.lower(), "commander": self._gate.commander, "refused": str(sum(refused.values()))}
-        return _status("command", level, text, values)
+        values = {"mode": mode.name.lower(), "commander": self._gate.commander, "refused": sum(refused.values())}
+        return diagnostic(NODE, "command", level, text, values)
 
 
 def declare_settings(node: Node) -> Settings:
-    """Declare the node's parameters with description and range, and read them.
+    """Declare the node's parameters, and read them.
 
     Raises:
         ConfigError: one is of the wrong type or out of range.
     """
-
-    def read(name: str, default: Any, description: str, low: float | None = None, high: float | None = None) -> Any:
-        about = ParameterDescriptor(description=description, read_only=True)
-        if isinstance(default, float) and low is not None and high is not None:
-            about.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-        elif low is not None and high is not None:
-            about.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=1)]
-        try:
-            return node.declare_parameter(name, default, about).value
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ConfigError(f"diwa_sim: parameter {name} ({description}): {error}") from None
-
-    rate_factor = read("rate_factor", 1.0, "simulated seconds in a second", 0.1, 100.0)
+    values = declared(node, PARAMETERS)
     clock = "whether the simulated time is published on /clock; by default when rate_factor is not 1"
-    return Settings(
-        task=read("task", "open_drawer", "what counts as success; empty = play"),
-        seed=read("seed", 0, "seed of the first episode; each reset takes the next", 0, 2**31 - 1),
-        start=read("start", "wide", "spread of the start states: narrow, medium, wide or far"),
-        cameras=read("cameras", False, "whether to render and publish both cameras"),
-        image_size=read("image_size", 64, "height and width of the images, pixels", 16, 1024),
-        rate_factor=rate_factor,
-        publish_clock=read("publish_clock", rate_factor != 1.0, clock),
-        commander_silence_s=read("commander_silence_s", 0.5, "s without a command until another may", 0.1, 10.0),
-    )
+    return Settings(**values, **declared(node, {"publish_clock": Parameter(values["rate_factor"] != 1.0, clock)}))
 
 
 def _answer(response: Trigger.Response, success: bool, text: str) -> Trigger.Response:
     response.success, response.message = success, text
     return response
-
-
-def _status(name: str, level: bytes, text: str, values: dict[str, str]) -> DiagnosticStatus:
-    pairs = [KeyValue(key=key, value=value) for key, value in values.items()]
-    return DiagnosticStatus(level=level, name=f"diwa_sim: {name}", message=text, hardware_id="diwa_sim", values=pairs)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -286,9 +271,8 @@ def run(argv: Sequence[str]) -> None:
     """
     with ros_process([sys.argv[0], *argv]):
         node = SimulatorNode()
-        with until_told():
-            node.start()
-            rclpy.spin(node)
+        node.start()
+        spin_until_told(node)
         node.close()
         node.destroy_node()
 

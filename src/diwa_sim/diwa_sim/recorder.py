@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
 from diwa_runtime.interfaces import message_class
 from diwa_sim.bags import BagWriter, typestore
-from diwa_sim.ros_process import ros_process, until_told
 
 DEPTH = 1000
 """Messages that wait while the disk is slow: at 30 Hz, half a minute of one topic."""
@@ -93,8 +92,7 @@ def record(argv: Sequence[str]) -> None:
     config = load_config(RecordConfig, argv)
     with ros_process(args=[]), BagWriter(config.output) as bag:
         node = Recorder(bag, config.topics)
-        with until_told():
-            rclpy.spin(node)
+        spin_until_told(node)
     print(f"{config.output}: {sum(node.counts.values())} messages of {len(node.counts)} topics")
 
 

@@ -22,12 +22,12 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta  # noqa: E402
 from diwa_runtime.assembler import LiveAssembler  # noqa: E402
+from diwa_runtime.command_gate import Command  # noqa: E402
 from diwa_runtime.events import EventKind  # noqa: E402
 from diwa_runtime.interfaces import message_class  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
 from diwa_runtime.streams import NANOSECONDS  # noqa: E402
 from diwa_sim.bags import BagWriter  # noqa: E402
-from diwa_sim.command_gate import Command  # noqa: E402
 from diwa_sim.environment import PlayTable  # noqa: E402
 from diwa_sim.live_table import action_of  # noqa: E402
 from diwa_sim.node import SimulatorNode  # noqa: E402

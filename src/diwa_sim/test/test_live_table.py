@@ -6,9 +6,9 @@ import mujoco
 import numpy as np
 import pytest
 
+from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
-from diwa_sim.command_gate import Command, CommandGate
 from diwa_sim.environment import PlayTable
 from diwa_sim.live_table import LiveTable, action_of
 

@@ -26,6 +26,7 @@ from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState  # noqa: E402
+from diwa_ros.messages import command_of, filled  # noqa: E402
 from diwa_runtime.errors import DiwaError  # noqa: E402
 from diwa_runtime.events import EventKind  # noqa: E402
 from diwa_runtime.robot import RobotMode  # noqa: E402
@@ -33,7 +34,6 @@ from diwa_sim import messages  # noqa: E402
 from diwa_sim.bags import make_message, typestore  # noqa: E402
 from diwa_sim.environment import PlayTable  # noqa: E402
 from diwa_sim.node import SimulatorNode  # noqa: E402
-from diwa_sim.ros_messages import command_of, filled  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

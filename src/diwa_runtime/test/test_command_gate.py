@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from diwa_sim.command_gate import Command, CommandGate
+from diwa_runtime.command_gate import Command, CommandGate
 
 SILENCE_NS = 500
 

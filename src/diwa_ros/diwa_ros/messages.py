@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import array
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 
+from diwa_runtime.command_gate import Command
 from diwa_runtime.streams import nanoseconds_of
-from diwa_sim.command_gate import Command
-from diwa_sim.messages import Fields
 
 Message = TypeVar("Message")
 
 
-def filled(message: Message, fields: Fields) -> Message:
-    """Set the fields of a ROS message, nested ones too, from what `diwa_sim.messages` gives; return it."""
+def filled(message: Message, fields: Mapping[str, Any]) -> Message:
+    """Set the fields of a ROS message, nested ones too, from what the functions of plain fields give; return it."""
     for name, value in fields.items():
         if isinstance(value, dict):
             filled(getattr(message, name), value)

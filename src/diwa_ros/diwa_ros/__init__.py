@@ -1,0 +1,1 @@
+"""What the nodes share, with ROS; what they share without it is `diwa_runtime`."""

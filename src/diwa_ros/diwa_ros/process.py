@@ -1,0 +1,107 @@
+"""A ROS process that is told to stop by Ctrl-C or SIGTERM while its topics still work, so that it can say goodbye.
+
+The handlers raise nothing: an exception out of one lands in the middle of whatever runs, and rclpy's C++ turns a
+KeyboardInterrupt into a RuntimeError. They leave a mark, and the loops here look at it between two callbacks.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import rclpy
+import rclpy.utilities
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+TURN_S = 0.1
+"""No loop waits longer than this before it looks whether it was told to stop."""
+AGAIN_S = 1.0
+"""Who tells a process to stop again after this long means at once. Sooner, it is one wish that came twice, as when
+Ctrl-C goes to a launch file and to its processes."""
+
+_told_at: float | None = None
+
+
+def told_to_stop() -> bool:
+    """Whether Ctrl-C or SIGTERM came since `ros_process` began."""
+    return _told_at is not None
+
+
+@contextmanager
+def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
+    """Initialise ROS with the command line `args` (None: the process's) for the block.
+
+    Raises:
+        KeyboardInterrupt: told to stop a second time, `AGAIN_S` or more after the first.
+    """
+    global _told_at
+    _told_at = None
+    # rclpy's own handlers shut the topics down first.
+    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+    # What started this process in the background of a shell has it ignore Ctrl-C; that stays so.
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, _tell) for number in heard}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        rclpy.utilities.try_shutdown()
+
+
+def spin_until_told(node: Node) -> None:
+    """Run callbacks until Ctrl-C, SIGTERM or a shutdown of ROS; none is cut short."""
+    executor = rclpy.get_global_executor()
+    executor.add_node(node)
+    # Nothing else ends a wait for messages that never come; a timer costs less than a limit to each wait.
+    turn = node.create_timer(TURN_S, _nothing, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    try:
+        with suppress(ExternalShutdownException):
+            while node.context.ok() and not told_to_stop():
+                executor.spin_once()
+    finally:
+        node.destroy_timer(turn)
+        executor.remove_node(node)
+
+
+def spin_until(node: Node, reached: Callable[[], bool], limit_s: float, interruptible: bool = True) -> bool:
+    """Run callbacks until `reached()` or for `limit_s` seconds; return whether it was reached.
+
+    Args:
+        node: whose callbacks.
+        reached: looked at between callbacks.
+        limit_s: on the wall.
+        interruptible: False for what must be done although the process was told to stop.
+
+    Raises:
+        KeyboardInterrupt: the process was told to stop.
+    """
+    end = time.monotonic() + limit_s
+    while not reached():
+        if interruptible and told_to_stop():
+            raise KeyboardInterrupt
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        rclpy.spin_once(node, timeout_sec=min(TURN_S, left))
+    return True
+
+
+def _tell(*_: Any) -> None:
+    global _told_at
+    now = time.monotonic()
+    if _told_at is not None and now - _told_at > AGAIN_S:
+        raise KeyboardInterrupt
+    if _told_at is None:
+        _told_at = now
+
+
+def _nothing() -> None:
+    pass
