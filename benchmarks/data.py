@@ -13,8 +13,8 @@ from measuring import Benchmark, Effort, alternate, median_seconds, repeated
 from numpy.typing import NDArray
 from plain_windows import StepFiles
 
+from diwa_runtime import robot_messages as messages
 from diwa_runtime.spec import CameraSpec, Spec
-from diwa_sim import messages
 from diwa_sim.bags import BagWriter
 from diwa_sim.environment import RATE_HZ, PlayTable
 from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts

@@ -12,6 +12,12 @@ setup(
     ],
     install_requires=["setuptools"],
     extras_require={"test": ["pytest"]},
+    entry_points={
+        "console_scripts": [
+            "node = diwa_bridge.node:main",
+            "teleop = diwa_bridge.teleop_node:main",
+        ]
+    },
     zip_safe=False,
     maintainer="The DiWA authors",
     maintainer_email="diwa@example.org",

@@ -20,6 +20,7 @@ class ArmLimits:
         name: as the robot reports it.
         joint_low, joint_high: (7,) rad.
         joint_velocity: (7,) rad/s.
+        joint_acceleration: (7,) rad/s^2.
         translation_velocity: m/s, of the TCP.
         translation_acceleration: m/s^2.
         rotation_velocity: rad/s.
@@ -30,6 +31,7 @@ class ArmLimits:
     joint_low: tuple[float, ...]
     joint_high: tuple[float, ...]
     joint_velocity: tuple[float, ...]
+    joint_acceleration: tuple[float, ...]
     translation_velocity: float
     translation_acceleration: float
     rotation_velocity: float
@@ -41,6 +43,7 @@ PANDA = ArmLimits(
     joint_low=(-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973),
     joint_high=(2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
     joint_velocity=(2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61),
+    joint_acceleration=(15.0, 7.5, 10.0, 12.5, 15.0, 20.0, 20.0),
     translation_velocity=1.7,
     translation_acceleration=13.0,
     rotation_velocity=2.5,
@@ -51,6 +54,7 @@ FR3 = ArmLimits(
     joint_low=(-2.7437, -1.7837, -2.9007, -3.0421, -2.8065, 0.5445, -3.0159),
     joint_high=(2.7437, 1.7837, 2.9007, -0.1518, 2.8065, 4.5169, 3.0159),
     joint_velocity=(2.62, 2.62, 2.62, 2.62, 5.26, 4.18, 5.26),
+    joint_acceleration=(10.0,) * 7,
     translation_velocity=3.0,
     translation_acceleration=9.0,
     rotation_velocity=2.5,
@@ -81,6 +85,8 @@ class ServoLimits:
         arm: what the arm allows.
         speed: share of the arm's velocities and accelerations that is used.
         braking: share of its accelerations that is used to slow down; more than `speed`, so that stopping is quick.
+        joint_acceleration: share of the joints' accelerations that may be needed for it; the rest is for what the servo
+            does not know, such as how the arm's own controller moves the elbow.
         low, high: corners of the workspace (3,), m, base frame.
         euler_low, euler_high: bounds of the commanded Euler angles (3,), rad; roll is counted near +pi.
         approach_s: near a wall the speed towards it is at most the distance over this; so it is met at standstill.
@@ -95,6 +101,7 @@ class ServoLimits:
     arm: ArmLimits
     speed: float = 0.1
     braking: float = 0.5
+    joint_acceleration: float = 0.6
     low: tuple[float, float, float] = (0.25, -0.45, 0.02)
     high: tuple[float, float, float] = (0.70, 0.45, 0.70)
     euler_low: tuple[float, float, float] = (2.64, -0.5, -2.0)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from diwa_bridge.limits import ServoLimits
 from diwa_runtime.geometry import euler_to_matrix, towards, wrapped
 from diwa_runtime.spec import ActionScale
+from diwa_runtime.streams import NANOSECONDS
 
 Array = NDArray[np.float64]
-NANOSECONDS = 1_000_000_000
 _DAMPING = 0.02
 COMMAND_LASTS = 1.5
 """Control periods for which a command's own velocity is fed forward; then only the error is followed."""
@@ -60,6 +60,7 @@ class Servo:
     Attributes:
         status: what limited the last command or tick.
         twist: what was sent last (6,): m/s, rad/s, base frame.
+        ease: share of the velocities and accelerations that the joints allow where the arm is.
     """
 
     def __init__(self, limits: ServoLimits, scale: ActionScale) -> None:
@@ -69,19 +70,32 @@ class Servo:
         self._joint_low = np.array(limits.arm.joint_low) + limits.joint_margin
         self._joint_high = np.array(limits.arm.joint_high) - limits.joint_margin
         self._joint_velocity = np.array(limits.arm.joint_velocity)
+        self._joint_acceleration = limits.joint_acceleration * np.array(limits.arm.joint_acceleration)
         self.status = ServoStatus.FREE
         self.twist: Array = np.zeros(6)
+        self.ease = 1.0
         self._feed: Array = np.zeros(6)
         self._commanded_ns: int | None = None
         self._stopped = False
         self._position: Array = np.zeros(3)
         self._euler: Array = np.zeros(3)
 
-    def anchor(self, state: ArmState) -> None:
-        """Let the target be where the arm is."""
+    def anchor(self, state: ArmState) -> Array:
+        """Let the target be where the arm is; return how far it moved by that (6,), m and rad of the Euler angles."""
+        moved = np.concatenate([state.position - self._position, wrapped(state.euler - self._euler)])
         self._position = state.position.copy()
         self._euler = self._unwrapped(state.euler)
         self._feed[:] = 0
+        return moved
+
+    def rest(self, state: ArmState) -> Array:
+        """Begin anew from where the arm is: something else moved it, so nothing of before is followed up.
+
+        Returns:
+            how far the target moved by that (6,), m and rad of the Euler angles.
+        """
+        self.twist, self._commanded_ns = np.zeros(6), None
+        return self.anchor(state)
 
     def stop(self) -> None:
         """Come to rest, and stay there until `release`."""
@@ -111,27 +125,33 @@ class Servo:
         if self._stopped:
             self.status = ServoStatus.STOPPED
             return np.zeros(6)
-        self.status = ServoStatus.FREE
-        position = self._position + self._bounded_step(motion)
-        euler = self._euler + self._bounded_turn(motion)
-        position, euler = self._led(position, euler, state)
+        self.status, self.ease = ServoStatus.FREE, self._joint_ease(state)
+        step, turn = self._bounded_step(motion), self._bounded_turn(motion)
+        # What the joints cannot follow is not accepted, or the target would run ahead of the arm.
+        share = self._joint_share(self._velocity(step, turn), state)
+        position, euler = self._led(self._position + share * step, self._euler + share * turn, state)
         accepted = np.concatenate([position - self._position, euler - self._euler])
-        turn = _rotation_vector(euler_to_matrix(euler) @ euler_to_matrix(self._euler).T)
-        self._feed = np.concatenate([accepted[:3], turn]) * self.limits.rate_hz
+        self._feed = self._velocity(accepted[:3], accepted[3:])
         self._position, self._euler, self._commanded_ns = position, euler, now_ns
         return accepted
 
     def tick(self, state: ArmState, now_ns: int) -> Array:
         """Return the velocity (6,) to send now: m/s and rad/s in the base frame."""
-        wanted = np.zeros(6)
+        wanted, self.ease = np.zeros(6), self._joint_ease(state)
         if self._stopped or self._is_silent(now_ns):
             self.status |= ServoStatus.STOPPED if self._stopped else ServoStatus.SILENCE
             self.anchor(state)
         else:
             wanted = self._towards_target(state, now_ns)
-        wanted = self._within_joints(self._within_walls(self._within_speed(wanted), state), state)
+        wanted = self._within_walls(self._within_speed(wanted), state)
+        wanted = wanted * self._joint_share(wanted, state)
         self.twist = self._smoothed(wanted)
         return self.twist
+
+    def _velocity(self, step: Array, turn: Array) -> Array:
+        """Return the twist (6,) that moves the target by a step and a turn of its Euler angles in a control period."""
+        rotation = euler_to_matrix(self._euler + turn) @ euler_to_matrix(self._euler).T
+        return np.concatenate([step, _rotation_vector(rotation)]) * self.limits.rate_hz
 
     def _is_silent(self, now_ns: int) -> bool:
         return self._commanded_ns is None or now_ns - self._commanded_ns > self.limits.silence_s * NANOSECONDS
@@ -140,13 +160,13 @@ class Servo:
         """Return how far the target moves: no faster than allowed, and slower and slower towards a wall."""
         limits, period_s = self.limits, 1 / self.limits.rate_hz
         step = np.clip(motion[:3], -self._scale.translation_m, self._scale.translation_m)
-        step = self._shortened(step, limits.translation_velocity * period_s)
+        step = self._shortened(step, self.ease * limits.translation_velocity * period_s)
         return self._slowed(step, self._position, self._low, self._high, period_s / limits.approach_s)
 
     def _bounded_turn(self, motion: Array) -> Array:
         limits, period_s = self.limits, 1 / self.limits.rate_hz
         turn = np.clip(motion[3:], -self._scale.rotation_rad, self._scale.rotation_rad)
-        turn = self._shortened(turn, limits.rotation_velocity * period_s)
+        turn = self._shortened(turn, self.ease * limits.rotation_velocity * period_s)
         return self._slowed(turn, self._euler, self._euler_low, self._euler_high, period_s / limits.approach_s)
 
     def _shortened(self, vector: Array, most: float) -> Array:
@@ -184,8 +204,8 @@ class Servo:
         limits = self.limits
         return np.concatenate(
             [
-                self._shortened(twist[:3], limits.translation_velocity),
-                self._shortened(twist[3:], limits.rotation_velocity),
+                self._shortened(twist[:3], self.ease * limits.translation_velocity),
+                self._shortened(twist[3:], self.ease * limits.rotation_velocity),
             ]
         )
 
@@ -193,20 +213,31 @@ class Servo:
         slowed = self._slowed(twist[:3], state.position, self._low, self._high, 1 / self.limits.approach_s)
         return np.concatenate([slowed, twist[3:]])
 
-    def _within_joints(self, twist: Array, state: ArmState) -> Array:
-        """Scale the whole motion so that no joint goes towards its end faster than its distance allows.
+    def _joint_share(self, twist: Array, state: ArmState) -> float:
+        """Return the share of a twist at which no joint goes towards its end faster than its distance allows.
 
-        The direction stays, so the arm stops on its path; a motion away from the end is not slowed.
+        It is one for all components, so the arm stays on its path; a motion away from the end is not slowed.
         """
-        jacobian = state.jacobian
-        velocity = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING**2 * np.eye(6), twist)
+        velocity = _damped_inverse(state.jacobian) @ twist
         room = np.maximum(np.where(velocity > 0, self._joint_high - state.joints, state.joints - self._joint_low), 0.0)
         most = np.minimum(room / self.limits.approach_s, self.limits.speed * self._joint_velocity)
         moving = np.abs(velocity) > 1e-9
         scale = float(np.min(most[moving] / np.abs(velocity[moving]), initial=1.0))
         if scale < 1.0:
             self.status |= ServoStatus.SLOW_FOR_JOINT
-        return twist * scale
+        return scale
+
+    def _joint_ease(self, state: ArmState) -> float:
+        """Return the share of the TCP's accelerations, in any direction, at which no joint needs more than its own.
+
+        Velocities are eased with it, so that the way to standstill takes as long everywhere.
+        """
+        inverse, arm = _damped_inverse(state.jacobian), self.limits.arm
+        needed = self.limits.speed * (
+            arm.translation_acceleration * np.linalg.norm(inverse[:, :3], axis=1)
+            + arm.rotation_acceleration * np.linalg.norm(inverse[:, 3:], axis=1)
+        )
+        return float(min(1.0, np.min(self._joint_acceleration / np.maximum(needed, 1e-9))))
 
     def _smoothed(self, wanted: Array) -> Array:
         """Return the twist no further from the last one than the arm may accelerate, or brake, in one period."""
@@ -217,7 +248,8 @@ class Servo:
             (slice(3, 6), arm.rotation_acceleration),
         ):
             last = self.twist[part]
-            share = limits.braking if np.linalg.norm(wanted[part]) < np.linalg.norm(last) else limits.speed
+            slower = np.linalg.norm(wanted[part]) < np.linalg.norm(last)
+            share = limits.braking if slower else self.ease * limits.speed
             smoothed[part] = towards(last, wanted[part], share * acceleration * limits.period_s)
         return smoothed
 
@@ -225,6 +257,11 @@ class Servo:
         """Return Euler angles with each one in the turn that the bounds are counted in."""
         middle = (self._euler_low + self._euler_high) / 2
         return middle + wrapped(euler - middle)
+
+
+def _damped_inverse(jacobian: Array) -> Array:
+    """Return the inverse (7, 6) of a Jacobian (6, 7), which stays finite where the arm is stretched out."""
+    return jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + _DAMPING**2 * np.eye(6))
 
 
 def _rotation_vector(matrix: Array) -> Array:

@@ -26,6 +26,7 @@ FORBIDDEN = {
 }
 ROS_MODULES = {
     "diwa_ros": {"process.py", "parameters.py", "diagnostics.py"},
+    "diwa_bridge": {"node.py", "settings.py", "camera_node.py", "camera_settings.py", "teleop_node.py"},
     "diwa_sim": {"node.py", "recorder.py"},
     "diwa_policy_node": {
         "node.py",
@@ -84,7 +85,7 @@ def test_setup_agrees_with_the_package_file(package: str, monkeypatch: pytest.Mo
     assert (SOURCES / package / "resource" / package).exists()
 
 
-@pytest.mark.parametrize("package", ["diwa_sim", "diwa_policy_node", "diwa_trainer"])
+@pytest.mark.parametrize("package", ["diwa_sim", "diwa_policy_node", "diwa_bridge", "diwa_trainer"])
 def test_every_executable_names_a_function(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = setup_arguments(package, monkeypatch)["entry_points"]["console_scripts"]
     assert scripts

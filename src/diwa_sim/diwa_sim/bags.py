@@ -16,13 +16,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from diwa_runtime import events
+from diwa_runtime import robot_messages as messages
 from diwa_runtime.errors import StorageError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import written_whole
 from diwa_runtime.interfaces import message_definitions
+from diwa_runtime.robot_messages import Fields
 from diwa_runtime.spec import ActionScale
-from diwa_sim import messages
-from diwa_sim.messages import Fields
 from diwa_sim.snapshot import Snapshot
 
 _NEVER = QosTime(2147483647, 4294967295)
@@ -133,7 +133,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         """Write all topics of one instant."""
         self.write(messages.ROBOT_STATE, messages.robot_state(snapshot, stamp_ns, self._scale), stamp_ns)
         self.write(messages.JOINT_STATES, messages.joint_states(snapshot, stamp_ns), stamp_ns)
-        self.write(messages.SCENE_STATE, messages.scene_state(snapshot, stamp_ns), stamp_ns)
+        self.write(messages.SCENE_STATE, messages.scene_state(snapshot.scene, stamp_ns), stamp_ns)
         for camera, image in snapshot.images.items():
             fields = messages.compressed_image(image, stamp_ns, camera)
             self.write(messages.image_topic(camera), fields, stamp_ns)

@@ -24,10 +24,10 @@ from diwa_runtime.errors import ConfigError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import remove_orphans
 from diwa_runtime.spec import TASKS, Spec
+from diwa_runtime.streams import NANOSECONDS
 from diwa_sim.bags import BagWriter
 from diwa_sim.demonstrations import DEMONSTRATION_NOISE, FRAMES_AFTER_SUCCESS, Demonstration, demonstration
 from diwa_sim.environment import RATE_HZ, PlayTable
-from diwa_sim.messages import NANOSECONDS
 from diwa_sim.play import PLAY_STEPS, Player, PlaySettings, PlayStep
 
 FIRST_SEED = 1_000_000

@@ -29,14 +29,14 @@ from diwa_ros.messages import command_of, filled
 from diwa_ros.parameters import Parameter, declared
 from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import events
+from diwa_runtime import robot_messages as messages
 from diwa_runtime.cli import run_verb
 from diwa_runtime.command_gate import CommandGate
 from diwa_runtime.events import EventKind
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode
-from diwa_sim import messages
+from diwa_runtime.robot_messages import header
 from diwa_sim.environment import PlayTable
 from diwa_sim.live_table import LiveTable, Tick
-from diwa_sim.messages import header
 
 NODE = "diwa_sim"
 RELIABLE = QoSProfile(depth=10)
@@ -220,7 +220,7 @@ class SimulatorNode(Node):
             fields = messages.compressed_image(snapshot.images[camera], stamp_ns, camera)
             publisher.publish(filled(CompressedImage(), fields))
         self._joint_states.publish(filled(JointState(), messages.joint_states(snapshot, stamp_ns)))
-        self._scene_state.publish(filled(SceneState(), messages.scene_state(snapshot, stamp_ns)))
+        self._scene_state.publish(filled(SceneState(), messages.scene_state(snapshot.scene, stamp_ns)))
         state = messages.robot_state(snapshot, stamp_ns, self._scale, tick.mode, tick.answered_ns)
         self._robot_state.publish(filled(RobotState(), state))
 

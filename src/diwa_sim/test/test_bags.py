@@ -12,9 +12,9 @@ from rosbags.rosbag2 import Reader, Writer
 
 from diwa_runtime.errors import ConfigError, StorageError
 from diwa_runtime.events import EventKind
+from diwa_runtime.robot_messages import ROBOT_STATE
 from diwa_sim.bags import BagWriter, typestore
 from diwa_sim.collect import CollectConfig, collect, plan
-from diwa_sim.messages import ROBOT_STATE
 from diwa_sim.snapshot import Snapshot
 from diwa_trainer.bags import Bag, find_bags, reader_of
 

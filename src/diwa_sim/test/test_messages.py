@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from diwa_runtime import robot_messages as messages
 from diwa_runtime.actions import HOLD_ACTION
 from diwa_runtime.assembler import LiveAssembler
 from diwa_runtime.events import EventKind
 from diwa_runtime.spec import ActionScale, Spec
-from diwa_sim import messages
 from diwa_sim.bags import make_message, typestore
 from diwa_sim.environment import PlayTable
 
@@ -18,7 +18,7 @@ def read_back(snapshots):
     for snapshot in snapshots:
         stamp = 10**18 + round(snapshot.stamp_s * 1e9)
         for (topic, kind), fields in (
-            (messages.SCENE_STATE, messages.scene_state(snapshot, stamp)),
+            (messages.SCENE_STATE, messages.scene_state(snapshot.scene, stamp)),
             (messages.ROBOT_STATE, messages.robot_state(snapshot, stamp, ActionScale())),
         ):
             data = store.serialize_cdr(make_message(store, kind, fields), kind)

@@ -27,10 +27,10 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState  # noqa: E402
 from diwa_ros.messages import command_of, filled  # noqa: E402
+from diwa_runtime import robot_messages as messages  # noqa: E402
 from diwa_runtime.errors import DiwaError  # noqa: E402
 from diwa_runtime.events import EventKind  # noqa: E402
 from diwa_runtime.robot import RobotMode  # noqa: E402
-from diwa_sim import messages  # noqa: E402
 from diwa_sim.bags import make_message, typestore  # noqa: E402
 from diwa_sim.environment import PlayTable  # noqa: E402
 from diwa_sim.node import SimulatorNode  # noqa: E402
@@ -119,7 +119,7 @@ def test_live_messages_are_the_bags_messages() -> None:
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     for kind, fields in (
         (RobotState, messages.robot_state(snapshot, STAMP_NS, env.contract.action_scale, 3, STAMP_NS - 5)),
-        (SceneState, messages.scene_state(snapshot, STAMP_NS)),
+        (SceneState, messages.scene_state(snapshot.scene, STAMP_NS)),
         (JointState, messages.joint_states(snapshot, STAMP_NS)),
         (CompressedImage, messages.compressed_image(image, STAMP_NS, "static")),
         (EpisodeEvent, messages.episode_event(EventKind.START, STAMP_NS, "open_drawer", 7)),

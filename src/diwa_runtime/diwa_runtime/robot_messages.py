@@ -1,4 +1,4 @@
-"""What a snapshot is as messages: plain fields by name, for the bag writer and for the ROS node alike.
+"""What a robot tells, as messages: plain fields by name, for bag writer, simulator and bridge alike.
 
 Every function is pure and returns a dict that mirrors the message's definition; nested messages are nested dicts.
 `robot/state` says what the assembler reads back, so values keep their full precision.
@@ -7,7 +7,7 @@ Every function is pure and returns a dict that mirrors the message's definition;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from diwa_runtime.events import NO_SEED, EventKind
 from diwa_runtime.images import encode_jpeg
 from diwa_runtime.spec import SCENE_NAMES, ActionScale
-from diwa_sim.snapshot import Snapshot
+from diwa_runtime.streams import NANOSECONDS
 
 Fields = dict[str, Any]
 
@@ -26,7 +26,38 @@ BASE_FRAME = "base"
 JOINT_NAMES = tuple(f"panda_joint{number}" for number in range(1, 8))
 FINGER_NAMES = ("panda_finger_joint1", "panda_finger_joint2")
 MODE_MOVING = 1
-NANOSECONDS = 1_000_000_000
+
+
+class RobotSnapshot(Protocol):
+    """One instant of an arm and its gripper, and what they executed since the one before."""
+
+    @property
+    def tcp_position(self) -> NDArray[np.float64]:
+        """(3,) m, base frame."""
+
+    @property
+    def tcp_quaternion(self) -> NDArray[np.float64]:
+        """(4,) as (x, y, z, w)."""
+
+    @property
+    def joint_positions(self) -> NDArray[np.float64]:
+        """(7,) rad."""
+
+    @property
+    def joint_velocities(self) -> NDArray[np.float64]:
+        """(7,) rad/s."""
+
+    @property
+    def gripper_width(self) -> float:
+        """Distance between the fingers, m."""
+
+    @property
+    def gripper_command(self) -> float:
+        """Last accepted, +1 open or -1 closed."""
+
+    @property
+    def accepted_action(self) -> NDArray[np.floating]:
+        """(7,) in the Spec's units, summed up over all commands since the snapshot before."""
 
 
 def image_topic(camera: str) -> tuple[str, str]:
@@ -35,7 +66,7 @@ def image_topic(camera: str) -> tuple[str, str]:
 
 
 def robot_state(
-    snapshot: Snapshot,
+    snapshot: RobotSnapshot,
     stamp_ns: int,
     scale: ActionScale,
     mode: int = MODE_MOVING,
@@ -68,7 +99,7 @@ def robot_state(
     }
 
 
-def joint_states(snapshot: Snapshot, stamp_ns: int) -> Fields:
+def joint_states(snapshot: RobotSnapshot, stamp_ns: int) -> Fields:
     """Return the fields of sensor_msgs/msg/JointState: seven joints and two fingers, each half of the width."""
     fingers = [snapshot.gripper_width / 2] * 2
     return {
@@ -80,9 +111,9 @@ def joint_states(snapshot: Snapshot, stamp_ns: int) -> Fields:
     }
 
 
-def scene_state(snapshot: Snapshot, stamp_ns: int, names: Sequence[str] = SCENE_NAMES) -> Fields:
+def scene_state(scene: NDArray[np.floating], stamp_ns: int, names: Sequence[str] = SCENE_NAMES) -> Fields:
     """Return the fields of diwa_msgs/msg/SceneState."""
-    return {"header": header(stamp_ns), "names": list(names), "values": np.asarray(snapshot.scene, np.float64)}
+    return {"header": header(stamp_ns), "names": list(names), "values": np.asarray(scene, np.float64)}
 
 
 def compressed_image(image: NDArray[np.uint8], stamp_ns: int, camera: str) -> Fields:

@@ -1,0 +1,166 @@
+"""Simulators of the arm's network protocol as processes, and a bridge that is polled as its node would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diwa_bridge.arm import Arm, ArmError
+from diwa_bridge.bridge import Bridge, BridgeSnapshot
+from diwa_bridge.gripper import Gripper
+from diwa_bridge.limits import ServoLimits
+from diwa_runtime.command_gate import Command, CommandGate
+from diwa_runtime.spec import ActionScale
+
+ROOT = Path(__file__).resolve().parents[3]
+SERVERS = Path(__file__).resolve().parent / "simulators"
+START_S, PATIENCE_S = 60.0, 60.0
+FROZEN_S = 1.0
+"""On a busy machine a simulator does not answer each 0.1 s."""
+WORKSPACE = {"low": (0.25, -0.45, 0.02), "high": (0.75, 0.45, 0.80)}
+
+
+class Simulator:
+    """One process; it can be killed and started again under the same name."""
+
+    def __init__(self, kind: str, hostname: str, trace: Path | None = None) -> None:
+        """Say what to run: ``franky-sim`` or ``franka-sim``."""
+        self.hostname, self._kind, self._trace = hostname, kind, trace
+        self._process: subprocess.Popen[str] | None = None
+        self.python = ROOT / ".simulators" / kind / "bin" / "python"
+        if not (self.python.parent.parent / ".setup-stamp").exists():
+            pytest.skip(f"{kind} is not installed; scripts/robot-simulators does it")
+
+    def start(self) -> None:
+        """Start it, and wait until it says that it listens."""
+        assets = next((ROOT / ".simulators").glob("franky-sim/lib/python*/site-packages/franky_sim/assets"))
+        words = [self.hostname]
+        if self._kind == "franka-sim":
+            words += [str(assets), *([str(self._trace)] if self._trace else [])]
+        # What the wheels' ROS and the workspace put there is not for another environment's Python.
+        environment = {
+            name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")
+        }
+        server = SERVERS / f"{self._kind.replace('-', '_')}_server.py"
+        self._process = subprocess.Popen(
+            [str(self.python), str(server), *words],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline():
+            if line == "READY\n":
+                return
+        raise AssertionError(f"{self._kind} did not start")
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            assert self._process.stdout is not None
+            self._process.stdout.close()
+            self._process = None
+
+
+@contextmanager
+def simulator(kind: str, hostname: str, trace: Path | None = None) -> Iterator[Simulator]:
+    """Run one for the block."""
+    made = Simulator(kind, hostname, trace)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+class Rig:
+    """A bridge to a simulated arm, polled like the node polls it, and paced by the robot's clock."""
+
+    def __init__(self, hostname: str, gripper: bool = False, speed: float = 0.1) -> None:
+        """Connect; a simulator that has only just started may refuse for a moment."""
+        self.arm = Arm(hostname, speed)
+        self.bridge = Bridge(
+            self.arm,
+            Gripper(hostname) if gripper else None,
+            lambda arm: ServoLimits(arm, speed=speed, **WORKSPACE),
+            CommandGate(500_000_000),
+            ActionScale(),
+            frozen_after_s=FROZEN_S,
+        )
+        self.snapshots: list[BridgeSnapshot] = []
+        end = time.monotonic() + START_S
+        while True:
+            try:
+                self.bridge.start()
+                return
+            except ArmError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def close(self) -> None:
+        """Let go of the arm."""
+        self.bridge.close()
+
+    def poll(self) -> None:
+        """Turn once."""
+        snapshot = self.bridge.poll(time.monotonic_ns())
+        if snapshot is not None:
+            self.snapshots.append(snapshot)
+        time.sleep(0.002)
+
+    def poll_until(self, reached: Callable[[], object]) -> None:
+        """Turn until something is so."""
+        end = time.monotonic() + PATIENCE_S
+        while not reached():
+            assert time.monotonic() < end, f"never; {self.bridge.mode.name}, {self.bridge.fault}"
+            self.poll()
+
+    def robot_seconds(self, seconds: float) -> None:
+        """Turn for a while of the robot's time."""
+        self.poll_until(lambda: bool(self.snapshots))
+        end_ns = self.snapshots[-1].stamp_ns + round(seconds * 1e9)
+        self.poll_until(lambda: self.snapshots[-1].stamp_ns >= end_ns)
+
+    def drive(self, motion: Callable[[int], np.ndarray], count: int, gripper: float = 1.0) -> None:
+        """Answer `count` snapshots with motions (6,), as a policy does."""
+        for number in range(count):
+            before = len(self.snapshots)
+            self.poll_until(lambda before=before: len(self.snapshots) > before)  # type: ignore[misc]
+            command = Command(motion(number), gripper, "policy", self.snapshots[-1].stamp_ns)
+            assert self.bridge.gate.offer(command, time.monotonic_ns()) is None
+
+    def recover(self) -> None:
+        """Call for recovery, and turn until it is over."""
+        work = self.bridge.recover()
+        assert work is not None
+        self.poll_until(lambda: work.done())
+        self.poll()
+
+    def raise_reflex(self) -> None:
+        """Go round the servo and ask the arm for what it cannot do."""
+        jerky = Arm(self.arm.hostname, 1.0)
+        jerky._robot, jerky._model = self.arm._robot, self.arm._model
+        franky_factor = type(self.arm._robot.relative_dynamics_factor)
+        self.arm._robot.relative_dynamics_factor = franky_factor(1.0)
+        with suppress(ArmError):
+            for _ in range(20):
+                jerky.send(np.array([0.0, 0.5, 0.0, 0.0, 0.0, 0.0]))
+                time.sleep(0.02)
+        self.arm._robot.relative_dynamics_factor = franky_factor(self.arm.speed)
+
+
+def rest_after_s(times_s: np.ndarray, positions: np.ndarray, left_m: float = 5e-4) -> float:
+    """Return how long it took until the TCP was within `left_m` of where it stayed: times (N,), positions (N, 3)."""
+    away = np.linalg.norm(positions - positions[-1], axis=1) > left_m
+    return float(times_s[int(np.flatnonzero(away)[-1]) + 1] - times_s[0]) if away.any() else 0.0

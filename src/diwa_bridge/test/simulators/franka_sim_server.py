@@ -1,0 +1,42 @@
+"""franka-sim, which enforces limits, as a process: ``HOSTNAME ASSETS [TRACE]``, by its own environment's Python.
+
+Its physics model is looked for on the network unless it is given one; `ASSETS` are franky-sim's. With `TRACE`, it
+writes what nobody else could say of an arm that its bridge has left: a line of its time (s) and its TCP (m) every few
+milliseconds; and, as the real arm does, it aborts a motion after twenty lost commands.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+
+def trace(simulation, path):
+    with open(path, "w", encoding="utf-8", buffering=1) as file:
+        newest = 0.0
+        while True:
+            now, state = simulation.data.time, simulation.get_robot_state()
+            if state is not None and now > newest:
+                newest = now
+                file.write(f"{now:.4f} {' '.join(f'{value:.6f}' for value in state['O_T_EE'][12:15])}\n")
+            time.sleep(0.004)
+
+
+hostname, assets, *traced = sys.argv[1:]
+with tempfile.TemporaryDirectory() as folder:
+    model = Path(folder) / "fr3.xml"
+    text = (Path(assets) / "fr3.xml").read_text(encoding="utf-8")
+    model.write_text(text.replace('meshdir="assets"', f'meshdir="{assets}/meshes"'), encoding="utf-8")
+    os.environ["FR3_MJCF"] = str(model)
+
+    from franka_sim import FrankaSimServer
+
+    server = FrankaSimServer(
+        host=hostname, enable_gripper=False, enforce_motion_limits=True, enforce_comm_constraints=bool(traced)
+    )
+    for path in traced:
+        threading.Thread(target=trace, args=(server.physics_sim, path), daemon=True).start()
+    print("READY", flush=True)
+    server.start()

@@ -1,0 +1,337 @@
+"""The bridge over an arm that does as it is told: every fault leaves it still, and nothing moves until asked."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import wait
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from diwa_bridge import bridge as bridge_module
+from diwa_bridge.arm import ArmError, ArmLostError, Condition, Reading
+from diwa_bridge.bridge import Bridge, BridgeSnapshot, RobotClock
+from diwa_bridge.limits import FR3, ArmLimits, ServoLimits
+from diwa_bridge.servo import ArmState
+from diwa_runtime.actions import motion_units
+from diwa_runtime.command_gate import Command, CommandGate
+from diwa_runtime.geometry import euler_to_quaternion
+from diwa_runtime.robot import RobotMode
+from diwa_runtime.spec import ActionScale
+
+SCALE = ActionScale()
+DOWN = np.array([math.pi, 0.0, 0.0])
+MS = 1_000_000
+
+
+@dataclass
+class DutifulArm:
+    """An arm without inertia that holds a velocity for 0.1 s; tests break it."""
+
+    position: np.ndarray = field(default_factory=lambda: np.array([0.45, 0.0, 0.35]))
+    now_ns: int = 0
+    condition: Condition = Condition.READY
+    errors: tuple[str, ...] = ()
+    success_rate: float = 1.0
+    broken: Exception | None = None
+    recovers: bool = True
+    frozen: bool = False
+    connected: int = 0
+    sent: list[np.ndarray] = field(default_factory=list)
+    _twist: np.ndarray = field(default_factory=lambda: np.zeros(6))
+    _until_ns: int = 0
+
+    def connect(self) -> None:
+        self.connected += 1
+        if isinstance(self.broken, ArmLostError):
+            raise self.broken
+        self.now_ns, self._until_ns = 5 * MS, 0  # its clock starts anew
+
+    def close(self) -> None:
+        pass
+
+    def limits(self) -> ArmLimits:
+        return replace(FR3, translation_velocity=1.7)
+
+    def read(self) -> Reading:
+        if self.broken is not None:
+            raise self.broken
+        state = ArmState(self.position.copy(), DOWN.copy(), np.array([0, -0.78, 0, -2.36, 0, 1.57, 0.78]), np.eye(6, 7))
+        quaternion = euler_to_quaternion(DOWN)
+        return Reading(self.now_ns, state, quaternion, np.zeros(7), self.condition, self.errors, self.success_rate)
+
+    def send(self, twist: np.ndarray, ease: float = 1.0) -> None:
+        assert 0 < ease <= 1
+        if self.broken is not None:
+            raise self.broken
+        if self.condition is not Condition.READY:
+            raise ArmError("rejected")
+        self.sent.append(twist.copy())
+        self._twist, self._until_ns = twist.copy(), self.now_ns + 100 * MS
+
+    def recover(self) -> None:
+        if not self.recovers:
+            raise ArmError("the arm did not clear its errors")
+        self.condition, self.errors = Condition.READY, ()
+
+    def measure_communication(self) -> float:
+        return self.success_rate
+
+    def step(self) -> None:
+        """Let 4 ms pass."""
+        if not self.frozen:
+            if self.now_ns < self._until_ns:
+                self.position += 0.004 * self._twist[:3]
+            self.now_ns += 4 * MS
+
+
+class Rig:
+    def __init__(self, arm: DutifulArm) -> None:
+        self.arm = arm
+        gate = CommandGate(500 * MS)
+        self.bridge = Bridge(arm, None, ServoLimits, gate, SCALE, frozen_after_s=0.1)
+        self.now_ns = time.monotonic_ns()
+        self.snapshots: list[BridgeSnapshot] = []
+
+    def start(self) -> Rig:
+        self.bridge.start()
+        return self
+
+    def tick(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.arm.step()
+            self.now_ns += 4 * MS
+            snapshot = self.bridge.poll(self.now_ns)
+            if snapshot is not None:
+                self.snapshots.append(snapshot)
+
+    def command(self, x: float = 0.005, source: str = "policy") -> str | None:
+        motion = np.array([x, 0.0, 0.0, 0.0, 0.0, 0.0])
+        return self.bridge.gate.offer(Command(motion, 1.0, source, self.snapshots[-1].stamp_ns), self.now_ns)
+
+    def drive(self, commands: int, x: float = 0.005) -> None:
+        """Answer each snapshot, as a policy does."""
+        for _ in range(commands):
+            before = len(self.snapshots)
+            while len(self.snapshots) == before:
+                self.tick()
+            self.command(x)
+
+    def recover(self) -> None:
+        work = self.bridge.recover()
+        assert work is not None
+        wait([work], 10)
+        self.tick()
+
+    @property
+    def is_still(self) -> bool:
+        before = self.arm.position.copy()
+        self.tick(100)
+        return bool((self.arm.position == before).all())
+
+
+@pytest.fixture
+def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
+    made = Rig(DutifulArm()).start()
+    yield made
+    made.arm.broken = None
+    made.bridge.close()
+
+
+def test_states_come_at_the_control_rate_and_say_what_was_accepted_of_each_command(rig: Rig) -> None:
+    rig.drive(60, 0.02)
+    rig.tick(100)
+    stamps = np.diff([snapshot.stamp_ns for snapshot in rig.snapshots])
+    np.testing.assert_allclose(stamps.mean() / MS, 1000 / 30, rtol=0.02)
+    assert stamps.min() > 25 * MS
+    accepted = sum(snapshot.accepted_action[:6] * motion_units(SCALE) for snapshot in rig.snapshots)
+    assert 0.1 < accepted[0] < 60 * 0.02, "a tenth of the arm's speed is less than what was asked for"
+    # It went where the accepted motions add up to, but for what was left when the commands ended.
+    assert abs(rig.arm.position[0] - 0.45 - accepted[0]) < 0.03
+    assert not accepted[1:].any()
+    assert rig.snapshots[-1].answered_ns in {snapshot.stamp_ns for snapshot in rig.snapshots}
+
+
+def test_it_moves_only_while_commanded(rig: Rig) -> None:
+    rig.tick(100)
+    assert not rig.arm.sent
+    assert rig.bridge.mode is RobotMode.IDLE
+    rig.drive(10)
+    assert rig.bridge.mode is RobotMode.MOVING
+    rig.tick(63)  # 0.1 s of silence and 0.15 s to come to rest
+    assert rig.is_still
+    assert rig.bridge.mode is RobotMode.IDLE
+    assert not rig.arm.sent[-1].any()
+    sent = len(rig.arm.sent)
+    rig.tick(100)
+    assert len(rig.arm.sent) == sent, "an arm at rest is left alone"
+
+
+def test_f01_what_is_not_finite_is_refused_and_nothing_is_sent(rig: Rig) -> None:
+    rig.tick(20)
+    assert "not finite" in str(rig.command(math.nan))
+    rig.tick(100)
+    assert not rig.arm.sent
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(ArmError("motion aborted by reflex"), "reflex"), (ArmLostError("the connection is lost"), "lost")],
+    ids=["f05 a call fails", "f05 the connection breaks"],
+)
+def test_a_fault_stops_it_is_said_and_states_go_on(rig: Rig, error: ArmError, said: str) -> None:
+    rig.drive(10)
+    rig.arm.broken = error
+    before = len(rig.snapshots)
+    rig.tick(50)
+    assert rig.bridge.mode is RobotMode.FAULT
+    assert said in rig.bridge.fault
+    assert "robot/recover" in rig.bridge.fault
+    faulty = rig.snapshots[before:]
+    assert len(faulty) >= 5
+    assert all(snapshot.mode is RobotMode.FAULT for snapshot in faulty)
+    assert (np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) > 0).all()
+    rig.command()
+    sent = len(rig.arm.sent)
+    rig.arm.broken = None
+    rig.tick(100)
+    assert len(rig.arm.sent) == sent, "a fault ends by robot/recover alone"
+
+
+def test_f07_after_a_reflex_it_is_still_until_recovered_and_asked(rig: Rig) -> None:
+    rig.drive(10)
+    rig.arm.condition, rig.arm.errors = Condition.REFLEX, ("cartesian_reflex",)
+    rig.tick(50)
+    assert "cartesian_reflex" in rig.bridge.fault
+    rig.arm.position += 0.1  # somebody pushes it away
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.IDLE
+    assert rig.bridge.fault == ""
+    assert rig.is_still
+    at = rig.arm.position.copy()
+    rig.drive(3, 0.001)
+    assert np.linalg.norm(rig.arm.position - at) < 0.01, "the target is where the arm is, not where it was"
+
+
+def test_recovery_is_bounded_and_says_why_it_did_not_help(rig: Rig) -> None:
+    rig.arm.condition, rig.arm.recovers = Condition.REFLEX, False
+    rig.tick(50)
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.FAULT
+    assert "did not clear its errors" in rig.bridge.fault
+    rig.arm.recovers = True
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.IDLE
+
+
+def test_a_frozen_arm_counts_as_lost_and_is_connected_anew(rig: Rig) -> None:
+    rig.drive(10)
+    newest = rig.snapshots[-1].stamp_ns
+    rig.arm.frozen = True
+    rig.tick(40)
+    assert rig.bridge.mode is RobotMode.FAULT
+    assert "no new state for 0.1 s" in rig.bridge.fault
+    rig.arm.frozen = False
+    connected = rig.arm.connected
+    rig.recover()
+    assert rig.arm.connected == connected + 1
+    assert rig.bridge.mode is RobotMode.IDLE
+    assert rig.is_still
+    assert (np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) > 0).all(), "although its clock began anew"
+    assert rig.snapshots[-1].stamp_ns > newest
+
+
+def test_an_arm_that_stays_away_is_tried_a_bounded_number_of_times(rig: Rig) -> None:
+    rig.arm.broken = ArmLostError("nobody answers")
+    rig.tick(50)
+    connected = rig.arm.connected
+    rig.recover()
+    assert rig.arm.connected == connected + bridge_module.TRIES
+    assert "nobody answers" in rig.bridge.fault
+
+
+def test_a_stop_holds_through_a_recovery_until_released(rig: Rig) -> None:
+    rig.drive(10)
+    rig.bridge.stop()
+    assert rig.bridge.mode is RobotMode.STOPPED
+    rig.drive(10)
+    rig.tick(40)
+    assert rig.is_still
+    rig.arm.condition = Condition.REFLEX
+    rig.tick(10)
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.STOPPED
+    rig.drive(10)
+    assert rig.is_still
+    assert rig.bridge.release()
+    assert not rig.bridge.release()
+    assert rig.is_still
+    at = rig.arm.position[0]
+    rig.drive(10)
+    assert rig.arm.position[0] > at + 0.005
+
+
+def test_a_stop_during_a_fault_is_kept(rig: Rig) -> None:
+    rig.arm.condition = Condition.USER_STOPPED
+    rig.tick(10)
+    assert "button" in rig.bridge.fault
+    rig.bridge.stop()
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.STOPPED
+
+
+def test_what_was_commanded_during_a_stop_or_fault_is_not_made_up_for(rig: Rig) -> None:
+    rig.drive(3)
+    rig.bridge.stop()
+    rig.command(0.02)
+    rig.bridge.release()
+    rig.tick(100)
+    assert rig.is_still
+
+
+def test_guided_by_hand_it_is_not_commanded(rig: Rig) -> None:
+    rig.drive(5)
+    rig.arm.condition = Condition.GUIDED
+    sent = len(rig.arm.sent)
+    rig.drive(5)
+    assert rig.bridge.mode is RobotMode.GUIDED
+    assert len(rig.arm.sent) == sent
+    since = len(rig.snapshots)
+    for _ in range(50):
+        rig.arm.position += 0.002
+        rig.tick()
+    rig.tick(10)
+    guided = sum(snapshot.accepted_action[:6] * motion_units(SCALE) for snapshot in rig.snapshots[since:])
+    np.testing.assert_allclose(guided, [0.1] * 3 + [0.0] * 3, atol=1e-9)  # what a demonstration by hand is learned from
+    rig.arm.condition = Condition.READY
+    assert rig.is_still
+
+
+def test_f08_an_arm_that_hears_too_little_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
+    rig = Rig(DutifulArm(success_rate=0.89))
+    with pytest.raises(ArmError, match="only 89 % of the commands arrive"):
+        rig.start()
+    rig.bridge.close()
+    rig = Rig(DutifulArm(success_rate=0.93)).start()
+    assert rig.bridge.mode is RobotMode.IDLE
+    assert rig.bridge.success_rate == 0.93
+    rig.bridge.close()
+
+
+def test_f19_a_second_commander_is_refused(rig: Rig) -> None:
+    rig.drive(5)
+    assert "may not command" in str(rig.command(source="teleop"))
+
+
+def test_stamps_never_go_back() -> None:
+    clock = RobotClock()
+    clock.start(1000, 50_000)
+    stamps = [clock.stamp(1000), clock.stamp(1500), clock.hold(20)]
+    clock.start(3, 40_000)  # the machine's own clock was set back, the robot's began anew
+    stamps += [clock.stamp(3), clock.stamp(4)]
+    assert stamps == [50_000, 50_500, 50_520, 50_521, 50_522]

@@ -1,0 +1,189 @@
+"""The bridge against simulators that speak the arm's network protocol: motion, rest, reflexes, a cut network.
+
+``DIWA_DRILLS=20`` repeats the drills as often; once is enough for each change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("franky", reason="needs franky-control")
+
+from robot_rig import Rig, Simulator, rest_after_s, simulator
+
+from diwa_bridge.arm import Arm, ArmLostError
+from diwa_runtime.actions import motion_units
+from diwa_runtime.robot import RobotMode
+from diwa_runtime.spec import ActionScale
+
+pytestmark = pytest.mark.franka
+DRILLS = int(os.environ.get("DIWA_DRILLS", "1"))
+FORTH = np.array([0.004, 0.0, 0.0, 0.0, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def functional() -> Iterator[Simulator]:
+    with simulator("franky-sim", "127.0.0.21") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[Simulator]:
+    with simulator("franka-sim", "127.0.0.22") as running:
+        yield running
+
+
+@pytest.fixture
+def arm_and_hand(functional: Simulator) -> Iterator[Rig]:
+    rig = Rig(functional.hostname, gripper=True)
+    yield rig
+    rig.close()
+
+
+@pytest.fixture
+def strict_arm(strict: Simulator) -> Iterator[Rig]:
+    rig = Rig(strict.hostname)
+    yield rig
+    rig.close()
+
+
+def positions_of(rig: Rig, since: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    newest = rig.snapshots[since:]
+    return np.array([s.stamp_ns for s in newest]) / 1e9, np.array([s.tcp_position for s in newest])
+
+
+def test_it_goes_where_it_is_sent_and_says_what_it_accepted(arm_and_hand: Rig) -> None:
+    rig = arm_and_hand
+    assert rig.bridge.servo is not None
+    assert rig.bridge.servo.limits.arm.name == "fr3", "by what the robot says of itself"
+    rig.drive(lambda _: FORTH, 30)
+    ended = len(rig.snapshots) - 1
+    rig.robot_seconds(0.6)
+    times, positions = positions_of(rig, ended)
+    assert rest_after_s(times - times[0], positions) < 0.3
+    accepted = sum(snapshot.accepted_action[:6] * motion_units(ActionScale()) for snapshot in rig.snapshots)
+    moved = positions[-1] - rig.snapshots[0].tcp_position
+    assert accepted[0] > 0.05
+    assert moved[0] == pytest.approx(accepted[0], abs=0.02)
+    assert np.abs(moved[1:]).max() < 0.005
+    assert rig.bridge.mode is RobotMode.IDLE
+    spacing = np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) / 1e9
+    assert abs(spacing.mean() - 1 / 30) < 0.002, "by the robot's clock, however slow it runs"
+
+
+def test_the_gripper_closes_and_opens(arm_and_hand: Rig) -> None:
+    rig = arm_and_hand
+    still = np.zeros(6)
+    gripper = rig.bridge._gripper
+    assert gripper is not None
+    rig.drive(lambda _: still, 3, gripper=1.0)
+    rig.poll_until(lambda: gripper.width > 0.07)
+    rig.drive(lambda _: still, 3, gripper=-1.0)
+    rig.poll_until(lambda: gripper.width < 0.01)
+    rig.robot_seconds(0.1)
+    assert rig.snapshots[-1].gripper_command == -1
+    assert rig.snapshots[-1].gripper_width < 0.01
+    rig.drive(lambda _: still, 3, gripper=0.05)  # within the hysteresis
+    assert rig.snapshots[-1].gripper_command == -1
+    assert gripper.fault == ""
+
+
+def test_f06_no_stream_of_commands_breaks_a_limit_of_the_arm(strict_arm: Rig) -> None:
+    rig, rng = strict_arm, np.random.default_rng(0)
+    motions = rng.uniform(-1, 1, (120, 6)) * np.array([0.02] * 3 + [0.05] * 3)
+    motions[40:80] = np.repeat(motions[40:44], 10, axis=0)  # long ways at full speed, and back at once
+    rig.drive(lambda number: motions[number], len(motions))
+    rig.robot_seconds(0.5)
+    assert rig.bridge.mode is RobotMode.IDLE, rig.bridge.fault
+
+
+def test_f07_reflexes_are_recovered_from(strict_arm: Rig) -> None:
+    rig = strict_arm
+    for _ in range(DRILLS):
+        rig.raise_reflex()
+        rig.poll_until(lambda: rig.bridge.mode is RobotMode.FAULT)
+        assert "reflex" in rig.bridge.fault
+        rig.recover()
+        assert rig.bridge.mode is RobotMode.IDLE, rig.bridge.fault
+        since = len(rig.snapshots)
+        rig.robot_seconds(0.3)
+        _, still = positions_of(rig, since)
+        assert np.ptp(still, axis=0).max() < 1e-3, "the arm moved without being asked"
+        rig.drive(lambda number: FORTH * (1 if number < 5 else -1), 10)
+        assert rig.bridge.mode is RobotMode.MOVING
+
+
+def test_a_cut_network_is_noticed_and_connected_anew() -> None:
+    with simulator("franka-sim", "127.0.0.23") as running:
+        rig = Rig(running.hostname)
+        try:
+            for _ in range(DRILLS):
+                rig.drive(lambda _: FORTH * 0.3, 5)
+                running.kill()
+                rig.poll_until(lambda: rig.bridge.mode is RobotMode.FAULT)
+                assert "lost" in rig.bridge.fault
+                since = len(rig.snapshots)
+                rig.poll_until(lambda: len(rig.snapshots) > since + 3)  # noqa: B023, called at once
+                assert rig.snapshots[-1].mode is RobotMode.FAULT, "states go on, and say so"
+                rig.recover()
+                assert rig.bridge.mode is RobotMode.FAULT, "nobody is there"
+                running.start()
+                rig.recover()
+                if rig.bridge.mode is RobotMode.FAULT:  # it listens a moment later than it says
+                    rig.recover()
+                assert rig.bridge.mode is RobotMode.IDLE, rig.bridge.fault
+                rig.drive(lambda _: FORTH * -0.3, 5)
+                assert rig.bridge.mode is RobotMode.MOVING
+        finally:
+            rig.close()
+
+
+def test_nobody_there_is_one_line() -> None:
+    with pytest.raises(ArmLostError, match=r"127\.0\.0\.29: .*is it on, unlocked, and FCI enabled"):
+        Arm("127.0.0.29", 0.1).connect()
+
+
+def test_f21_a_frozen_bridge_leaves_the_arm_at_rest(tmp_path: Path) -> None:
+    """SIGSTOP of the process that drives: what the arm does then only the arm can say."""
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    trace = tmp_path / "trace"
+    with simulator("franka-sim", "127.0.0.24", trace) as running:
+        for _ in range(DRILLS):
+            code = (
+                "import sys, time; sys.path.insert(0, sys.argv[2])\n"
+                "import numpy as np; from robot_rig import Rig\n"
+                "rig = Rig(sys.argv[1]); sign = 1\n"
+                "while True:\n"
+                "    rig.drive(lambda _: sign * np.array([0, 0.004, 0, 0, 0, 0.0]), 30); sign = -sign\n"
+                "    print('moving', flush=True)"
+            )
+            bridge = subprocess.Popen(
+                [sys.executable, "-c", code, running.hostname, str(Path(__file__).parent)],
+                text=True,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            )
+            try:
+                assert bridge.stdout is not None
+                assert bridge.stdout.readline() == "moving\n"
+                lines = len(trace.read_text().splitlines())
+                bridge.send_signal(signal.SIGSTOP)
+                while len(trace.read_text().splitlines()) < lines + 250:
+                    time.sleep(0.05)
+            finally:
+                bridge.kill()
+                bridge.wait()
+                assert bridge.stdout is not None
+                bridge.stdout.close()
+            rows = np.array([line.split() for line in trace.read_text().splitlines()[lines:-1]], dtype=np.float64)
+            assert np.ptp(rows[:, 1:], axis=0).max() > 0.002, "it did move when it was frozen"
+            assert rest_after_s(rows[:, 0] - rows[0, 0], rows[:, 1:]) < 0.3
