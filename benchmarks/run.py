@@ -10,6 +10,7 @@ from pathlib import Path
 import data
 import learning
 import live
+import robot
 import simulation
 import torch
 from measuring import Benchmark, Effort, machine
@@ -22,7 +23,13 @@ from diwa_runtime.errors import ConfigError, nearest
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = {
     benchmark.name: benchmark
-    for benchmark in (*learning.BENCHMARKS, *data.BENCHMARKS, *simulation.BENCHMARKS, *live.BENCHMARKS)
+    for benchmark in (
+        *learning.BENCHMARKS,
+        *data.BENCHMARKS,
+        *simulation.BENCHMARKS,
+        *robot.BENCHMARKS,
+        *live.BENCHMARKS,
+    )
 }
 
 

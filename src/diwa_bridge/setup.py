@@ -15,6 +15,7 @@ setup(
     entry_points={
         "console_scripts": [
             "node = diwa_bridge.node:main",
+            "cameras = diwa_bridge.camera_node:main",
             "teleop = diwa_bridge.teleop_node:main",
         ]
     },

@@ -11,7 +11,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/launch", sorted(map(str, Path("launch").glob("*.launch.py")))),
+        (f"share/{NAME}/launch", sorted(map(str, Path("launch").glob("*.py")))),
         (f"share/{NAME}/config", sorted(map(str, Path("config").glob("*.yaml")))),
     ],
     install_requires=["setuptools"],

@@ -84,13 +84,14 @@ class Arm:
         self.hostname, self.speed, self._realtime = hostname, speed, realtime
         self._robot: Any = None
         self._model: Any = None
+        self._limits: ArmLimits | None = None
 
     def connect(self) -> None:
         """Connect, or connect anew.
 
         Raises:
             ArmLostError: nobody answers there.
-            InputError: the kernel or the version of the arm does not fit.
+            InputError: the kernel or the version of the arm does not fit, or it is of no known kind.
         """
         franky = _franky()
         self.close()
@@ -99,6 +100,7 @@ class Arm:
         try:
             self._robot = franky.Robot(self.hostname, relative_dynamics_factor=factor, realtime_config=config)
             self._model = self._robot.model
+            self._limits = self._bounded()
         except franky.IncompatibleVersionException as error:
             raise InputError(
                 f"{self.hostname}: {_line(error)}; a Panda needs franky built on libfranka 0.9.2 (docs/hardware.md)"
@@ -115,11 +117,15 @@ class Arm:
     def limits(self) -> ArmLimits:
         """Return what is used of this arm: no more than it allows, and no faster than it can brake in `STOPS_WITHIN_S`.
 
-        franky keeps to these from now on; to be called before the first motion.
-
         Raises:
-            InputError: the arm is of no known kind.
+            ArmLostError: not connected yet.
         """
+        self._connected()
+        assert self._limits is not None, "made by connect"
+        return self._limits
+
+    def _bounded(self) -> ArmLimits:
+        """Make the limits, and let franky keep to them."""
         # Only libfranka for the FR3 can be asked for a model; a build for the Panda cannot connect to anything else.
         name = _name_of(self._robot.model_urdf) if hasattr(type(self._robot), "model_urdf") else "panda"
         limits = limits_of(name)
@@ -179,6 +185,18 @@ class Arm:
             self._connected().move(motion, asynchronous=True)
         except franky.NetworkException as error:
             raise self._lost(error) from None
+        except (franky.Exception, RuntimeError) as error:
+            raise ArmError(_line(error)) from None
+
+    def settle(self) -> None:
+        """Wait until the motion has run out; an arm that is let go of while it moves raises a reflex.
+
+        Raises:
+            ArmError: it ended in another way.
+        """
+        franky = _franky()
+        try:
+            self._connected().join_motion(JOIN_S)
         except (franky.Exception, RuntimeError) as error:
             raise ArmError(_line(error)) from None
 

@@ -50,6 +50,9 @@ class ArmDriver(Protocol):
     def send(self, twist: Array, ease: float = 1.0) -> None:
         """Move with a velocity (6,) for a while, coming to it with a share of the accelerations."""
 
+    def settle(self) -> None:
+        """Wait until what moves has come to rest."""
+
     def recover(self) -> None:
         """Clear errors."""
 
@@ -180,7 +183,8 @@ class Bridge:
         """Bring the arm to rest and let go of it."""
         if self._work is None and not self._lost and self._moving:
             with suppress(ArmError):  # then it has stopped by itself
-                self._arm.send(np.zeros(6))
+                self._arm.send(np.zeros(6), self._needed_servo().ease)
+                self._arm.settle()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._gripper is not None:
             self._gripper.close()
@@ -214,6 +218,11 @@ class Bridge:
             return None
         self._work = self._pool.submit(self._recovered)
         return self._work
+
+    @property
+    def recovering(self) -> bool:
+        """Whether that goes on, as far as `poll` knows."""
+        return self._work is not None
 
     def poll(self, now_ns: int) -> BridgeSnapshot | None:
         """Do what is due; return a snapshot where one is.

@@ -34,7 +34,6 @@ from diwa_runtime import robot_messages as messages
 from diwa_runtime.cli import run_verb
 from diwa_runtime.command_gate import CommandGate
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode
-from diwa_runtime.spec import Spec
 
 NODE = "diwa_bridge"
 POLL_S = 0.004
@@ -53,7 +52,7 @@ class BridgeNode(Node):
         """
         super().__init__(NODE, **options)
         self.settings = declare_settings(self)
-        self.spec = Spec()
+        self.spec = self.settings.spec
         self._scale = self.spec.action_scale
         self.bridge = self._make_bridge()
         self.bridge.start()
@@ -72,7 +71,7 @@ class BridgeNode(Node):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(POLL_S, self.on_poll, clock=steady)
         self.create_timer(1.0, self.on_diagnostics, clock=steady)
-        self._recovering: list[tuple[Any, Future]] = []
+        self._recovering: list[Future] = []
 
     def close(self) -> None:
         """Bring the arm to rest and let go of it."""
@@ -85,9 +84,8 @@ class BridgeNode(Node):
             self._fault = self.bridge.fault
             if self._fault:
                 self.get_logger().error(f"{self._fault}; the arm holds")
-        for work, answer in [pair for pair in self._recovering if pair[0].done()]:
-            self._recovering.remove((work, answer))
-            answer.set_result(None)
+        while self._recovering and not self.bridge.recovering:
+            self._recovering.pop().set_result(None)
         if snapshot is not None:
             self._publish(snapshot)
 
@@ -115,11 +113,10 @@ class BridgeNode(Node):
 
     async def on_recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Recover from a fault; the answer comes when that is done, and states go on meanwhile."""
-        work = self.bridge.recover()
-        if work is None:
+        if self.bridge.recover() is None:
             return _answer(response, False, "there is no fault, or it is being recovered from")
         done: Future = Future(executor=self.executor)
-        self._recovering.append((work, done))
+        self._recovering.append(done)
         await done
         recovered = self.bridge.mode is not RobotMode.FAULT
         return _answer(response, recovered, "recovered; the arm is still" if recovered else self.bridge.fault)

@@ -148,6 +148,11 @@ class Servo:
         self.twist = self._smoothed(wanted)
         return self.twist
 
+    def lead(self, state: ArmState) -> Array:
+        """Return how far the target is ahead of the arm (6,): m, and a rotation vector in rad."""
+        turn = _rotation_vector(euler_to_matrix(self._euler) @ euler_to_matrix(state.euler).T)
+        return np.concatenate([self._position - state.position, turn])
+
     def _velocity(self, step: Array, turn: Array) -> Array:
         """Return the twist (6,) that moves the target by a step and a turn of its Euler angles in a control period."""
         rotation = euler_to_matrix(self._euler + turn) @ euler_to_matrix(self._euler).T
@@ -196,9 +201,7 @@ class Servo:
     def _towards_target(self, state: ArmState, now_ns: int) -> Array:
         assert self._commanded_ns is not None
         lasts = now_ns - self._commanded_ns <= COMMAND_LASTS / self.limits.rate_hz * NANOSECONDS
-        turn = _rotation_vector(euler_to_matrix(self._euler) @ euler_to_matrix(state.euler).T)
-        error = np.concatenate([self._position - state.position, turn])
-        return (self._feed if lasts else 0.0) + self.limits.gain * error
+        return (self._feed if lasts else 0.0) + self.limits.gain * self.lead(state)
 
     def _within_speed(self, twist: Array) -> Array:
         limits = self.limits

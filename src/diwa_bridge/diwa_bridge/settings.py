@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rclpy.node import Node
@@ -10,11 +11,13 @@ from rclpy.node import Node
 from diwa_bridge.limits import FR3, ArmLimits, ServoLimits
 from diwa_ros.parameters import Parameter, declared
 from diwa_runtime.errors import ConfigError
+from diwa_runtime.spec import Spec
 
 _LIMITS = ServoLimits(FR3)
 
 PARAMETERS = {
     "hostname": Parameter("", "of the arm's control box, such as 172.16.0.2"),
+    "spec": Parameter("", "file of the Spec that the robot is to have; empty = the default one, without cameras"),
     "realtime": Parameter(False, "refuse a kernel without PREEMPT_RT"),
     "gripper": Parameter(True, "whether the arm has a Franka hand"),
     "gripper_hysteresis": Parameter(0.1, "how far a gripper command must lie beyond 0 to turn it", 0.0, 1.0),
@@ -41,6 +44,7 @@ class Settings:
     """What the node was told; the parameters' descriptions say what each is."""
 
     hostname: str
+    spec: Spec
     realtime: bool
     gripper: bool
     gripper_hysteresis: float
@@ -57,7 +61,8 @@ class Settings:
         Raises:
             ConfigError: they cannot be.
         """
-        return ServoLimits(arm, speed=self.speed, braking=max(self.speed, _LIMITS.braking), **self.servo)
+        braking = max(self.speed, _LIMITS.braking)
+        return ServoLimits(arm, speed=self.speed, braking=braking, rate_hz=self.spec.rate_hz, **self.servo)
 
 
 def declare_settings(node: Node) -> Settings:
@@ -74,6 +79,7 @@ def settings_of(values: dict[str, Any]) -> Settings:
 
     Raises:
         ConfigError: no hostname, or a corner that is not three numbers.
+        InputError: the Spec's file cannot be read.
     """
     if not values["hostname"]:
         raise ConfigError("diwa_bridge: parameter hostname is empty; give it the address of the arm's control box")
@@ -88,4 +94,5 @@ def settings_of(values: dict[str, Any]) -> Settings:
         "hostname", "realtime", "gripper", "gripper_hysteresis", "gripper_speed", "gripper_force", "speed",
         "commander_silence_s", "frozen_after_s",
     )  # fmt: skip
-    return Settings(servo=servo, **{name: values[name] for name in own})
+    spec = Spec.load(Path(values["spec"])) if values["spec"] else Spec()
+    return Settings(spec=spec, servo=servo, **{name: values[name] for name in own})

@@ -11,13 +11,11 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
@@ -29,7 +27,7 @@ from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState
 from diwa_ros.diagnostics import diagnostic
 from diwa_ros.messages import filled
 from diwa_ros.parameters import Parameter, declared
-from diwa_ros.process import ros_process, spin_until
+from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import events
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, InputError
@@ -235,8 +233,7 @@ def run(argv: Sequence[str]) -> None:
     with ros_process([sys.argv[0], *argv]):
         node = TeleopNode()
         try:
-            with suppress(KeyboardInterrupt, ExternalShutdownException):
-                spin_until(node, lambda: node.finished, math.inf)
+            spin_until_told(node, lambda: node.finished)
         finally:
             node.close()
             node.destroy_node()

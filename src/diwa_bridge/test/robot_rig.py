@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ SERVERS = Path(__file__).resolve().parent / "simulators"
 START_S, PATIENCE_S = 60.0, 60.0
 FROZEN_S = 1.0
 """On a busy machine a simulator does not answer each 0.1 s."""
-WORKSPACE = {"low": (0.25, -0.45, 0.02), "high": (0.75, 0.45, 0.80)}
+WORKSPACE: dict[str, Any] = {"low": (0.25, -0.45, 0.02), "high": (0.75, 0.45, 0.80)}
 
 
 class Simulator:

@@ -72,6 +72,9 @@ class DutifulArm:
         self.sent.append(twist.copy())
         self._twist, self._until_ns = twist.copy(), self.now_ns + 100 * MS
 
+    def settle(self) -> None:
+        pass
+
     def recover(self) -> None:
         if not self.recovers:
             raise ArmError("the arm did not clear its errors")

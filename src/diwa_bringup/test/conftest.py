@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-LAUNCH_FILE = Path(__file__).resolve().parents[1] / "launch" / "sim.launch.py"
+LAUNCH = Path(__file__).resolve().parents[1] / "launch"
+FILES = {"sim": "sim.launch.py", "real": "real_robot.launch.py"}
 
 
 @dataclass
@@ -59,11 +60,6 @@ class EnvironmentVariable:
     default_value: str = field(kw_only=True)
 
 
-@dataclass
-class IfCondition:
-    predicate_expression: Any
-
-
 @dataclass(kw_only=True)
 class Node:
     package: str
@@ -74,7 +70,6 @@ class Node:
     output: str
     ros_arguments: list[Any]
     on_exit: Any
-    condition: Any = None
 
 
 @dataclass
@@ -86,7 +81,6 @@ class ParameterValue:
 API = {
     "launch": [LaunchContext, LaunchDescription],
     "launch.actions": [DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown],
-    "launch.conditions": [IfCondition],
     "launch.substitutions": [EnvironmentVariable, LaunchConfiguration],
     "launch_ros": [],
     "launch_ros.actions": [Node],
@@ -121,14 +115,20 @@ class Launched:
         return {name: parameter.value for each in over for name, parameter in each.items()}
 
 
+@pytest.fixture(params=FILES)
+def robot(request: pytest.FixtureRequest) -> str:
+    """Each robot, by what its parameter file is called."""
+    return str(request.param)
+
+
 @pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> Launched:
-    """What sim.launch.py describes, read with the stand-in."""
+def launched(robot: str, monkeypatch: pytest.MonkeyPatch) -> Launched:
+    """What the robot's launch file describes, read with the stand-in."""
     for name, classes in API.items():
         module = ModuleType(name)
         vars(module).update({each.__name__: each for each in classes})
         monkeypatch.setitem(sys.modules, name, module)
-    return Launched(LAUNCH_FILE)
+    return Launched(LAUNCH / FILES[robot])
 
 
 class Declared(dict[str, Any]):
@@ -143,12 +143,19 @@ class Declared(dict[str, Any]):
 def declared() -> dict[str, dict[str, Any]]:
     """Parameters and defaults that the nodes themselves declare, by the node's name."""
     pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
-    from diwa_policy_node import settings
+    from diwa_bridge import camera_settings, teleop_node
+    from diwa_bridge import settings as bridge
+    from diwa_policy_node import settings as policy
     from diwa_sim import node
 
-    simulator, policy = Declared(), Declared()
+    simulator = Declared()
     node.declare_settings(simulator)  # type: ignore[arg-type]
-    settings.declare_settings(policy)  # type: ignore[arg-type]
-    assert policy.keys() == settings.PARAMETERS.keys()
     assert simulator.keys() == node.Settings.__annotations__.keys()
-    return {"diwa_sim": simulator, "diwa_policy": policy}
+    tables = {
+        "diwa_bridge": bridge.PARAMETERS,
+        "diwa_cameras": camera_settings.PARAMETERS,
+        "diwa_policy": policy.PARAMETERS,
+        "diwa_teleop": teleop_node.PARAMETERS,
+    }
+    plain = {node: {name: each.default for name, each in table.items()} for node, table in tables.items()}
+    return {"diwa_sim": dict(simulator), **plain}

@@ -15,7 +15,7 @@ from typing import Any
 import rclpy
 import rclpy.utilities
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
@@ -56,19 +56,16 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
         rclpy.utilities.try_shutdown()
 
 
-def spin_until_told(node: Node) -> None:
-    """Run callbacks until Ctrl-C, SIGTERM or a shutdown of ROS; none is cut short."""
-    executor = rclpy.get_global_executor()
-    executor.add_node(node)
+def spin_until_told(node: Node, finished: Callable[[], bool] = lambda: False) -> None:
+    """Run callbacks until Ctrl-C, SIGTERM, a shutdown of ROS, or `finished()`; none is cut short."""
     # Nothing else ends a wait for messages that never come; a timer costs less than a limit to each wait.
     turn = node.create_timer(TURN_S, _nothing, clock=Clock(clock_type=ClockType.STEADY_TIME))
     try:
-        with suppress(ExternalShutdownException):
-            while node.context.ok() and not told_to_stop():
+        with _executor_of(node) as executor, suppress(ExternalShutdownException):
+            while node.context.ok() and not told_to_stop() and not finished():
                 executor.spin_once()
     finally:
         node.destroy_timer(turn)
-        executor.remove_node(node)
 
 
 def spin_until(node: Node, reached: Callable[[], bool], limit_s: float, interruptible: bool = True) -> bool:
@@ -84,14 +81,26 @@ def spin_until(node: Node, reached: Callable[[], bool], limit_s: float, interrup
         KeyboardInterrupt: the process was told to stop.
     """
     end = time.monotonic() + limit_s
-    while not reached():
-        if interruptible and told_to_stop():
-            raise KeyboardInterrupt
-        left = end - time.monotonic()
-        if left <= 0:
-            return False
-        rclpy.spin_once(node, timeout_sec=min(TURN_S, left))
+    with _executor_of(node) as executor:
+        while not reached():
+            if interruptible and told_to_stop():
+                raise KeyboardInterrupt
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            executor.spin_once(timeout_sec=min(TURN_S, left))
     return True
+
+
+@contextmanager
+def _executor_of(node: Node) -> Iterator[Executor]:
+    """Lend the process's executor, with the node in it."""
+    executor = rclpy.get_global_executor()
+    executor.add_node(node)
+    try:
+        yield executor
+    finally:
+        executor.remove_node(node)
 
 
 def _tell(*_: Any) -> None:

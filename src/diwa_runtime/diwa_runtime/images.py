@@ -47,7 +47,10 @@ def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(small, np.float32)
 
 
-def encode_jpeg(image: NDArray[np.uint8], quality: int = 95) -> bytes:
+JPEG_QUALITY = 95
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int = JPEG_QUALITY) -> bytes:
     """Turn an image (H, W, 3) uint8 RGB into a JPEG.
 
     Colour keeps its full resolution (4:4:4): in an image of 64 pixels a light is four of them.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.events import NO_SEED, EventKind
-from diwa_runtime.images import encode_jpeg
+from diwa_runtime.images import JPEG_QUALITY, encode_jpeg
 from diwa_runtime.spec import SCENE_NAMES, ActionScale
 from diwa_runtime.streams import NANOSECONDS
 
@@ -116,9 +116,9 @@ def scene_state(scene: NDArray[np.floating], stamp_ns: int, names: Sequence[str]
     return {"header": header(stamp_ns), "names": list(names), "values": np.asarray(scene, np.float64)}
 
 
-def compressed_image(image: NDArray[np.uint8], stamp_ns: int, camera: str) -> Fields:
+def compressed_image(image: NDArray[np.uint8], stamp_ns: int, camera: str, quality: int = JPEG_QUALITY) -> Fields:
     """Return the fields of sensor_msgs/msg/CompressedImage: a JPEG of an RGB image (H, W, 3)."""
-    data = np.frombuffer(encode_jpeg(image), np.uint8)
+    data = np.frombuffer(encode_jpeg(image, quality), np.uint8)
     return {"header": header(stamp_ns, f"camera_{camera}"), "format": "jpeg", "data": data}
 
 

@@ -45,6 +45,7 @@ class LiveTable:
         self._now_ns = origin_ns
         self._period_ns = round(1e9 / env.contract.rate_hz)
         self._mode = RobotMode.IDLE
+        self._stopped = False
         self._answered_ns = 0
         self._achieved: tuple[str, ...] = ()
         self._held = HOLD_ACTION.copy()
@@ -69,8 +70,7 @@ class LiveTable:
         self._answered_ns, self._achieved, self.fault = 0, (), ""
         self._held[GRIPPER] = self._snapshot.gripper_command
         self._gate.clear(not_before_ns=self._now_ns)
-        if self._mode is not RobotMode.STOPPED:
-            self._mode = RobotMode.IDLE
+        self._mode = RobotMode.STOPPED if self._stopped else RobotMode.IDLE
         return self._tick(self._snapshot)
 
     def tick(self) -> Tick:
@@ -98,16 +98,19 @@ class LiveTable:
         return self._tick(snapshot, self._newly_achieved(info["tasks"]))
 
     def stop(self) -> None:
-        """Hold from the next tick on, whatever is commanded, until `release`."""
+        """Hold from the next tick on, whatever is commanded, until `release`, also through a fault and its recovery."""
+        self._stopped = True
         if self._mode is not RobotMode.FAULT:
             self._mode = RobotMode.STOPPED
         self._gate.clear(not_before_ns=self._now_ns)
 
     def release(self) -> bool:
         """End a stop; False = there was none. What was commanded meanwhile stays undone."""
-        if self._mode is not RobotMode.STOPPED:
+        if not self._stopped:
             return False
-        self._mode = RobotMode.IDLE
+        self._stopped = False
+        if self._mode is RobotMode.STOPPED:
+            self._mode = RobotMode.IDLE
         self._gate.clear(not_before_ns=self._now_ns)
         return True
 
@@ -115,7 +118,6 @@ class LiveTable:
         """End a fault with a fresh episode; None = there was no fault."""
         if self._mode is not RobotMode.FAULT:
             return None
-        self._mode = RobotMode.IDLE
         return self.reset(seed)
 
     def _fail(self, reason: str) -> Tick:

@@ -91,6 +91,22 @@ def test_a_fault_freezes_the_arm_until_it_is_recovered(rig: Rig, monkeypatch: py
     assert rig.table.tick().mode is RobotMode.IDLE
 
 
+def test_a_stop_during_a_fault_is_kept(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(action: Any) -> Any:  # noqa: ARG001
+        raise mujoco.FatalError("diverged")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(rig.env, "step", diverge)
+        assert rig.table.tick().mode is RobotMode.FAULT
+    rig.table.stop()
+    assert rig.table.mode is RobotMode.FAULT
+    recovered = rig.table.recover(5)
+    assert recovered is not None
+    assert recovered.mode is RobotMode.STOPPED
+    assert rig.table.release()
+    assert rig.table.mode is RobotMode.IDLE
+
+
 def test_success_is_told_once(rig: Rig) -> None:
     expert = rig.env.expert()
     told: list[str] = []

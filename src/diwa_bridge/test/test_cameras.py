@@ -1,0 +1,486 @@
+"""The cameras without ROS: pairing, clocks, watching, re-plugging, and every source behind the one interface."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from diwa_bridge import realsense
+from diwa_bridge.camera_reader import HELD, Reader
+from diwa_bridge.camera_sources import OpenCVSource, make_source
+from diwa_bridge.camera_watch import CameraState, SensorClock, Watch, WatchLimits
+from diwa_bridge.cameras import CameraLost, Format, Frame, Intrinsics, Source
+from diwa_bridge.pairing import WAITING, Pairing
+from diwa_runtime.errors import ConfigError, InputError
+
+MS = 1_000_000
+EPOCH_NS = 1_700_000_000_000_000_000
+PERIOD_MS = 33
+TIMEOUT_S = 60.0
+FORMAT = Format(64, 48, 60)
+SERIAL = "123"
+EAGER = WatchLimits(reopen_after_s=0.0, back_off_s=(0.01,))
+
+
+def make_frame(stamp_ms: float = 0, number: int = 0, grey: int = 0) -> Frame:
+    return Frame(np.full((4, 4, 3), grey, np.uint8), round(stamp_ms * MS), number)
+
+
+# Pairing
+
+
+def paired(arrivals: list[tuple[int, float]], tolerance_ms: float = 16) -> tuple[list[tuple[int, int]], list[int]]:
+    """Feed (camera, stamp in ms) in the order of arrival; return the pairs' stamps and the unpaired."""
+    pairing = Pairing(round(tolerance_ms * MS))
+    found = [pairing.add(camera, make_frame(stamp)) for camera, stamp in arrivals]
+    pairs = [(pair[0].stamp_ns // MS, pair[1].stamp_ns // MS) for pair in found if pair]
+    assert len(pairs) == pairing.pairs
+    return pairs, pairing.unpaired
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "pairs", "unpaired"),
+    [
+        pytest.param([(0, 0), (1, 5), (1, 38), (0, 33)], [(0, 5), (33, 38)], [0, 0], id="either first"),
+        pytest.param([(0, 0), (1, 17)], [], [0, 0], id="too far apart; the next may fit"),
+        pytest.param([(0, 0), (0, 33), (1, 35)], [(33, 35)], [1, 0], id="a lost partner is not replaced"),
+        pytest.param([(0, 0), (0, 20), (1, 12)], [(20, 12)], [1, 0], id="the nearest, not the first"),
+        pytest.param([(0, 0), (0, 33), (0, 66), (1, 1), (1, 34)], [(0, 1), (33, 34)], [0, 0], id="slow on its way"),
+        pytest.param([(1, 99), (0, 0), (0, 98), (1, 132), (0, 131)], [(98, 99), (131, 132)], [1, 0], id="behind"),
+    ],
+)
+def test_pairs_are_the_nearest_within_the_tolerance(
+    arrivals: list[tuple[int, float]], pairs: list[tuple[int, int]], unpaired: list[int]
+) -> None:
+    assert paired(arrivals) == (pairs, unpaired)
+
+
+def test_a_camera_alone_fills_no_memory_and_is_counted() -> None:
+    pairs, unpaired = paired([(1, PERIOD_MS * n) for n in range(100)])
+    assert (pairs, unpaired) == ([], [0, 100 - WAITING])
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.floats(-5, 5), st.booleans()), max_size=80), st.floats(0, 16))
+def test_no_frame_is_in_two_pairs_and_none_is_forgotten(rows: list[tuple[int, float, bool]], tolerance: float) -> None:
+    pairing, counts, seen = Pairing(round(tolerance * MS)), [0, 0], []
+    for camera, jitter_ms, lost in rows:
+        counts[camera] += 1
+        if not lost and (pair := pairing.add(camera, make_frame(counts[camera] * PERIOD_MS + jitter_ms))):
+            assert abs(pair[0].stamp_ns - pair[1].stamp_ns) <= pairing.tolerance_ns
+            seen.append(pair)
+    came = [sum(row[0] == camera and not row[2] for row in rows) for camera in (0, 1)]
+    for camera in (0, 1):
+        stamps = [pair[camera].stamp_ns for pair in seen]
+        assert stamps == sorted(set(stamps)), "a frame was used twice, or pairs cross"
+        assert 0 <= came[camera] - len(seen) - pairing.unpaired[camera] <= WAITING
+
+
+# The sensor's clock
+
+
+def settled(late_ms: list[int], origin_ns: int = 0) -> SensorClock:
+    clock = SensorClock()
+    for n, late in enumerate(late_ms):
+        assert clock.stamp_ns(origin_ns + n * PERIOD_MS * MS, EPOCH_NS + (n * PERIOD_MS + late) * MS) is None
+    return clock
+
+
+def test_the_offset_is_that_of_the_frame_that_came_soonest() -> None:
+    clock = settled([300, 20, 5, 9, 40])
+    assert clock.stamp_ns(1000 * MS, EPOCH_NS + 1012 * MS) == EPOCH_NS + 1005 * MS
+    assert clock.jumps == 0
+
+
+def test_a_clock_in_the_hosts_epoch_is_believed() -> None:
+    clock = settled([40, 30, 35, 31, 38], origin_ns=EPOCH_NS)
+    assert clock.stamp_ns(EPOCH_NS + 1000 * MS, EPOCH_NS + 1030 * MS) == EPOCH_NS + 1000 * MS
+
+
+def test_a_jump_back_of_the_hosts_clock_is_noticed_at_once() -> None:
+    clock = settled([0] * 5)
+    assert clock.stamp_ns(200 * MS, EPOCH_NS - 9800 * MS) == EPOCH_NS - 9800 * MS
+    assert clock.jumps == 1
+
+
+def test_a_jump_ahead_is_told_from_a_late_frame() -> None:
+    clock = settled([0] * 5)
+    late_ms = [10_000] * 5 + [0] + [10_000] * 3 * SensorClock.WINDOW
+    stamps = [
+        clock.stamp_ns(n * PERIOD_MS * MS, EPOCH_NS + (n * PERIOD_MS + late) * MS) for n, late in enumerate(late_ms, 5)
+    ]
+    assert stamps[5] == EPOCH_NS + 10 * PERIOD_MS * MS, "a few late frames moved the clock"
+    assert stamps[-1] == EPOCH_NS + ((len(late_ms) + 4) * PERIOD_MS + 10_000) * MS
+    assert clock.jumps == 1
+
+
+# Watching a stream
+
+
+def test_gaps_in_the_numbers_are_drops() -> None:
+    watch = Watch(WatchLimits())
+    watch.opened(0.0)
+    for number in (7, 8, 11, 12):
+        watch.saw(make_frame(number=number), 0.0)
+    watch.lost("unplugged")
+    watch.opened(1.0)
+    watch.saw(make_frame(number=500), 1.0)
+    assert (watch.counts.frames, watch.counts.dropped, watch.counts.losses) == (5, 2, 1)
+
+
+def test_each_illness_of_a_stream_is_told_apart() -> None:
+    watch = Watch(WatchLimits(frozen_after_s=1.0, silent_after_s=0.5))
+    assert watch.state(0.0)[0] is CameraState.LOST
+    watch.opened(0.0)
+    assert watch.state(0.1)[0] is CameraState.STARTING
+    for n in range(12):
+        watch.saw(make_frame(grey=n), n / 10)
+    assert watch.state(1.2)[0] is CameraState.LIVE
+    for n in range(12, 23):
+        watch.saw(make_frame(grey=11, number=n), n / 10)
+    assert watch.state(2.2) == (CameraState.FROZEN, "one and the same image for 1.1 s")
+    watch.saw(make_frame(grey=12), 2.3)
+    assert watch.state(2.3)[0] is CameraState.LIVE
+    assert watch.state(2.9) == (CameraState.SILENT, "no frame for 0.6 s")
+    watch.lost("it was unplugged")
+    assert watch.state(2.9) == (CameraState.LOST, "it was unplugged")
+
+
+# The reader
+
+
+class Script:
+    """A source that a test drives: it gives the frames that are put in, as long as it is plugged in."""
+
+    name = "script"
+    intrinsics: Intrinsics | None = None
+
+    def __init__(self) -> None:
+        self.plugged = threading.Event()
+        self.opened = 0
+        self.is_open = False
+        self._frames: list[Frame] = []
+        self._put = threading.Condition()
+
+    def put(self, *frames: Frame) -> None:
+        with self._put:
+            self._frames.extend(frames)
+            self._put.notify()
+
+    def open(self) -> None:
+        if not self.plugged.is_set():
+            raise CameraLost("script is not plugged in")
+        self.is_open = True
+        self.opened += 1
+
+    def read(self, timeout_s: float) -> Frame | None:
+        if not self.plugged.is_set():
+            raise CameraLost("script was unplugged")
+        with self._put:
+            if not self._frames:
+                self._put.wait(timeout_s)
+            return self._frames.pop(0) if self._frames else None
+
+    def temperature_c(self) -> float | None:
+        return 41.0
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+Start = Callable[..., Reader]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    readers: list[Reader] = []
+
+    def start(source: Source, **options: Any) -> Reader:
+        reader = Reader(source, **options)
+        readers.append(reader)
+        reader.start()
+        return reader
+
+    yield start
+    for reader in readers:
+        reader.stop()
+
+
+def wait_until(reached: Callable[[], object]) -> None:
+    end = time.monotonic() + TIMEOUT_S
+    while not reached():
+        assert time.monotonic() < end, "what the test waits for did not come"
+        time.sleep(0.005)
+
+
+def test_a_camera_that_is_unplugged_is_opened_again_until_it_is_back(start: Start) -> None:
+    source, arrived = Script(), threading.Event()
+    reader = start(source, limits=WatchLimits(back_off_s=(0.01,)), on_frame=arrived.set)
+    assert reader.status().state is CameraState.LOST
+    for turn in (1, 2):
+        source.plugged.set()
+        # Its clock begins anew somewhere else.
+        source.put(*(make_frame(turn * 1e7 + n, n, grey=n + turn) for n in range(SensorClock.SETTLING + 1)))
+        assert arrived.wait(TIMEOUT_S), "no frame after it was plugged in"
+        assert reader.status().state is CameraState.LIVE
+        arrived.clear()
+        source.plugged.clear()
+        wait_until(lambda: reader.status().state is CameraState.LOST)
+    status = reader.status()
+    assert (source.opened, status.counts.losses, status.temperature_c) == (2, 2, 41.0)
+    assert status.counts.clock_jumps == 0
+    assert "plug" in status.text
+
+
+def test_a_stream_that_is_silent_is_opened_again(start: Start) -> None:
+    source = Script()
+    source.plugged.set()
+    reader = start(source, limits=EAGER)
+    wait_until(lambda: source.opened > 2)
+    assert reader.status().counts.frames == 0
+
+
+def test_the_newest_frames_are_held_and_each_is_given_once(start: Start) -> None:
+    source = Script()
+    source.plugged.set()
+    reader = start(source)
+    last = SensorClock.SETTLING + HELD + 1
+    source.put(*(make_frame(stamp_ms=n, number=n) for n in range(last + 1)))
+    wait_until(lambda: reader.status().counts.skipped == 2)
+    frames = list(iter(reader.take, None))
+    assert [frame.number for frame in frames] == list(range(last - HELD + 1, last + 1))
+    assert abs(frames[-1].stamp_ns - time.time_ns()) < TIMEOUT_S * 1e9, "the stamp is not in the host's epoch"
+    reader.stop()
+    assert not source.is_open
+
+
+def test_the_waits_between_tries_grow_to_a_bound() -> None:
+    limits = WatchLimits(back_off_s=(0.1, 0.2, 0.5))
+    assert [limits.back_off(tries) for tries in range(5)] == [0.1, 0.2, 0.5, 0.5, 0.5]
+
+
+# How a source is written
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        ("realsens:1", ConfigError, "did you mean 'realsense'"),
+        ("opencv:", ConfigError, "opencv:INDEX"),
+        ("0", ConfigError, "realsense:SERIAL"),
+        ("opencv:nowhere.avi", InputError, "nowhere.avi"),
+        ("file:nowhere.mp4", InputError, "nowhere.mp4"),
+        ("file:nowhere.db3", InputError, "nowhere.db3"),
+    ],
+)
+def test_a_source_that_cannot_be_is_one_clear_line(text: str, error: type[Exception], says: str) -> None:
+    if text.endswith("db3"):
+        pytest.importorskip("pyrealsense2")
+    with pytest.raises(error, match=says):
+        make_source(text, FORMAT)
+
+
+@pytest.mark.parametrize("text", ["realsense:1", "file:x.db3"])
+def test_without_pyrealsense2_it_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyrealsense2", None)
+    with pytest.raises(ConfigError, match="pyrealsense2 and libusb"):
+        make_source(text, FORMAT)
+
+
+# Every source alike
+
+FRAMES = 12
+
+
+def colour(n: int) -> tuple[int, int, int]:
+    return 20 * n, 100, 250 - 20 * n
+
+
+def image_of(n: int) -> np.ndarray:
+    return np.full((FORMAT.height, FORMAT.width, 3), colour(n), np.uint8)
+
+
+def write_video(path: Path) -> None:
+    size = (FORMAT.width, FORMAT.height)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FORMAT.rate_hz, size)
+    for n in range(FRAMES):
+        writer.write(image_of(n)[..., ::-1])
+    writer.release()
+
+
+class SoftRealSense:
+    """A RealSense in software, and a context that finds it while it is plugged in."""
+
+    def __init__(self) -> None:
+        self.rs = rs = pytest.importorskip("pyrealsense2")
+        self.device, self.plugged = rs.software_device(), True
+        self.device.register_info(rs.camera_info.serial_number, SERIAL)
+        self.device.register_info(rs.camera_info.name, "soft")
+        self.sensor = self.device.add_sensor("RGB Camera")
+        self.sensor.add_read_only_option(rs.option.asic_temperature, 41.0)
+        lens = rs.intrinsics()
+        lens.width, lens.height, lens.fx, lens.fy, lens.ppx, lens.ppy = (
+            FORMAT.width,
+            FORMAT.height,
+            50.0,
+            51.0,
+            32.0,
+            24.0,
+        )
+        lens.model, lens.coeffs = rs.distortion.brown_conrady, [0.5, 0.25, 0.0, 0.0, 0.0]
+        stream = rs.video_stream()
+        stream.type, stream.fmt, stream.bpp, stream.uid = rs.stream.color, rs.format.rgb8, 3, 1
+        stream.width, stream.height, stream.fps, stream.intrinsics = *size_of(FORMAT), FORMAT.rate_hz, lens
+        self.profile = self.sensor.add_video_stream(stream).as_video_stream_profile()
+
+    def query_devices(self) -> list[Any]:
+        return [self.device] if self.plugged else []
+
+    def push(self, n: int) -> None:
+        frame = self.rs.software_video_frame()
+        frame.pixels, frame.stride, frame.bpp = image_of(n), 3 * FORMAT.width, 3
+        frame.timestamp, frame.frame_number = 1000 * n / FORMAT.rate_hz, n
+        frame.domain, frame.profile = self.rs.timestamp_domain.hardware_clock, self.profile
+        self.sensor.on_video_frame(frame)
+
+
+def size_of(wanted: Format) -> tuple[int, int]:
+    return wanted.width, wanted.height
+
+
+def write_recording(path: Path) -> None:
+    soft = SoftRealSense()
+    recorder = soft.rs.recorder(str(path), soft.device)
+    sensor, queue = recorder.query_sensors()[0], soft.rs.frame_queue(FRAMES)
+    sensor.open(sensor.profiles[0])
+    sensor.start(queue)
+    for n in range(FRAMES):
+        soft.push(n)
+        time.sleep(1 / FORMAT.rate_hz)  # it is played at the rate that it was recorded at
+    sensor.stop()
+    sensor.close()
+
+
+def video_source(folder: Path) -> Source:
+    write_video(folder / "video.avi")
+    return make_source(f"opencv:{folder / 'video.avi'}", FORMAT)
+
+
+def recorded_source(folder: Path) -> Source:
+    pytest.importorskip("pyrealsense2")
+    write_recording(folder / "recording.db3")
+    return make_source(f"file:{folder / 'recording.db3'}", FORMAT)
+
+
+def read_all(source: Source) -> tuple[list[Frame], str]:
+    frames: list[Frame] = []
+    while True:
+        try:
+            frame = source.read(0.5)
+        except CameraLost as lost:
+            return frames, str(lost)
+        frames += [frame] if frame is not None else []
+
+
+@pytest.mark.parametrize("make", [video_source, recorded_source])
+def test_a_recording_plays_its_frames_and_ends_and_plays_again(make: Callable[[Path], Source], tmp_path: Path) -> None:
+    source = make(tmp_path)
+    for _ in range(2):
+        source.open()
+        frames, why = read_all(source)
+        source.close()
+        assert "at its end" in why
+        assert len(frames) > FRAMES // 2, "a busy machine may drop some, not most"
+        assert {(frame.image.shape, frame.image.dtype.name) for frame in frames} == {((48, 64, 3), "uint8")}
+        first = frames[0].number
+        assert first < FRAMES, "it goes on where it ended"
+        for frame in frames:
+            np.testing.assert_allclose(frame.image[0, 0], colour(frame.number - first), atol=6, err_msg="RGB, in order")
+            due_ms = 1000 * (frame.number - first) / FORMAT.rate_hz
+            assert (frame.stamp_ns - frames[0].stamp_ns) / MS == pytest.approx(due_ms, abs=0.01)
+    source.close()
+
+
+@pytest.mark.parametrize("make", [video_source, recorded_source])
+def test_a_recording_of_another_format_says_what_it_has(make: Callable[[Path], Source], tmp_path: Path) -> None:
+    make(tmp_path)
+    path = next(tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="64 x 48 at 60 Hz"):
+        make_source(f"file:{path}", Format(640, 480, 30)).open()
+
+
+@pytest.mark.parametrize("name", ["junk.db3", "junk.bag", "junk.avi"])
+def test_a_file_that_is_no_recording_is_named(name: str, tmp_path: Path) -> None:
+    if not name.endswith("avi"):
+        pytest.importorskip("pyrealsense2")
+    (tmp_path / name).write_bytes(b"junk" * 1000)
+    source = make_source(f"file:{tmp_path / name}", FORMAT)
+    with pytest.raises(InputError, match=name):
+        source.open()
+
+
+def test_a_recording_begins_anew_under_the_reader(start: Start, tmp_path: Path) -> None:
+    reader = start(video_source(tmp_path), limits=WatchLimits(back_off_s=(0.01,)))
+    wait_until(lambda: reader.status().counts.losses >= 2 and reader.take() is not None)
+    assert reader.status().counts.dropped == 0
+
+
+@pytest.mark.parametrize("place", ["/dev/nothing", "99"])
+def test_a_camera_of_opencv_that_is_not_there_may_come(place: str, capfd: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        with pytest.raises(CameraLost, match=f"opencv:{place} cannot be opened"):
+            OpenCVSource(place, FORMAT).open()
+    assert capfd.readouterr().err == "", "OpenCV warns at each try"
+
+
+def test_a_realsense_is_found_by_its_serial_number() -> None:
+    soft = SoftRealSense()
+    with pytest.raises(CameraLost, match=r"RealSense 999 is not connected; 123 \(soft\) is"):
+        realsense.connected("999", FORMAT, soft).open()
+    with pytest.raises(ConfigError, match="64 x 48 at 60 Hz"):
+        realsense.connected(SERIAL, Format(640, 480, 30), soft).open()
+    source = realsense.connected(SERIAL, FORMAT, soft)
+    source.open()
+    soft.push(3)
+    frame = source.read(TIMEOUT_S)
+    assert frame is not None
+    np.testing.assert_array_equal(frame.image, image_of(3))
+    assert frame.image.flags.owndata, "librealsense takes its memory back"
+    assert (frame.number, frame.stamp_ns, source.temperature_c()) == (3, 50 * MS, 41.0)
+    assert source.intrinsics == Intrinsics(50.0, 51.0, 32.0, 24.0, "plumb_bob", (0.5, 0.25, 0.0, 0.0, 0.0))
+    source.close()
+
+
+def test_without_a_realsense_it_is_said_at_once() -> None:
+    pytest.importorskip("pyrealsense2")
+    source = make_source("realsense:none", FORMAT)
+    with pytest.raises(CameraLost, match="not connected"):
+        source.open()
+
+
+def test_a_realsense_that_is_unplugged_goes_on_when_it_is_back(start: Start) -> None:
+    soft, arrived = SoftRealSense(), threading.Event()
+    source = realsense.connected(SERIAL, FORMAT, soft)
+    reader = start(source, limits=WatchLimits(reopen_after_s=1.0, back_off_s=(0.01,)), on_frame=arrived.set)
+    numbers = iter(range(10_000))
+
+    def streams() -> bool:
+        soft.push(next(numbers) % FRAMES)
+        return arrived.is_set()
+
+    for _ in range(2):
+        soft.plugged = True
+        wait_until(streams)
+        soft.plugged = False
+        wait_until(lambda: "not connected" in reader.status().text)
+        arrived.clear()
+    assert reader.status().counts.losses == 2
