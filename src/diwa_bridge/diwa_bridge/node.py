@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -67,7 +68,9 @@ class BridgeNode(Node):
         self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
         self.create_service(Trigger, "robot/stop", self.on_stop)
         self.create_service(Trigger, "robot/release", self.on_release)
-        self.create_service(Trigger, "robot/recover", self.on_recover)
+        # In a group of its own: while it waits, the others of a group do not run.
+        group = MutuallyExclusiveCallbackGroup()
+        self.create_service(Trigger, "robot/recover", self.on_recover, callback_group=group)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(POLL_S, self.on_poll, clock=steady)
         self.create_timer(1.0, self.on_diagnostics, clock=steady)

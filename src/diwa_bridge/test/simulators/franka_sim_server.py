@@ -17,11 +17,13 @@ def trace(simulation, path):
     with open(path, "w", encoding="utf-8", buffering=1) as file:
         newest = 0.0
         while True:
-            now, state = simulation.data.time, simulation.get_robot_state()
-            if state is not None and now > newest:
+            time.sleep(0.004)
+            if simulation.data is None or (state := simulation.get_robot_state()) is None:
+                continue
+            now = simulation.data.time
+            if now > newest:
                 newest = now
                 file.write(f"{now:.4f} {' '.join(f'{value:.6f}' for value in state['O_T_EE'][12:15])}\n")
-            time.sleep(0.004)
 
 
 hostname, assets, *traced = sys.argv[1:]
