@@ -6,6 +6,7 @@ each control period. Only connecting and recovering take long; they run in a thr
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,6 +31,8 @@ Array = NDArray[np.float64]
 REFUSED_BELOW, WARNED_BELOW = 0.90, 0.95
 """Share of commands that must arrive in time; Franka's own advice."""
 TRIES, PAUSE_S = 3, 1.0
+DRIFT_SEEN, DRIFT_NS = 150, 1_000_000
+"""Each so many stamps (5 s), the robot's clock is followed by at most so much (200 ppm)."""
 
 
 class ArmDriver(Protocol):
@@ -76,6 +79,9 @@ class GripperDriver(Protocol):
     def wish(self, value: float) -> float:
         """Open or close; return the wish that holds."""
 
+    def halt(self) -> None:
+        """Let the fingers stand where they are."""
+
 
 @dataclass(frozen=True)
 class BridgeSnapshot:
@@ -100,20 +106,30 @@ class BridgeSnapshot:
 
 
 class RobotClock:
-    """Maps the robot's clock to the epoch of this machine, once for each connection; stamps never go back."""
+    """Maps the robot's clock to the epoch of this machine, anew for each connection; stamps never go back."""
 
     def __init__(self) -> None:
         self.newest_ns = 0
         self._offset_ns = 0
+        self._least_ns, self._seen = 0, 0
 
     def start(self, robot_ns: int, epoch_ns: int) -> None:
         """Let the robot's `robot_ns` be `epoch_ns`, or just after the newest stamp."""
-        self._offset_ns = max(epoch_ns, self.newest_ns + 1) - robot_ns
+        self._offset_ns, self._seen = max(epoch_ns, self.newest_ns + 1) - robot_ns, 0
 
-    def stamp(self, robot_ns: int) -> int:
-        """Return the stamp of a robot's time."""
+    def stamp(self, robot_ns: int, epoch_ns: int) -> int:
+        """Return the stamp of a robot's time that was read at `epoch_ns`."""
         self.newest_ns = max(self.newest_ns, robot_ns + self._offset_ns)
+        self._follow(epoch_ns - robot_ns - self._offset_ns)
         return self.newest_ns
+
+    def _follow(self, late_ns: int) -> None:
+        """Let the offset go slowly after the reading that came soonest; two quartzes part by a frame in 20 minutes."""
+        self._least_ns = late_ns if not self._seen else min(self._least_ns, late_ns)
+        self._seen += 1
+        if self._seen == DRIFT_SEEN:
+            self._offset_ns += max(-DRIFT_NS, min(DRIFT_NS, self._least_ns))
+            self._seen = 0
 
     def hold(self, passed_ns: int) -> int:
         """Return a stamp for a robot whose clock cannot be read, that long after the newest one."""
@@ -126,7 +142,7 @@ class Bridge:
 
     Attributes:
         mode: of the robot.
-        fault: why it is in FAULT.
+        fault: why it does not follow commands until it is recovered; "" = it does.
         servo: None before `start`.
         success_rate: share of commands that arrived in time when last measured or moving.
         gate: which commands may move it.
@@ -156,18 +172,21 @@ class Bridge:
         self.mode, self.fault = RobotMode.FAULT, "not connected yet"
         self.servo: Servo | None = None
         self.success_rate = 0.0
-        self._stopped = self._lost = self._moving = False
+        self._stopped = self._lost = self._moving = self._guided = False
         self._clock = RobotClock()
         self._reading: Reading | None = None
-        self._advanced_ns = self._held_ns = 0
+        self._advanced_ns = self._held_ns = self._polled_ns = 0
         self._servo_due_ns = self._state_due_ns = 0
         self._accepted: Array = np.zeros(6)
         self._answered_ns = 0
+        self._closing = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="recover")
         self._work: Future[Reading] | None = None
 
     def start(self) -> None:
         """Connect, see how well commands arrive, and be ready for commands; the arm is still.
+
+        An arm whose button is pressed, or that is guided by hand, begins in FAULT, so that guiding can be recorded.
 
         Raises:
             DiwaError: it cannot be.
@@ -177,7 +196,13 @@ class Bridge:
         self.servo = Servo(limits, self._scale)
         if self._gripper is not None:
             self._gripper.connect()
-        self._ready(self._recovered(tries=1))
+        reading = self._arm.read()
+        if reading.condition in (Condition.USER_STOPPED, Condition.GUIDED):
+            self._begin(reading)
+            self.fault = ""
+            self._fail(ArmError(f"the arm is {reading.condition.value}"))
+        else:
+            self._ready(self._recovered(tries=1))
 
     def close(self) -> None:
         """Bring the arm to rest and let go of it."""
@@ -185,6 +210,7 @@ class Bridge:
             with suppress(ArmError):  # then it has stopped by itself
                 self._arm.send(np.zeros(6), self._needed_servo().ease)
                 self._arm.settle()
+        self._closing.set()
         self._pool.shutdown(wait=True, cancel_futures=True)
         if self._gripper is not None:
             self._gripper.close()
@@ -195,7 +221,8 @@ class Bridge:
         self._stopped = True
         self._needed_servo().stop()
         self.gate.clear(self._clock.newest_ns)
-        if self.mode is not RobotMode.FAULT:
+        self._still_fingers()
+        if not self.fault:
             self.mode = RobotMode.STOPPED
 
     def release(self) -> bool:
@@ -214,7 +241,7 @@ class Bridge:
 
         The future ends when the arm is ready, or with the reason why it is not; `poll` then takes note.
         """
-        if self.mode is not RobotMode.FAULT or self._work is not None:
+        if not self.fault or self._work is not None:
             return None
         self._work = self._pool.submit(self._recovered)
         return self._work
@@ -223,6 +250,20 @@ class Bridge:
     def recovering(self) -> bool:
         """Whether that goes on, as far as `poll` knows."""
         return self._work is not None
+
+    def offer(self, command: Command, now_ns: int, waited_ns: int = 0) -> str | None:
+        """Take a command in; return why not, or None.
+
+        Args:
+            command: as received.
+            now_ns: on the steady clock of this machine.
+            waited_ns: for how long it had lain around then.
+        """
+        if self.fault:
+            return self.gate.refuse(f"the command of {command.source!r} came in FAULT")
+        if waited_ns > self._silence_ns:
+            return self.gate.refuse(f"the command of {command.source!r} lay around before it was heard")
+        return self.gate.offer(command, now_ns)
 
     def poll(self, now_ns: int) -> BridgeSnapshot | None:
         """Do what is due; return a snapshot where one is.
@@ -239,55 +280,77 @@ class Bridge:
         limits = self._needed_servo().limits
         try:
             reading = self._read(now_ns)
-            if self.mode is not RobotMode.FAULT:
+            if not self.fault:
                 self._check(reading)
-                if reading.time_ns >= self._servo_due_ns:
-                    self._servo_due_ns = _next(self._servo_due_ns, reading.time_ns, limits.period_s)
-                    self._follow(reading)
+            if reading.time_ns >= self._servo_due_ns:
+                self._servo_due_ns = _next(self._servo_due_ns, reading.time_ns, limits.period_s)
+                self._act(reading, now_ns)
         except ArmError as error:
             self._fail(error)
             return self._held(now_ns)
         if reading.time_ns < self._state_due_ns:
             return None
         self._state_due_ns = _next(self._state_due_ns, reading.time_ns, 1 / limits.rate_hz)
-        return self._snapshot(reading, self._clock.stamp(reading.time_ns), now_ns)
+        return self._snapshot(reading, self._clock.stamp(reading.time_ns, time.time_ns()), now_ns)
 
     def _read(self, now_ns: int) -> Reading:
         before, reading = self._reading, self._arm.read()
+        state = reading.state
+        measured = (state.position, state.euler, reading.quaternion, state.joints, state.jacobian.ravel())
+        if not np.isfinite(np.concatenate(measured)).all():
+            raise ArmError("the arm's state is not finite")
         if before is None or reading.time_ns != before.time_ns:
             self._advanced_ns = now_ns
         elif now_ns - self._advanced_ns > self._frozen_after_ns:
             raise ArmLostError(f"no new state for {self._frozen_after_ns / NANOSECONDS:g} s; the connection is lost")
+        if before is not None and reading.time_ns < before.time_ns:  # connected anew, though not recovered
+            self._start_clock(reading)
         self._reading = reading
         return reading
 
     def _check(self, reading: Reading) -> None:
         if reading.condition not in (Condition.READY, Condition.GUIDED):
             raise ArmError(f"the arm is {reading.condition.value}{_named(reading.errors)}")
-        if not np.isfinite(np.concatenate([reading.state.position, reading.quaternion, reading.state.joints])).all():
-            raise ArmError("the arm's state is not finite")
         if self._gripper is not None and self._gripper.fault:
             raise ArmError(self._gripper.fault)
+
+    def _act(self, reading: Reading, now_ns: int) -> None:
+        """Do what is due each period of the servo."""
+        servo, stalled = self._needed_servo(), now_ns - self._polled_ns > self._silence_ns
+        self._polled_ns = now_ns
+        if reading.condition is Condition.GUIDED:
+            self._be_guided(reading)
+        elif self.fault:
+            self.mode = RobotMode.FAULT
+        else:
+            if stalled or self._guided:
+                # The arm has come to rest, or was moved, meanwhile: nothing of before is followed up.
+                servo.rest(reading.state)
+                self.gate.clear(self._clock.newest_ns)
+            self._follow(reading)
+        self._guided = reading.condition is Condition.GUIDED
+
+    def _be_guided(self, reading: Reading) -> None:
+        """Send nothing; say how the hand moved the arm, in a fault too: a person holds it."""
+        moved, command = self._needed_servo().rest(reading.state), self.gate.take()
+        if self._guided:  # at first the target was still elsewhere than the arm
+            self._accepted += moved
+        self.mode, self._moving = RobotMode.STOPPED if self._stopped else RobotMode.GUIDED, False
+        if command is not None and self._gripper is not None and not self._stopped:
+            self._answered_ns = command.answers_ns
+            self._gripper.wish(command.gripper)  # a hand that guides has none left for the fingers
 
     def _follow(self, reading: Reading) -> None:
         """Take in a command and send the velocity that follows it."""
         servo, command = self._needed_servo(), self.gate.take()
-        if reading.condition is Condition.GUIDED:
-            moved = servo.rest(reading.state)
-            if self.mode is RobotMode.GUIDED:  # at first the target was still elsewhere than the arm
-                self._accepted += moved
-            self.mode, self._moving = RobotMode.GUIDED, False
-            if command is not None and self._gripper is not None and not self._stopped:
-                self._gripper.wish(command.gripper)  # a hand that guides has none left for the fingers
-            return
         if command is not None and not self._stopped:
             self._accepted += servo.command(command.motion, reading.state, reading.time_ns)
             self._answered_ns = command.answers_ns
             if self._gripper is not None:
                 self._gripper.wish(command.gripper)
         twist = servo.tick(reading.state, reading.time_ns)
-        if not self._stopped:
-            self.mode = RobotMode.IDLE if servo.status & ServoStatus.SILENCE else RobotMode.MOVING
+        still = RobotMode.STOPPED if self._stopped else RobotMode.IDLE
+        self.mode = still if servo.status & (ServoStatus.SILENCE | ServoStatus.STOPPED) else RobotMode.MOVING
         moves = bool(twist.any())
         if moves or self._moving:  # standstill is said once; then the motion runs out
             self._arm.send(twist, servo.ease)
@@ -295,9 +358,10 @@ class Bridge:
         self._moving = moves
 
     def _fail(self, error: ArmError) -> None:
-        if self.mode is not RobotMode.FAULT or isinstance(error, ArmLostError):
+        if not self.fault or isinstance(error, ArmLostError):
             self.fault = f"{error}; call robot/recover when it is safe"
         self.mode, self._moving = RobotMode.FAULT, False
+        self._still_fingers()
         self._lost = self._lost or isinstance(error, ArmLostError)
         self.gate.clear(self._clock.newest_ns)
 
@@ -308,22 +372,21 @@ class Bridge:
                 return self._once_recovered()
             except ArmError as error:
                 self._lost = self._lost or isinstance(error, ArmLostError)
-                if not left:
+                if not left or self._closing.wait(PAUSE_S):
                     raise
-                time.sleep(PAUSE_S)
         raise AssertionError("a try returns or raises")
 
     def _once_recovered(self) -> Reading:
         if self._lost:
             self._arm.connect()
             self._lost = False
+        if self._arm.read().condition is Condition.GUIDED:
+            raise ArmError("the arm is guided by hand; let go of it first")
         self._arm.recover()
         if self._gripper is not None and self._gripper.fault:
             self._gripper.connect()
         reading = self._arm.read()
         self._check(reading)
-        if reading.condition is Condition.GUIDED:
-            return reading
         self.success_rate = self._arm.measure_communication()
         if self.success_rate < REFUSED_BELOW:
             raise ArmError(
@@ -343,14 +406,22 @@ class Bridge:
             raise error
 
     def _ready(self, reading: Reading) -> None:
-        """Begin anew from where the arm is; it is still until it is commanded."""
-        self._needed_servo().rest(reading.state)
-        self._reading, self._advanced_ns = reading, time.monotonic_ns()
-        self._clock.start(reading.time_ns, time.time_ns())
-        self._servo_due_ns = self._state_due_ns = reading.time_ns
-        self._accepted[:], self._answered_ns, self._moving = 0, 0, False
-        self.gate.clear(self._clock.stamp(reading.time_ns))
+        """Follow commands from now on, from where the arm is; it is still until it is commanded."""
+        self._begin(reading)
         self.mode, self.fault = RobotMode.STOPPED if self._stopped else RobotMode.IDLE, ""
+
+    def _begin(self, reading: Reading) -> None:
+        """Forget what was before this reading."""
+        self._needed_servo().rest(reading.state)
+        self._reading, self._advanced_ns, self._guided = reading, time.monotonic_ns(), False
+        self._start_clock(reading)
+        self._accepted[:], self._answered_ns, self._moving = 0, 0, False
+        self.gate.clear(self._clock.newest_ns)
+
+    def _start_clock(self, reading: Reading) -> None:
+        self._clock.start(reading.time_ns, time.time_ns())
+        self._clock.stamp(reading.time_ns, time.time_ns())
+        self._servo_due_ns = self._state_due_ns = reading.time_ns
 
     def _held(self, now_ns: int) -> BridgeSnapshot | None:
         """Return the last state with the fault, each control period, while the arm cannot be read."""
@@ -375,6 +446,14 @@ class Bridge:
             answered_ns=self._answered_ns,
         )
 
+    def _still_fingers(self) -> None:
+        if self._gripper is not None:
+            self._gripper.halt()
+
+    @property
+    def _silence_ns(self) -> int:
+        return round(self._needed_servo().limits.silence_s * NANOSECONDS)
+
     def _needed_servo(self) -> Servo:
         assert self.servo is not None, "call start() first"
         return self.servo
@@ -388,10 +467,3 @@ def _next(due_ns: int, now_ns: int, period_s: float) -> int:
 
 def _named(errors: tuple[str, ...]) -> str:
     return f" ({', '.join(errors)})" if errors else ""
-
-
-def waited_too_long(command: Command, waited_ns: int, limits: ServoLimits) -> str | None:
-    """Return why a command that lay around before it was received is not followed, or None."""
-    if waited_ns <= limits.silence_s * NANOSECONDS:
-        return None
-    return f"the command of {command.source!r} lay around for {waited_ns / NANOSECONDS:.2f} s"

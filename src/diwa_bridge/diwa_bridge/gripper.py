@@ -12,6 +12,10 @@ LOOK_S = 0.03
 """How often the width is read, also while the fingers move."""
 ANY_WIDTH_M = 0.2
 """Tolerance of a grasp: whatever is between the fingers is held."""
+HOMED_M = 0.01
+"""A hand that was not homed since it was switched on says that it opens no further than this."""
+CLOSE_S = 2.0
+_NEVER_DROPPED: list[object] = []
 
 
 class Gripper:
@@ -31,6 +35,7 @@ class Gripper:
         self.hostname, self.hysteresis, self.speed, self.force = hostname, hysteresis, speed, force
         self.width, self.command, self.fault = float("nan"), OPEN, ""
         self._device: Any = None
+        self._running: Any = None
         self._wish: float | None = None
         self._changed, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -48,22 +53,29 @@ class Gripper:
         self._ended.clear()
         try:
             self._device = franky.Gripper(self.hostname)
-            self.width = float(self._device.width)
-            self.command = OPEN if self.width > self._device.max_width / 2 else CLOSED
-        except franky.Exception as error:
+            state = self._device.state
+            self.width = float(state.width)
+            if state.max_width < HOMED_M:
+                self.fault = f"gripper of {self.hostname}: it does not know its width; home it in Desk"
+                return
+            self.command = CLOSED if state.is_grasped or self.width < state.max_width / 2 else OPEN
+        except Exception as error:  # the edge to franky, whose errors have no common kind
             self.fault = f"gripper of {self.hostname}: {_line(error)}"
             return
         self._thread = threading.Thread(target=self._work, name="gripper", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the thread; the fingers stop where they are told to."""
+        """End the thread; fingers that move stop."""
         self._ended.set()
         self._changed.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_S)
             self._thread = None
-        self._device = None
+        # To drop a hand whose call has not returned would hold the whole interpreter until it does.
+        if self._running is not None and not self._running.wait(CLOSE_S):
+            _NEVER_DROPPED.append((self._device, self._running))
+        self._device = self._running = None
 
     def wish(self, value: float) -> float:
         """Open (> 0) or close it; return the wish that holds now. Never waits."""
@@ -73,6 +85,11 @@ class Gripper:
             self._set(CLOSED)
         return self.command
 
+    def halt(self) -> None:
+        """Let the fingers stand where they are until the next wish, which is followed whatever it is. Never waits."""
+        self._wish = None
+        self._changed.set()
+
     def _set(self, wish: float) -> None:
         if wish == self._wish:  # nothing is wished for at first, so the first wish is always followed
             return
@@ -80,25 +97,25 @@ class Gripper:
         self._changed.set()
 
     def _work(self) -> None:
-        franky = _franky()
-        running: Any = None
         try:
             while not self._ended.is_set():
                 if self._changed.wait(LOOK_S):
                     self._changed.clear()
-                    if running is not None and not running.wait(0):
-                        self._device.stop()
-                    running = self._started(self._wish)
-                if running is not None and running.wait(0):
-                    running.get()  # raises what went wrong; grasping nothing is no fault
-                    running = None
+                    self._turn_to(self._wish)
+                if self._running is not None and self._running.wait(0):
+                    self._running.get()  # raises what went wrong; grasping nothing is no fault
+                    self._running = None
                 self.width = float(self._device.width)
-        except franky.Exception as error:
+        except Exception as error:  # the edge to franky, whose errors have no common kind
             self.fault = f"gripper of {self.hostname}: {_line(error)}"
 
-    def _started(self, wish: float | None) -> Any:
-        if wish is None:
-            return None
+    def _turn_to(self, wish: float | None) -> None:
+        if self._running is not None and not self._running.wait(0):
+            self._device.stop()
+        self._running = None
+        if self._ended.is_set() or wish is None:
+            return
         if wish == OPEN:
-            return self._device.move_async(self._device.max_width, self.speed)
-        return self._device.grasp_async(0.0, self.speed, self.force, ANY_WIDTH_M, ANY_WIDTH_M)
+            self._running = self._device.move_async(self._device.max_width, self.speed)
+        else:
+            self._running = self._device.grasp_async(0.0, self.speed, self.force, ANY_WIDTH_M, ANY_WIDTH_M)

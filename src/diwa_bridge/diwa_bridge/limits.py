@@ -60,6 +60,7 @@ FR3 = ArmLimits(
     rotation_velocity=2.5,
     rotation_acceleration=17.0,
 )
+UPRIGHT_RAD = 1.4
 ARMS = {arm.name: arm for arm in (PANDA, FR3)}
 
 
@@ -122,6 +123,8 @@ class ServoLimits:
             low < high for low, high in zip(self.low + self.euler_low, self.high + self.euler_high, strict=True)
         ):
             raise ConfigError("the workspace's low corner must lie below its high corner in each axis")
+        if not -UPRIGHT_RAD < self.euler_low[1] < self.euler_high[1] < UPRIGHT_RAD:
+            raise ConfigError(f"pitch must stay within {UPRIGHT_RAD} rad of level, or roll and yaw become one")
         most = self.braking * self.arm.translation_acceleration * self.approach_s
         if self.translation_velocity > most:
             raise ConfigError(

@@ -23,7 +23,7 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from diwa_bridge.arm import Arm
-from diwa_bridge.bridge import WARNED_BELOW, Bridge, BridgeSnapshot, waited_too_long
+from diwa_bridge.bridge import WARNED_BELOW, Bridge, BridgeSnapshot
 from diwa_bridge.gripper import Gripper
 from diwa_bridge.servo import ServoStatus
 from diwa_bridge.settings import declare_settings
@@ -34,7 +34,7 @@ from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.cli import run_verb
 from diwa_runtime.command_gate import CommandGate
-from diwa_runtime.robot import SPEC_TOPIC, RobotMode
+from diwa_runtime.robot import SPEC_TOPIC
 
 NODE = "diwa_bridge"
 POLL_S = 0.004
@@ -97,10 +97,7 @@ class BridgeNode(Node):
         command = command_of(message, info.get("publication_sequence_number"))
         noted_ns = info.get("received_timestamp") or 0
         waited_ns = max(0, time.time_ns() - noted_ns) if noted_ns else 0
-        servo = self.bridge.servo
-        assert servo is not None, "made by start"
-        reason = waited_too_long(command, waited_ns, servo.limits)
-        reason = reason or self.bridge.gate.offer(command, time.monotonic_ns())
+        reason = self.bridge.offer(command, time.monotonic_ns(), waited_ns)
         if reason is not None:
             self.get_logger().error(f"robot/command refused: {reason}", throttle_duration_sec=1.0)
 
@@ -121,7 +118,7 @@ class BridgeNode(Node):
         done: Future = Future(executor=self.executor)
         self._recovering.append(done)
         await done
-        recovered = self.bridge.mode is not RobotMode.FAULT
+        recovered = not self.bridge.fault
         return _answer(response, recovered, "recovered; the arm is still" if recovered else self.bridge.fault)
 
     def on_diagnostics(self) -> None:
@@ -164,7 +161,7 @@ class BridgeNode(Node):
         if bridge.success_rate < WARNED_BELOW:
             level = DiagnosticStatus.WARN
             text = f"only {100 * bridge.success_rate:.0f} % of the commands arrive in time"
-        if bridge.mode is RobotMode.FAULT:
+        if bridge.fault:
             level, text = DiagnosticStatus.ERROR, bridge.fault
         return diagnostic(NODE, "arm", level, text, values)
 

@@ -113,7 +113,7 @@ class Rig:
 
     def command(self, x: float = 0.005, source: str = "policy") -> str | None:
         motion = np.array([x, 0.0, 0.0, 0.0, 0.0, 0.0])
-        return self.bridge.gate.offer(Command(motion, 1.0, source, self.snapshots[-1].stamp_ns), self.now_ns)
+        return self.bridge.offer(Command(motion, 1.0, source, self.snapshots[-1].stamp_ns), self.now_ns)
 
     def drive(self, commands: int, x: float = 0.005) -> None:
         """Answer each snapshot, as a policy does."""
@@ -310,8 +310,124 @@ def test_guided_by_hand_it_is_not_commanded(rig: Rig) -> None:
     rig.tick(10)
     guided = sum(snapshot.accepted_action[:6] * motion_units(SCALE) for snapshot in rig.snapshots[since:])
     np.testing.assert_allclose(guided, [0.1] * 3 + [0.0] * 3, atol=1e-9)  # what a demonstration by hand is learned from
+    rig.command()  # somebody commands all the while
     rig.arm.condition = Condition.READY
     assert rig.is_still
+
+
+def test_f02_a_command_that_waited_while_the_process_was_frozen_moves_nothing(rig: Rig) -> None:
+    rig.drive(20)
+    rig.command()
+    rig.now_ns += 2000 * MS
+    for _ in range(500):  # the arm's motion ran out meanwhile
+        rig.arm.step()
+    assert rig.is_still
+    assert rig.bridge.mode is RobotMode.IDLE
+
+
+def test_f02_a_command_that_lay_around_before_it_was_heard_is_refused_and_counted(rig: Rig) -> None:
+    rig.tick(20)
+    old = Command(np.full(6, 0.01), 1.0, "policy", rig.snapshots[-1].stamp_ns)
+    assert rig.bridge.offer(old, rig.now_ns, waited_ns=99 * MS) is None
+    assert "lay around" in str(rig.bridge.offer(old, rig.now_ns, waited_ns=101 * MS))
+    assert sum(rig.bridge.gate.refused.values()) == 1
+
+
+def test_a_stop_outlasts_guiding(rig: Rig) -> None:
+    rig.tick(10)
+    rig.bridge.stop()
+    for condition in (Condition.GUIDED, Condition.READY):
+        rig.arm.condition = condition
+        rig.tick(50)
+        assert rig.bridge.mode is RobotMode.STOPPED
+
+
+def test_an_arm_that_is_guided_at_its_start_can_be_recorded_and_waits_for_recovery() -> None:
+    rig = Rig(DutifulArm(condition=Condition.USER_STOPPED, success_rate=0.5)).start()
+    rig.tick(20)
+    assert rig.bridge.mode is RobotMode.FAULT
+    assert "button" in rig.bridge.fault
+    rig.arm.condition = Condition.GUIDED
+    rig.tick(10)
+    assert rig.bridge.mode is RobotMode.GUIDED
+    since = len(rig.snapshots)
+    for _ in range(20):
+        rig.arm.position += 0.001
+        rig.tick()
+    rig.tick(20)
+    guided = sum(snapshot.accepted_action[:6] * motion_units(SCALE) for snapshot in rig.snapshots[since:])
+    np.testing.assert_allclose(guided[:3], 0.02, atol=1e-9)
+    rig.arm.condition = Condition.READY
+    rig.tick(20)
+    assert rig.bridge.mode is RobotMode.FAULT
+    assert "FAULT" in str(rig.command())
+    rig.bridge.close()
+
+
+def test_f08_what_hears_too_little_is_not_recovered_either(rig: Rig) -> None:
+    rig.arm.condition = Condition.REFLEX
+    rig.tick(10)
+    rig.arm.success_rate = 0.5
+    rig.recover()
+    assert "only 50 %" in rig.bridge.fault
+    rig.tick(20)
+    assert "FAULT" in str(rig.command())
+    rig.tick(50)
+    assert not rig.arm.sent
+
+
+def test_states_go_on_after_a_reconnection_that_was_not_recovered(rig: Rig) -> None:
+    rig.tick(1000)
+    rig.arm.broken = ArmLostError("the cable")
+    rig.tick(20)
+    rig.arm.broken, rig.arm.recovers = None, False
+    rig.recover()
+    assert "did not help" in rig.bridge.fault
+    before = len(rig.snapshots)
+    rig.tick(100)
+    assert len(rig.snapshots) >= before + 10, "its clock began anew, and so did what is due"
+    assert (np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) > 0).all()
+
+
+@dataclass
+class Hand:
+    width: float = 0.08
+    command: float = 1.0
+    fault: str = ""
+    halted: int = 0
+
+    def connect(self) -> None:
+        self.fault = ""
+
+    def close(self) -> None:
+        pass
+
+    def wish(self, value: float) -> float:
+        self.command = math.copysign(1.0, value)
+        return self.command
+
+    def halt(self) -> None:
+        self.halted += 1
+
+
+def test_the_hand_follows_fails_and_stands_still_with_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
+    rig, hand = Rig(DutifulArm()), Hand()
+    rig.bridge._gripper = hand
+    rig.start().tick(20)
+    rig.bridge.offer(Command(np.zeros(6), -1.0, "policy", rig.snapshots[-1].stamp_ns), rig.now_ns)
+    rig.tick(20)
+    assert rig.snapshots[-1].gripper_command == rig.snapshots[-1].accepted_action[6] == -1.0
+    rig.bridge.stop()
+    assert hand.halted == 1
+    rig.bridge.release()
+    hand.fault = "gripper: jammed"
+    rig.tick(10)
+    assert "jammed" in rig.bridge.fault
+    assert hand.halted == 2
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.IDLE
+    rig.bridge.close()
 
 
 def test_f08_an_arm_that_hears_too_little_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,10 +447,21 @@ def test_f19_a_second_commander_is_refused(rig: Rig) -> None:
     assert "may not command" in str(rig.command(source="teleop"))
 
 
+def test_stamps_follow_a_robots_clock_that_runs_at_another_speed() -> None:
+    clock, drift = RobotClock(), 1.0001
+    clock.start(0, 10**18)
+    late = []
+    for tick in range(30 * 60):
+        epoch_ns = 10**18 + round(tick * 33 * MS * drift) + (tick % 7) * MS  # heard a little late, more or less
+        late.append(epoch_ns - clock.stamp(tick * 33 * MS, epoch_ns))
+    assert max(late[300:]) < 9 * MS, "of 6 ms of jitter and 6 ms of drift in a minute"
+    assert min(late[300:]) > -2 * MS
+
+
 def test_stamps_never_go_back() -> None:
     clock = RobotClock()
     clock.start(1000, 50_000)
-    stamps = [clock.stamp(1000), clock.stamp(1500), clock.hold(20)]
+    stamps = [clock.stamp(1000, 50_000), clock.stamp(1500, 50_500), clock.hold(20)]
     clock.start(3, 40_000)  # the machine's own clock was set back, the robot's began anew
-    stamps += [clock.stamp(3), clock.stamp(4)]
+    stamps += [clock.stamp(3, 40_000), clock.stamp(4, 40_001)]
     assert stamps == [50_000, 50_500, 50_520, 50_521, 50_522]

@@ -27,7 +27,7 @@ from robot_rig import FROZEN_S, START_S, Simulator, rest_after_s, simulator  # n
 from std_msgs.msg import String  # noqa: E402
 from std_srvs.srv import Trigger  # noqa: E402
 
-from diwa_bridge.arm import ArmLostError  # noqa: E402
+from diwa_bridge.arm import Arm, ArmLostError, Condition  # noqa: E402
 from diwa_bridge.node import BridgeNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, RobotState  # noqa: E402
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode  # noqa: E402
@@ -180,6 +180,27 @@ def test_f01_f19_what_is_refused_is_said(rig: NodeRig) -> None:
     values = {pair.key: pair.value for pair in arm.values}
     assert values["arm"] == "fr3"
     assert float(values["success_rate"]) > 0.9
+    rig.x = 0.002
+    rig.spin_until(lambda: rig.mode is RobotMode.MOVING)
+    second = rig.peer.create_publisher(EndEffectorDelta, "robot/command", 10)
+    rig.spin_until(lambda: second.get_subscription_count() > 0)
+    second.publish(EndEffectorDelta(source="teleop", gripper=1.0))
+    rig.spin_until(lambda: any("'teleop' may not command while 'policy' does" in status.message for status in heard))
+
+
+def test_told_to_stop_it_brings_the_arm_to_rest_and_says_goodbye(robot: Simulator, rig: NodeRig) -> None:
+    rig.x = 0.003
+    rig.spin_until(lambda: rig.mode is RobotMode.MOVING)
+    rig.states_more(10)
+    rig.node.close()  # what SIGTERM leads to
+    arm = Arm(robot.hostname, 0.1)
+    arm.connect()
+    state = arm.read()
+    try:
+        assert state.condition is Condition.READY, state.errors
+        assert not state.errors
+    finally:
+        arm.close()
 
 
 def test_f21_a_frozen_policy_leaves_the_arm_at_rest(rig: NodeRig) -> None:

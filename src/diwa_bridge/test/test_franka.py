@@ -18,6 +18,7 @@ from robot_rig import Rig, Simulator, rest_after_s, simulator
 
 from diwa_bridge.arm import Arm, ArmLostError
 from diwa_runtime.actions import motion_units
+from diwa_runtime.geometry import quaternion_to_euler, wrapped
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
 
@@ -100,6 +101,24 @@ def test_f06_no_stream_of_commands_breaks_a_limit_of_the_arm(strict_arm: Rig) ->
     rig.drive(lambda number: motions[number], len(motions))
     rig.robot_seconds(0.5)
     assert rig.bridge.mode is RobotMode.IDLE, rig.bridge.fault
+    _, positions = positions_of(rig)
+    assert np.linalg.norm(np.diff(positions, axis=0), axis=1).sum() > 0.1, "it did move"
+
+
+@pytest.mark.parametrize("axis", range(3), ids=["roll", "pitch", "yaw"])
+def test_it_turns_the_way_it_is_told(strict_arm: Rig, axis: int) -> None:
+    rig = strict_arm
+    rig.robot_seconds(0.1)
+    before = quaternion_to_euler(rig.snapshots[-1].tcp_quaternion)
+    turn = np.zeros(6)
+    turn[3 + axis] = 0.005
+    rig.drive(lambda _: turn, 20)
+    rig.robot_seconds(0.4)
+    turned = wrapped(quaternion_to_euler(rig.snapshots[-1].tcp_quaternion) - before)
+    accepted = sum(snapshot.accepted_action[3:6] * 0.05 for snapshot in rig.snapshots)
+    assert accepted[axis] > 0.06
+    assert turned[axis] == pytest.approx(accepted[axis], abs=0.03)  # it goes on for a moment after the last command
+    assert np.abs(np.delete(turned, axis)).max() < 0.01
 
 
 def test_f07_reflexes_are_recovered_from(strict_arm: Rig) -> None:

@@ -52,11 +52,15 @@ class CommandGate:
         """Take `command` in, received at `now_ns`; return why not, or None."""
         reason = self._objection(command, now_ns)
         if reason is not None:
-            self.refused[reason] = self.refused.get(reason, 0) + 1
-            return reason
+            return self.refuse(reason)
         self.commander, self._sequence, self._heard_ns = command.source, command.sequence, now_ns
         self._waiting = command
         return None
+
+    def refuse(self, reason: str) -> str:
+        """Count a refusal for a reason of the robot's; return the reason."""
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+        return reason
 
     def take(self) -> Command | None:
         """Return the newest command not yet taken; None = hold."""
