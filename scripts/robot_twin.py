@@ -99,13 +99,15 @@ def teleoperate(scene: StillScene) -> int:
     """Record scripted hands, and return how many rows `ingest` makes of the bag."""
     script, bag, dataset = OUT / "hands.yaml", OUT / "bag", OUT / "dataset"
     script.write_text(yaml.safe_dump(HANDS), encoding="utf-8")
-    hands = parameters(devices=f"[script:{script}]", tasks="[open_drawer]", translation_m=0.004)
+    hands = parameters(devices=f"['script:{script}']", tasks="[open_drawer]", translation_m=0.004)
     topics = ["--topics", "robot/state", "robot/command", "scene/state", "episode/event"]
     with process("diwa_sim/record", ["--output", str(bag), *topics]):
         spin_until(scene, lambda: scene.count_subscribers("robot/state") > 1, READY_S)
         with process("diwa_bridge/teleop", hands) as teleop:
             if not spin_until(scene, lambda: teleop.poll() is not None, READY_S):
                 raise RuntimeError("the script did not come to its end")
+            if teleop.returncode:
+                raise RuntimeError(f"tele-operation failed; see {OUT}/diwa_bridge_teleop.log")
     words = ["--bags", str(bag), "--output", str(dataset)]
     subprocess.run([sys.executable, "-m", "diwa_trainer", "ingest", *words], check=True)
     episodes = json.loads((dataset / "dataset.json").read_text(encoding="utf-8"))["episodes"]

@@ -247,6 +247,11 @@ class Bridge:
         return self._work
 
     @property
+    def outside(self) -> str:
+        """Where the arm is beyond what it is allowed; "" = nowhere."""
+        return "" if self._reading is None else self._needed_servo().outside(self._reading.state)
+
+    @property
     def recovering(self) -> bool:
         """Whether that goes on, as far as `poll` knows."""
         return self._work is not None

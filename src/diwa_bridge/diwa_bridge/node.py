@@ -57,6 +57,8 @@ class BridgeNode(Node):
         self._scale = self.spec.action_scale
         self.bridge = self._make_bridge()
         self.bridge.start()
+        if self.bridge.outside:
+            self.get_logger().warning(f"{self.bridge.outside}; only the ways back are open")
         self._fault = ""
         self._states = self._reported_states = 0
         self._reported_at = time.monotonic()
@@ -158,6 +160,8 @@ class BridgeNode(Node):
         values = {"mode": bridge.mode.name.lower(), "rate_hz": rate_hz, "limited_by": ", ".join(limited)}
         values |= {"success_rate": bridge.success_rate, "arm": bridge.servo.limits.arm.name}
         level, text = DiagnosticStatus.OK, bridge.mode.name.lower()
+        if bridge.outside:
+            level, text = DiagnosticStatus.WARN, bridge.outside
         if bridge.success_rate < WARNED_BELOW:
             level = DiagnosticStatus.WARN
             text = f"only {100 * bridge.success_rate:.0f} % of the commands arrive in time"

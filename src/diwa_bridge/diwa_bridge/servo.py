@@ -148,6 +148,22 @@ class Servo:
         self.twist = self._smoothed(wanted)
         return self.twist
 
+    def outside(self, state: ArmState) -> str:
+        """Say where the arm is beyond what it is allowed; "" = nowhere. From there only the ways back are open."""
+        beyond = [
+            f"TCP {100 * max(low - at, at - high):.1f} cm beyond the workspace in {axis}"
+            for axis, at, low, high in zip("xyz", state.position, self._low, self._high, strict=True)
+            if not low <= at <= high
+        ]
+        beyond += [
+            f"{axis} {max(low - at, at - high):.2f} rad beyond its bounds"
+            for axis, at, low, high in zip(
+                ("roll", "pitch", "yaw"), self._unwrapped(state.euler), self._euler_low, self._euler_high, strict=True
+            )
+            if not low <= at <= high
+        ]
+        return "; ".join(beyond)
+
     def lead(self, state: ArmState) -> Array:
         """Return how far the target is ahead of the arm (6,): m, and a rotation vector in rad."""
         turn = _rotation_vector(euler_to_matrix(self._euler) @ euler_to_matrix(state.euler).T)

@@ -118,6 +118,16 @@ def test_f03_a_wall_is_met_at_standstill_and_the_way_back_is_free(axis: int, sig
     assert abs(rig.position[axis] - wall) > 0.15
 
 
+def test_f18_an_arm_outside_its_workspace_says_so_and_can_only_come_back() -> None:
+    rig = Arm(position=np.array([0.45, 0.5, 0.35]))
+    assert rig.servo.outside(rig.state) == "TCP 5.0 cm beyond the workspace in y"
+    rig.go(np.array([0, 0.02, 0, 0, 0, 0.0]), 1.0)
+    assert rig.position[1] <= 0.5 + 1e-9
+    rig.go(np.array([0, -0.02, 0, 0, 0, 0.0]), 2.0)
+    assert rig.position[1] < 0.45
+    assert rig.servo.outside(rig.state) == ""
+
+
 @pytest.mark.parametrize("joint", range(6))
 def test_f03_a_joints_end_is_met_at_standstill_and_the_way_back_is_free(joint: int) -> None:
     """Each joint drives one direction of the TCP, so that pushing that way pushes the joint to its end."""

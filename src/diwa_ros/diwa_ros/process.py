@@ -19,6 +19,8 @@ from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from diwa_runtime.errors import ConfigError
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 TURN_S = 0.1
 """No loop waits longer than this before it looks whether it was told to stop."""
@@ -39,12 +41,16 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
     """Initialise ROS with the command line `args` (None: the process's) for the block.
 
     Raises:
+        ConfigError: ROS cannot read the arguments.
         KeyboardInterrupt: told to stop a second time, `AGAIN_S` or more after the first.
     """
     global _told_at
     _told_at = None
-    # rclpy's own handlers shut the topics down first.
-    rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        # rclpy's own handlers shut the topics down first.
+        rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rcl's, whose kinds are private
+        raise ConfigError(f"ROS does not take these arguments: {error}") from None
     # What started this process in the background of a shell has it ignore Ctrl-C; that stays so.
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _tell) for number in heard}

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from diwa_runtime.errors import ConfigError
+
 pytest.importorskip("rclpy")
 
 from diwa_ros import process
@@ -64,6 +66,16 @@ def test_a_node_that_hears_nothing_ends_all_the_same() -> None:
         spin_until_told(node)
         assert told_to_stop()
         node.destroy_node()
+
+
+def test_arguments_that_ros_cannot_read_are_one_error() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"does not take these arguments.*devices"),
+        ros_process(args=["node", "--ros-args", "-p", "devices:=[a:b]"]),
+    ):
+        pass
+    with ros_process(args=[]):
+        assert not told_to_stop()
 
 
 def test_a_process_is_told_anew_each_time() -> None:
