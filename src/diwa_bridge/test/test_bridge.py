@@ -86,7 +86,7 @@ class DutifulArm:
     def step(self) -> None:
         """Let 4 ms pass."""
         if not self.frozen:
-            if self.now_ns < self._until_ns:
+            if self.now_ns < self._until_ns and self.condition is Condition.READY:
                 self.position += 0.004 * self._twist[:3]
             self.now_ns += 4 * MS
 
@@ -215,6 +215,7 @@ def test_f07_after_a_reflex_it_is_still_until_recovered_and_asked(rig: Rig) -> N
     assert rig.bridge.mode is RobotMode.IDLE
     assert rig.bridge.fault == ""
     assert rig.is_still
+    assert rig.snapshots[-1].answered_ns == 0, "nothing that was commanded before counts"
     at = rig.arm.position.copy()
     rig.drive(3, 0.001)
     assert np.linalg.norm(rig.arm.position - at) < 0.01, "the target is where the arm is, not where it was"
@@ -331,6 +332,43 @@ def test_f02_a_command_that_lay_around_before_it_was_heard_is_refused_and_counte
     assert rig.bridge.offer(old, rig.now_ns, waited_ns=99 * MS) is None
     assert "lay around" in str(rig.bridge.offer(old, rig.now_ns, waited_ns=101 * MS))
     assert sum(rig.bridge.gate.refused.values()) == 1
+
+
+def test_what_the_arm_lagged_behind_its_target_is_not_taken_for_guiding(rig: Rig) -> None:
+    rig.drive(20, 0.02)
+    taken = len(rig.snapshots)
+    while len(rig.snapshots) == taken:  # the one that says what was accepted of the last command
+        rig.tick()
+    assert rig.bridge.servo is not None
+    reading = rig.arm.read()
+    assert np.abs(rig.bridge.servo.lead(reading.state)).max() > 1e-3
+    rig.arm.condition = Condition.GUIDED
+    rig.tick(30)
+    assert rig.bridge.mode is RobotMode.GUIDED
+    assert not any(snapshot.accepted_action[:6].any() for snapshot in rig.snapshots[taken + 1 :])
+
+
+def test_an_arm_in_somebodys_hands_is_not_recovered(rig: Rig) -> None:
+    rig.arm.condition = Condition.USER_STOPPED
+    rig.tick(10)
+    rig.arm.condition = Condition.GUIDED
+    rig.tick(10)
+    rig.recover()
+    assert "let go of it first" in rig.bridge.fault
+
+
+@pytest.mark.parametrize("part", ["position", "jacobian"])
+def test_a_state_that_is_not_finite_stops_it_and_is_never_published(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    rig.drive(5)
+    reading = rig.arm.read()
+    broken = replace(reading.state, **{part: np.full_like(getattr(reading.state, part), math.nan)})
+    monkeypatch.setattr(rig.arm, "read", lambda: replace(reading, state=broken, time_ns=rig.arm.now_ns))
+    rig.tick(50)
+    assert "not finite" in rig.bridge.fault
+    assert all(np.isfinite(snapshot.tcp_position).all() for snapshot in rig.snapshots)
+    assert rig.snapshots[-1].mode is RobotMode.FAULT
 
 
 def test_a_stop_outlasts_guiding(rig: Rig) -> None:

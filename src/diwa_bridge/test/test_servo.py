@@ -118,6 +118,44 @@ def test_f03_a_wall_is_met_at_standstill_and_the_way_back_is_free(axis: int, sig
     assert abs(rig.position[axis] - wall) > 0.15
 
 
+def test_what_the_joints_cannot_follow_is_not_accepted() -> None:
+    rig = Arm(jacobian=np.eye(6, 7) * 0.2)
+    accepted, due = np.zeros(6), 0.0
+    for _ in range(60):
+        due += 30 * LIMITS.period_s
+        if due >= 1:
+            due -= 1
+            accepted += rig.command(np.array([0.02, 0, 0, 0, 0, 0]))
+        rig.tick()
+    assert rig.statuses & ServoStatus.SLOW_FOR_JOINT
+    moved = rig.position[0] - CENTRE[0]
+    assert moved > 0.02
+    assert abs(accepted[0] - moved) < 0.01
+
+
+def test_no_joint_needs_more_acceleration_than_its_own_whatever_the_pose() -> None:
+    rng = np.random.default_rng(0)
+    arm, share = LIMITS.arm, LIMITS.joint_acceleration
+    eased = 0
+    for _ in range(50):
+        jacobian = rng.normal(size=(6, 7)) * 10 ** rng.uniform(-1.5, 0.5)
+        rig = Arm(jacobian=jacobian)
+        rig.tick()
+        ease = rig.servo.ease
+        eased += ease < 1
+        inverse = jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + 0.02**2 * np.eye(6))
+        ways = rng.normal(size=(200, 2, 3))
+        ways /= np.linalg.norm(ways, axis=2, keepdims=True)
+        most = LIMITS.speed * ease * np.array([arm.translation_acceleration, arm.rotation_acceleration])
+        needed = np.abs((ways * most[:, None]).reshape(200, 6) @ inverse.T)
+        assert (needed <= share * np.array(arm.joint_acceleration) * (1 + 1e-9)).all()
+        rig.go(np.array([0.02, 0, 0, 0, 0, 0]), 0.5)
+        speeds = np.linalg.norm(np.array(rig.twists)[:, :3], axis=1)
+        assert speeds.max() <= ease * LIMITS.translation_velocity * (1 + 1e-9)
+        assert np.diff(speeds).max() <= most[0] * LIMITS.period_s * (1 + 1e-9), "speeding up, it is as gentle"
+    assert 10 < eased < 50
+
+
 def test_f18_an_arm_outside_its_workspace_says_so_and_can_only_come_back() -> None:
     rig = Arm(position=np.array([0.45, 0.5, 0.35]))
     assert rig.servo.outside(rig.state) == "TCP 5.0 cm beyond the workspace in y"
