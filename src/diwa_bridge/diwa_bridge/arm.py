@@ -5,8 +5,10 @@ Whatever speaks Franka's protocol stands behind this class, an arm or a simulato
 
 from __future__ import annotations
 
+import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -20,6 +22,7 @@ from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.geometry import quaternion_to_euler
 
 Array = NDArray[np.float64]
+Scheduling = tuple[int, os.sched_param]
 
 STOPS_WITHIN_S = 0.13
 """How long the way to standstill takes at most, at whatever share of the arm's dynamics; faster, it is not driven."""
@@ -85,6 +88,7 @@ class Arm:
         self._robot: Any = None
         self._model: Any = None
         self._limits: ArmLimits | None = None
+        self._control_scheduling: Scheduling | None = None
 
     def connect(self) -> None:
         """Connect, or connect anew.
@@ -98,7 +102,11 @@ class Arm:
         config = franky.RealtimeConfig.Enforce if self._realtime else franky.RealtimeConfig.Ignore
         factor = franky.RelativeDynamicsFactor(self.speed)
         try:
-            self._robot = franky.Robot(self.hostname, relative_dynamics_factor=factor, realtime_config=config)
+            # Where it may, libfranka gives the thread that connects the highest real-time priority. All that it starts
+            # would inherit that, the middleware's threads too, and one of them that spins stops the machine.
+            with _scheduled(None):
+                self._robot = franky.Robot(self.hostname, relative_dynamics_factor=factor, realtime_config=config)
+                self._control_scheduling = _scheduling()
             self._model = self._robot.model
             self._limits = self._bounded()
         except franky.IncompatibleVersionException as error:
@@ -182,8 +190,11 @@ class Arm:
         velocity = franky.RobotVelocity(franky.Twist(twist[:3], twist[3:]))
         factor = franky.RelativeDynamicsFactor(1.0, ease, ease)
         motion = franky.CartesianVelocityMotion(velocity, franky.Duration(VALID_MS), factor)
+        robot = self._connected()
         try:
-            self._connected().move(motion, asynchronous=True)
+            # The thread that sends a thousand commands a second is started here, and inherits what it needs.
+            with nullcontext() if robot.is_in_control else _scheduled(self._control_scheduling):
+                robot.move(motion, asynchronous=True)
         except franky.NetworkException as error:
             raise self._lost(error) from None
         except (franky.Exception, RuntimeError) as error:
@@ -248,6 +259,24 @@ def _franky() -> Any:
     except ImportError as error:
         raise InputError(f"franky cannot be imported ({error}); install franky-control (docs/hardware.md)") from None
     return franky
+
+
+def _scheduling() -> Scheduling:
+    """Return how this thread is scheduled: policy and parameters."""
+    return os.sched_getscheduler(0), os.sched_getparam(0)
+
+
+@contextmanager
+def _scheduled(wanted: Scheduling | None) -> Iterator[None]:
+    """Schedule this thread so for the block (None: as it is), and as before afterwards."""
+    before = _scheduling()
+    if wanted is not None:
+        os.sched_setscheduler(0, *wanted)
+    try:
+        yield
+    finally:
+        if _scheduling() != before:
+            os.sched_setscheduler(0, *before)
 
 
 def _condition(mode: Any) -> Condition:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
+import time
 from typing import Any
 
 from diwa_bridge.arm import _franky, _line
@@ -15,7 +17,6 @@ ANY_WIDTH_M = 0.2
 HOMED_M = 0.01
 """A hand that was not homed since it was switched on says that it opens no further than this."""
 CLOSE_S = 2.0
-_NEVER_DROPPED: list[object] = []
 
 
 class Gripper:
@@ -36,6 +37,7 @@ class Gripper:
         self.width, self.command, self.fault = float("nan"), OPEN, ""
         self._device: Any = None
         self._running: Any = None
+        self._called: Any = None  # the last call, whether its outcome is still of interest or not
         self._wish: float | None = None
         self._changed, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,6 +53,9 @@ class Gripper:
         self._wish, self.fault = None, ""
         self._changed.clear()
         self._ended.clear()
+        if self._called is not None:
+            self.fault = f"gripper of {self.hostname}: its last call does not return; start the bridge anew"
+            return
         try:
             self._device = franky.Gripper(self.hostname)
             state = self._device.state
@@ -69,13 +74,15 @@ class Gripper:
         """End the thread; fingers that move stop."""
         self._ended.set()
         self._changed.set()
+        end = time.monotonic() + CLOSE_S
         if self._thread is not None:
             self._thread.join(CLOSE_S)
             self._thread = None
-        # To drop a hand whose call has not returned would hold the whole interpreter until it does.
-        if self._running is not None and not self._running.wait(CLOSE_S):
-            _NEVER_DROPPED.append((self._device, self._running))
-        self._device = self._running = None
+        # To drop a hand whose call has not returned, also at the interpreter's end, would hold all of it until it does.
+        if self._called is not None and not self._called.wait(max(end - time.monotonic(), 0.0)):
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._device, self._called)))
+            return
+        self._device = self._running = self._called = None
 
     def wish(self, value: float) -> float:
         """Open (> 0) or close it; return the wish that holds now. Never waits."""
@@ -116,6 +123,8 @@ class Gripper:
         if self._ended.is_set() or wish is None:
             return
         if wish == OPEN:
-            self._running = self._device.move_async(self._device.max_width, self.speed)
+            self._running = self._called = self._device.move_async(self._device.max_width, self.speed)
         else:
-            self._running = self._device.grasp_async(0.0, self.speed, self.force, ANY_WIDTH_M, ANY_WIDTH_M)
+            self._running = self._called = self._device.grasp_async(
+                0.0, self.speed, self.force, ANY_WIDTH_M, ANY_WIDTH_M
+            )

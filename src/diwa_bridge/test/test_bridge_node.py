@@ -203,7 +203,16 @@ def test_told_to_stop_it_brings_the_arm_to_rest_and_says_goodbye(robot: Simulato
         arm.close()
 
 
-def test_f21_a_frozen_policy_leaves_the_arm_at_rest(rig: NodeRig) -> None:
+def test_f21_a_frozen_policy_leaves_the_arm_at_rest() -> None:
+    with simulator("franka-sim", "127.0.0.33") as running:
+        rig = NodeRig(running.hostname)
+        try:
+            drill_frozen_policies(rig)
+        finally:
+            rig.close()
+
+
+def drill_frozen_policies(rig: NodeRig) -> None:
     for _ in range(DRILLS):
         policy = subprocess.Popen([sys.executable, "-c", COMMANDER], env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)})
         try:

@@ -77,6 +77,15 @@ def test_it_goes_where_it_is_sent_and_says_what_it_accepted(arm_and_hand: Rig) -
     assert abs(spacing.mean() - 1 / 30) < 0.002, "by the robot's clock, however slow it runs"
 
 
+def test_real_time_priority_is_for_the_thread_that_sends_alone(arm_and_hand: Rig) -> None:
+    """libfranka raises the thread that connects, where it may; what that one starts would inherit it."""
+    rig = arm_and_hand
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+    rig.drive(lambda _: FORTH, 3)
+    tasks = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    assert sum(os.sched_getscheduler(task) != os.SCHED_OTHER for task in tasks) <= 1
+
+
 def test_the_gripper_closes_and_opens(arm_and_hand: Rig) -> None:
     rig = arm_and_hand
     still = np.zeros(6)
@@ -92,6 +101,18 @@ def test_the_gripper_closes_and_opens(arm_and_hand: Rig) -> None:
     rig.drive(lambda _: still, 3, gripper=0.05)  # within the hysteresis
     assert rig.snapshots[-1].gripper_command == -1
     assert gripper.fault == ""
+
+
+def test_a_grasp_that_does_not_return_does_not_hold_up_the_end() -> None:
+    """This simulator never answers a call that was stopped, and franky would wait for it with the interpreter held."""
+    with simulator("franky-sim", "127.0.0.25") as running:
+        rig = Rig(running.hostname, gripper=True)
+        gripper = rig.bridge._gripper
+        assert gripper is not None
+        before = gripper.width
+        rig.drive(lambda _: np.zeros(6), 2, gripper=-1.0)
+        rig.poll_until(lambda: gripper.width < before - 0.001)
+        rig.close()  # while it closes
 
 
 def test_f06_no_stream_of_commands_breaks_a_limit_of_the_arm(strict_arm: Rig) -> None:

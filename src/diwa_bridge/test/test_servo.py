@@ -73,8 +73,11 @@ class Arm:
             self.tick()
 
 
+UNSOUND = st.sampled_from([math.nan, math.inf, -math.inf, 1e300])
 MOTIONS = st.lists(
-    st.tuples(*[st.floats(-0.1, 0.1)] * 3, *[st.floats(-0.5, 0.5)] * 3, st.integers(0, 12)), min_size=1, max_size=40
+    st.tuples(*[st.floats(-0.1, 0.1) | UNSOUND] * 3, *[st.floats(-0.5, 0.5) | UNSOUND] * 3, st.integers(0, 12)),
+    min_size=1,
+    max_size=40,
 )
 
 
@@ -86,6 +89,10 @@ def test_f06_whatever_is_commanded_every_limit_is_kept_and_it_ends_at_rest(
     limits = ServoLimits(arm, speed=speed)
     rig = Arm(limits)
     for *motion, pause in motions:
+        if not np.isfinite(motion).all():
+            with pytest.raises(ValueError, match="finite"):
+                rig.command(np.array(motion))
+            continue
         accepted = rig.command(np.array(motion))
         assert np.abs(accepted[:3]).max() <= 0.02 + 1e-12
         assert np.abs(accepted[3:]).max() <= 0.05 + 1e-12

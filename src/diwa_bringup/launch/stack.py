@@ -4,7 +4,7 @@ When one node ends, so do the others; the one that starts last is told to stop f
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from launch import LaunchContext, LaunchDescription
@@ -75,12 +75,23 @@ ARGUMENTS = (
 LISTS = {"skills", "devices", "tasks"}
 
 
+def plain(text: str) -> Any:
+    """Return what YAML makes of a text, a plain value or a list; anything else, or no YAML at all, stays the text."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float | str | list) else text
+
+
 def read(name: str, text: str) -> ParameterValue:
     """Read a parameter as YAML would; what does not fit, the node refuses by its name."""
+    value = text if name == "hostname" else plain(text)
     if name in LISTS:
-        parts = yaml.safe_load(text) if text.startswith("[") else text.split(",")
-        return ParameterValue([str(part).strip() for part in parts], value_type=list[str])
-    value = str(text) if name == "hostname" else yaml.safe_load(text)
+        parts = value if isinstance(value, list) else text.split(",")
+        # To a node an empty list would be no value at all.
+        return ParameterValue([str(part).strip() for part in parts] or [""], value_type=list[str])
+    value = text if isinstance(value, list) else value
     value = float(value) if name in ("rate_factor", "speed") and type(value) is int else value
     return ParameterValue(value, value_type=type(value))
 
@@ -89,7 +100,7 @@ def is_wanted(started: Started, texts: dict[str, str]) -> bool:
     """Whether a node is asked for: always, by a switch, or by naming what it is to use."""
     if not started.asked:
         return True
-    value = yaml.safe_load(texts[started.asked] or "false")
+    value = plain(texts[started.asked] or "false")
     if started.asked not in LISTS and not isinstance(value, bool):
         raise ValueError(f"{started.asked}:={texts[started.asked]}: must be true or false")
     return bool(value)

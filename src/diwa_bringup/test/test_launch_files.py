@@ -132,13 +132,38 @@ def test_an_argument_has_its_parameters_type(robot: str, launched: Any, declared
 
 @pytest.mark.parametrize(
     ("text", "folders"),
-    [("a", ["a"]), ("a,b", ["a", "b"]), ("[a, b/c d]", ["a", "b/c d"]), ("a, 7", ["a", "7"]), ("[2026]", ["2026"])],
+    [
+        ("a", ["a"]),
+        ("a,b", ["a", "b"]),
+        ("[a, b/c d]", ["a", "b/c d"]),
+        ("a, 7", ["a", "7"]),
+        ("[2026]", ["2026"]),
+        ("[]", [""]),
+        ("[a", ["[a"]),
+        ("@a", ["@a"]),
+    ],
 )
 def test_skills_reach_the_node_as_strings(launched: Any, text: str, folders: list[str]) -> None:
     (parameters,) = [
         each for each in launched.nodes(policy="true", skills=text)["diwa_policy"].parameters if isinstance(each, dict)
     ]
     assert (parameters["skills"].value, parameters["skills"].value_type) == (folders, list[str])
+
+
+@pytest.mark.parametrize("text", ["null", "2026-01-01", "{a: 1}", "{", "[1", "[1]", "@a"])
+def test_what_is_no_plain_value_reaches_the_node_as_text(robot: str, launched: Any, text: str) -> None:
+    """It says by the parameter's name what is wrong with it; launch would not."""
+    node, name = {"sim": ("diwa_sim", "seed"), "real": ("diwa_bridge", "speed")}[robot]
+    assert launched.parameters(node, **{name: text}) == {name: text}
+    with pytest.raises(ValueError, match="policy:="):
+        launched.nodes(policy=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("", False), ("false", False), ("[]", False), ("@a", True), ("a: b", True)]
+)
+def test_tele_operation_is_wanted_when_a_device_is_named(launched: Any, text: str, wanted: bool) -> None:
+    assert ("diwa_teleop" in launched.nodes(devices=text)) == wanted
 
 
 @pytest.mark.parametrize("robot", ["sim"])

@@ -1,4 +1,4 @@
-"""The launch file for real, where `launch_ros` is: it comes up, and whatever ends it, both processes end in order."""
+"""The launch files for real, where `launch_ros` is: they come up, and whatever ends one, all processes end in order."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from diwa_runtime.toy_bundle import write_toy_bundle
 
 pytestmark = pytest.mark.ros
 
-LAUNCH_FILE = Path(__file__).resolve().parents[1] / "launch" / "sim.launch.py"
+LAUNCH = Path(__file__).resolve().parents[1] / "launch"
 TIMEOUT_S = 60.0
 DOMAIN = 1 + os.getpid() % 100
 AS_ROS2_LAUNCH_DOES = """
@@ -49,10 +49,10 @@ sys.exit(service.run())
 class Launch:
     """A launch in a process of its own; what it says goes into a file."""
 
-    def __init__(self, output: Path, **arguments: str) -> None:
+    def __init__(self, output: Path, launch_file: str = "sim.launch.py", **arguments: str) -> None:
         self._output = output
         words = [f"{name}:={value}" for name, value in arguments.items()]
-        command = [sys.executable, "-c", AS_ROS2_LAUNCH_DOES, str(LAUNCH_FILE), *words]
+        command = [sys.executable, "-c", AS_ROS2_LAUNCH_DOES, str(LAUNCH / launch_file), *words]
         with output.open("w") as file:
             self.process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 
@@ -115,8 +115,8 @@ def make_launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cal
     monkeypatch.chdir(tmp_path)
     launches: list[Launch] = []
 
-    def make(**arguments: str) -> Launch:
-        launches.append(Launch(tmp_path / f"said_{len(launches)}.txt", **arguments))
+    def make(*launch_file: str, **arguments: str) -> Launch:
+        launches.append(Launch(tmp_path / f"said_{len(launches)}.txt", *launch_file, **arguments))
         return launches[-1]
 
     yield make
@@ -168,3 +168,17 @@ def test_an_argument_stands_over_the_users_file(make_launch: Callable[..., Launc
     launch = make_launch(config=str(config), start="elsewhere")
     assert launch.wait() == [("diwa_sim", 2)]
     assert launch.said("error: start 'elsewhere' is not one of narrow")
+
+
+def test_nobody_at_the_robots_address_is_one_line_and_the_end(make_launch: Callable[..., Launch]) -> None:
+    pytest.importorskip("franky")
+    launch = make_launch("real_robot.launch.py", hostname="127.0.0.99")
+    assert launch.wait() == [("diwa_bridge", 2)]
+    assert len(launch.said("error: 127.0.0.99: ")) == len(launch.said(r"(?m)^\[diwa_bridge-\d+\] ")) == 1
+
+
+@pytest.mark.parametrize("text", ["null", "{"])
+def test_what_cannot_be_is_refused_by_its_name(make_launch: Callable[..., Launch], text: str) -> None:
+    launch = make_launch("real_robot.launch.py", speed=text)
+    assert launch.wait() == [("diwa_bridge", 2)]
+    assert launch.said(r"error: diwa_bridge: parameter speed .* to '(.*?)' of type 'STRING'") == [text]

@@ -42,7 +42,9 @@ def declared(node: Node, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, parameter in parameters.items():
         try:
-            values[name] = node.declare_parameter(name, parameter.default, parameter.descriptor()).value
+            value = node.declare_parameter(name, parameter.default, parameter.descriptor()).value
+            # An empty list in a file has no type, and comes back as nothing.
+            values[name] = [] if value is None and isinstance(parameter.default, list) else value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise ConfigError(f"{node.get_name()}: parameter {name} ({parameter.about}): {error}") from None
     return values
