@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -103,10 +104,12 @@ class Arm:
         factor = franky.RelativeDynamicsFactor(self.speed)
         try:
             # Where it may, libfranka gives the thread that connects the highest real-time priority. All that it starts
-            # would inherit that, the middleware's threads too, and one of them that spins stops the machine.
-            with _scheduled(None):
-                self._robot = franky.Robot(self.hostname, relative_dynamics_factor=factor, realtime_config=config)
-                self._control_scheduling = _scheduling()
+            # would inherit that, the middleware's threads too, and one of them that spins stops the machine. To undo it
+            # does not help: glibc remembers it, and tells it to the children. So this thread ends here.
+            with ThreadPoolExecutor(1) as thread:
+                self._robot, self._control_scheduling = thread.submit(
+                    lambda: (franky.Robot(self.hostname, factor, realtime_config=config), _scheduling())
+                ).result()
             self._model = self._robot.model
             self._limits = self._bounded()
         except franky.IncompatibleVersionException as error:
@@ -268,7 +271,10 @@ def _scheduling() -> Scheduling:
 
 @contextmanager
 def _scheduled(wanted: Scheduling | None) -> Iterator[None]:
-    """Schedule this thread so for the block (None: as it is), and as before afterwards."""
+    """Schedule this thread so for the block (None: as it is), and as before afterwards.
+
+    By the kernel alone, behind glibc's back: the children of the block inherit it, no later ones do.
+    """
     before = _scheduling()
     if wanted is not None:
         os.sched_setscheduler(0, *wanted)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,12 @@ def test_it_says_what_robot_it_is_and_does_as_it_is_told_until_stopped(rig: Node
     began = rig.states[-1].tcp_pose.position.x
     rig.x = 0.003
     rig.spin_until(lambda: rig.states[-1].tcp_pose.position.x > began + 0.02)
+    later = rclpy.Context()  # what is started after the arm: libfranka's priority must not have spread to it
+    rclpy.init(context=later, domain_id=DOMAIN)
+    Node("later", context=later).destroy_node()
+    raised = [task.name for task in Path("/proc/self/task").iterdir() if os.sched_getscheduler(int(task.name))]
+    rclpy.shutdown(context=later)
+    assert len(raised) <= 1, "the thread that sends, alone"
     assert rig.mode is RobotMode.MOVING
     assert rig.states[-1].accepted_translation.x > 0
     assert rig.states[-1].answered_stamp.sec > 0
