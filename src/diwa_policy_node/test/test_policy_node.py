@@ -324,7 +324,7 @@ def test_the_front_page_names_executables_parameters_and_skills_that_exist() -> 
     text = (DOCS / "README.md").read_text(encoding="utf-8")
     commands = [line.split() for line in text.splitlines() if line.startswith("    ros2 run diwa_")]
     commands = [command for command in commands if command[2] != "diwa_trainer"]  # its verbs have tests of their own
-    assert len(commands) == 3
+    assert len(commands) == 4
     for _, _, package, executable, *words in commands:
         setup = (DOCS / "src" / package / "setup.py").read_text(encoding="utf-8")
         assert f'"{executable} = ' in setup, (package, executable)
