@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from diwa_bridge.limits import ArmLimits, limits_of
 from diwa_bridge.servo import ArmState
-from diwa_runtime.errors import DiwaError, InputError
+from diwa_runtime.errors import DiwaError, InputError, one_line
 from diwa_runtime.geometry import quaternion_to_euler
 
 Array = NDArray[np.float64]
@@ -98,7 +99,7 @@ class Arm:
             ArmLostError: nobody answers there.
             InputError: the kernel or the version of the arm does not fit, or it is of no known kind.
         """
-        franky = _franky()
+        franky = franky_library()
         self.close()
         config = franky.RealtimeConfig.Enforce if self._realtime else franky.RealtimeConfig.Ignore
         factor = franky.RelativeDynamicsFactor(self.speed)
@@ -114,12 +115,14 @@ class Arm:
             self._limits = self._bounded()
         except franky.IncompatibleVersionException as error:
             raise InputError(
-                f"{self.hostname}: {_line(error)}; a Panda needs franky built on libfranka 0.9.2 (docs/hardware.md)"
+                f"{self.hostname}: {one_line(error)}; a Panda needs franky built on libfranka 0.9.2 (docs/hardware.md)"
             ) from None
         except franky.RealtimeException as error:
-            raise InputError(f"{self.hostname}: {_line(error)}; use a PREEMPT_RT kernel or realtime:=false") from None
+            raise InputError(
+                f"{self.hostname}: {one_line(error)}; use a PREEMPT_RT kernel or realtime:=false"
+            ) from None
         except franky.Exception as error:
-            raise ArmLostError(f"{self.hostname}: {_line(error)}; is it on, unlocked, and FCI enabled?") from None
+            raise ArmLostError(f"{self.hostname}: {one_line(error)}; is it on, unlocked, and FCI enabled?") from None
 
     def close(self) -> None:
         """Let go of the connection; what moves comes to rest."""
@@ -157,7 +160,7 @@ class Arm:
         Raises:
             ArmLostError: the connection is gone.
         """
-        franky = _franky()
+        franky = franky_library()
         try:
             state = self._connected().state
         except (franky.Exception, RuntimeError) as error:
@@ -189,7 +192,7 @@ class Arm:
             ArmLostError: the connection is gone.
             ArmError: the arm does not take it.
         """
-        franky = _franky()
+        franky = franky_library()
         velocity = franky.RobotVelocity(franky.Twist(twist[:3], twist[3:]))
         factor = franky.RelativeDynamicsFactor(1.0, ease, ease)
         motion = franky.CartesianVelocityMotion(velocity, franky.Duration(VALID_MS), factor)
@@ -201,7 +204,7 @@ class Arm:
         except franky.NetworkException as error:
             raise self._lost(error) from None
         except (franky.Exception, RuntimeError) as error:
-            raise ArmError(_line(error)) from None
+            raise ArmError(one_line(error)) from None
 
     def settle(self) -> None:
         """Wait until the motion has run out; an arm that is let go of while it moves raises a reflex.
@@ -209,11 +212,11 @@ class Arm:
         Raises:
             ArmError: it ended in another way.
         """
-        franky = _franky()
+        franky = franky_library()
         try:
             self._connected().join_motion(JOIN_S)
         except (franky.Exception, RuntimeError) as error:
-            raise ArmError(_line(error)) from None
+            raise ArmError(one_line(error)) from None
 
     def recover(self) -> None:
         """Let the motion end and clear the errors.
@@ -222,7 +225,7 @@ class Arm:
             ArmLostError: the connection is gone.
             ArmError: the arm does not recover.
         """
-        franky, robot = _franky(), self._connected()
+        franky, robot = franky_library(), self._connected()
         try:
             with suppress(franky.ControlException):  # that is what is recovered from
                 robot.join_motion(JOIN_S)
@@ -231,7 +234,7 @@ class Arm:
         except franky.NetworkException as error:
             raise self._lost(error) from None
         except franky.Exception as error:
-            raise ArmError(_line(error)) from None
+            raise ArmError(one_line(error)) from None
 
     def measure_communication(self, seconds: float = 0.5) -> float:
         """Command standstill for a while; return the share of commands that arrived in time.
@@ -253,10 +256,15 @@ class Arm:
         return self._robot
 
     def _lost(self, error: Exception) -> ArmLostError:
-        return ArmLostError(f"{self.hostname}: the connection is lost ({_line(error)})")
+        return ArmLostError(f"{self.hostname}: the connection is lost ({one_line(error)})")
 
 
-def _franky() -> Any:
+def franky_library() -> Any:
+    """Return franky.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         import franky
     except ImportError as error:
@@ -302,9 +310,4 @@ def _names(errors: Any) -> tuple[str, ...]:
 
 def _name_of(urdf: str) -> str:
     """Return the robot's name in a URDF, without anything behind it: ``fr3`` of ``fr3_v2``."""
-    _, _, rest = urdf.partition("<robot")
-    return rest.partition('name="')[2].partition('"')[0].partition("_")[0]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
+    return ElementTree.fromstring(urdf).get("name", "").partition("_")[0]

@@ -175,7 +175,7 @@ class Bridge:
         self._stopped = self._lost = self._moving = self._guided = False
         self._clock = RobotClock()
         self._reading: Reading | None = None
-        self._advanced_ns = self._held_ns = self._polled_ns = 0
+        self._advanced_ns = self._held_ns = self._acted_ns = 0
         self._servo_due_ns = self._state_due_ns = 0
         self._accepted: Array = np.zeros(6)
         self._answered_ns = 0
@@ -321,8 +321,8 @@ class Bridge:
 
     def _act(self, reading: Reading, now_ns: int) -> None:
         """Do what is due each period of the servo."""
-        servo, stalled = self._needed_servo(), now_ns - self._polled_ns > self._silence_ns
-        self._polled_ns = now_ns
+        servo, stalled = self._needed_servo(), now_ns - self._acted_ns > self._silence_ns
+        self._acted_ns = now_ns
         if reading.condition is Condition.GUIDED:
             self._be_guided(reading)
         elif self.fault:

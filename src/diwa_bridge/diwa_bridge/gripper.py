@@ -7,7 +7,8 @@ import threading
 import time
 from typing import Any
 
-from diwa_bridge.arm import _franky, _line
+from diwa_bridge.arm import franky_library
+from diwa_runtime.errors import one_line
 
 OPEN, CLOSED = 1.0, -1.0
 LOOK_S = 0.03
@@ -49,7 +50,7 @@ class Gripper:
             InputError: franky cannot be imported.
         """
         self.close()
-        franky = _franky()
+        franky = franky_library()
         self._wish, self.fault = None, ""
         self._changed.clear()
         self._ended.clear()
@@ -65,7 +66,7 @@ class Gripper:
                 return
             self.command = CLOSED if state.is_grasped or self.width < state.max_width / 2 else OPEN
         except Exception as error:  # the edge to franky, whose errors have no common kind
-            self.fault = f"gripper of {self.hostname}: {_line(error)}"
+            self.fault = f"gripper of {self.hostname}: {one_line(error)}"
             return
         self._thread = threading.Thread(target=self._work, name="gripper", daemon=True)
         self._thread.start()
@@ -114,7 +115,7 @@ class Gripper:
                     self._running = None
                 self.width = float(self._device.width)
         except Exception as error:  # the edge to franky, whose errors have no common kind
-            self.fault = f"gripper of {self.hostname}: {_line(error)}"
+            self.fault = f"gripper of {self.hostname}: {one_line(error)}"
 
     def _turn_to(self, wish: float | None) -> None:
         if self._running is not None and not self._running.wait(0):

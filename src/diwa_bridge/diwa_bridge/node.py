@@ -29,7 +29,7 @@ from diwa_bridge.servo import ServoStatus
 from diwa_bridge.settings import declare_settings
 from diwa_msgs.msg import EndEffectorDelta, RobotState
 from diwa_ros.diagnostics import diagnostic
-from diwa_ros.messages import command_of, filled
+from diwa_ros.messages import answered, command_of, filled
 from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.cli import run_verb
@@ -106,22 +106,22 @@ class BridgeNode(Node):
     def on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Latch a stop."""
         self.bridge.stop()
-        return _answer(response, True, "stopped until robot/release is called")
+        return answered(response, True, "stopped until robot/release is called")
 
     def on_release(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Let go of a stop."""
         released = self.bridge.release()
-        return _answer(response, released, "released" if released else "nothing was stopped")
+        return answered(response, released, "released" if released else "nothing was stopped")
 
     async def on_recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Recover from a fault; the answer comes when that is done, and states go on meanwhile."""
         if self.bridge.recover() is None:
-            return _answer(response, False, "there is no fault, or it is being recovered from")
+            return answered(response, False, "there is no fault, or it is being recovered from")
         done: Future = Future(executor=self.executor)
         self._recovering.append(done)
         await done
         recovered = not self.bridge.fault
-        return _answer(response, recovered, "recovered; the arm is still" if recovered else self.bridge.fault)
+        return answered(response, recovered, "recovered; the arm is still" if recovered else self.bridge.fault)
 
     def on_diagnostics(self) -> None:
         """Say what the arm does, what limits it, who commands, and how well commands arrive."""
@@ -174,11 +174,6 @@ class BridgeNode(Node):
         level = DiagnosticStatus.WARN if gate.refused else DiagnosticStatus.OK
         text = "; ".join(gate.refused) or ("commanded" if gate.commander else "nobody commands")
         return diagnostic(NODE, "command", level, text, {"commander": gate.commander, **gate.refused})
-
-
-def _answer(response: Trigger.Response, success: bool, text: str) -> Trigger.Response:
-    response.success, response.message = success, text
-    return response
 
 
 def run(argv: Sequence[str]) -> None:

@@ -125,10 +125,11 @@ class Servo:
         if self._stopped:
             self.status = ServoStatus.STOPPED
             return np.zeros(6)
-        self.status, self.ease = ServoStatus.FREE, self._joint_ease(state)
+        inverse = _damped_inverse(state.jacobian)
+        self.status, self.ease = ServoStatus.FREE, self._joint_ease(inverse)
         step, turn = self._bounded_step(motion), self._bounded_turn(motion)
         # What the joints cannot follow is not accepted, or the target would run ahead of the arm.
-        share = self._joint_share(self._velocity(step, turn), state)
+        share = self._joint_share(self._velocity(step, turn), inverse, state.joints)
         position, euler = self._led(self._position + share * step, self._euler + share * turn, state)
         accepted = np.concatenate([position - self._position, euler - self._euler])
         self._feed = self._velocity(accepted[:3], accepted[3:])
@@ -137,32 +138,26 @@ class Servo:
 
     def tick(self, state: ArmState, now_ns: int) -> Array:
         """Return the velocity (6,) to send now: m/s and rad/s in the base frame."""
-        wanted, self.ease = np.zeros(6), self._joint_ease(state)
+        inverse, wanted = _damped_inverse(state.jacobian), np.zeros(6)
+        self.ease = self._joint_ease(inverse)
         if self._stopped or self._is_silent(now_ns):
             self.status |= ServoStatus.STOPPED if self._stopped else ServoStatus.SILENCE
             self.anchor(state)
         else:
             wanted = self._towards_target(state, now_ns)
         wanted = self._within_walls(self._within_speed(wanted), state)
-        wanted = wanted * self._joint_share(wanted, state)
+        wanted = wanted * self._joint_share(wanted, inverse, state.joints)
         self.twist = self._smoothed(wanted)
         return self.twist
 
     def outside(self, state: ArmState) -> str:
         """Say where the arm is beyond what it is allowed; "" = nowhere. From there only the ways back are open."""
-        beyond = [
-            f"TCP {100 * max(low - at, at - high):.1f} cm beyond the workspace in {axis}"
-            for axis, at, low, high in zip("xyz", state.position, self._low, self._high, strict=True)
-            if not low <= at <= high
-        ]
-        beyond += [
-            f"{axis} {max(low - at, at - high):.2f} rad beyond its bounds"
-            for axis, at, low, high in zip(
-                ("roll", "pitch", "yaw"), self._unwrapped(state.euler), self._euler_low, self._euler_high, strict=True
-            )
-            if not low <= at <= high
-        ]
-        return "; ".join(beyond)
+        position = _beyond(state.position, self._low, self._high)
+        euler = _beyond(self._unwrapped(state.euler), self._euler_low, self._euler_high)
+        said = [f"TCP {100 * by:.1f} cm beyond the workspace in {axis}" for axis, by in position.items()]
+        turns = dict(zip("xyz", ("roll", "pitch", "yaw"), strict=True))
+        said += [f"{turns[axis]} {by:.2f} rad beyond its bounds" for axis, by in euler.items()]
+        return "; ".join(said)
 
     def lead(self, state: ArmState) -> Array:
         """Return how far the target is ahead of the arm (6,): m, and a rotation vector in rad."""
@@ -232,13 +227,13 @@ class Servo:
         slowed = self._slowed(twist[:3], state.position, self._low, self._high, 1 / self.limits.approach_s)
         return np.concatenate([slowed, twist[3:]])
 
-    def _joint_share(self, twist: Array, state: ArmState) -> float:
+    def _joint_share(self, twist: Array, inverse: Array, joints: Array) -> float:
         """Return the share of a twist at which no joint goes towards its end faster than its distance allows.
 
         It is one for all components, so the arm stays on its path; a motion away from the end is not slowed.
         """
-        velocity = _damped_inverse(state.jacobian) @ twist
-        room = np.maximum(np.where(velocity > 0, self._joint_high - state.joints, state.joints - self._joint_low), 0.0)
+        velocity = inverse @ twist
+        room = np.maximum(np.where(velocity > 0, self._joint_high - joints, joints - self._joint_low), 0.0)
         most = np.minimum(room / self.limits.approach_s, self.limits.speed * self._joint_velocity)
         moving = np.abs(velocity) > 1e-9
         scale = float(np.min(most[moving] / np.abs(velocity[moving]), initial=1.0))
@@ -246,12 +241,12 @@ class Servo:
             self.status |= ServoStatus.SLOW_FOR_JOINT
         return scale
 
-    def _joint_ease(self, state: ArmState) -> float:
+    def _joint_ease(self, inverse: Array) -> float:
         """Return the share of the TCP's accelerations, in any direction, at which no joint needs more than its own.
 
         Velocities are eased with it, so that the way to standstill takes as long everywhere.
         """
-        inverse, arm = _damped_inverse(state.jacobian), self.limits.arm
+        arm = self.limits.arm
         needed = self.limits.speed * (
             arm.translation_acceleration * np.linalg.norm(inverse[:, :3], axis=1)
             + arm.rotation_acceleration * np.linalg.norm(inverse[:, 3:], axis=1)
@@ -276,6 +271,12 @@ class Servo:
         """Return Euler angles with each one in the turn that the bounds are counted in."""
         middle = (self._euler_low + self._euler_high) / 2
         return middle + wrapped(euler - middle)
+
+
+def _beyond(at: Array, low: Array, high: Array) -> dict[str, float]:
+    """Return by how much each axis, x y z, lies beyond its bounds, where one does."""
+    beyond = np.maximum(low - at, at - high)
+    return {axis: float(by) for axis, by in zip("xyz", beyond, strict=True) if by > 0}
 
 
 def _damped_inverse(jacobian: Array) -> Array:

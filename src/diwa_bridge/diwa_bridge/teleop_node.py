@@ -32,6 +32,7 @@ from diwa_runtime import events
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.robot import RobotMode
+from diwa_runtime.robot_messages import end_effector_delta, episode_event
 from diwa_runtime.spec import ActionScale
 from diwa_runtime.streams import nanoseconds_of
 
@@ -159,9 +160,8 @@ class TeleopNode(Node):
         """Publish what came of a press, and tell the operator."""
         assert self._state is not None
         for mark in told.marks:
-            event = EpisodeEvent(kind=int(mark.kind), task=mark.task, seed=events.NO_SEED)
-            event.header = self._state.header
-            self._events.publish(event)
+            fields = episode_event(mark.kind, nanoseconds_of(self._state.header.stamp), mark.task)
+            self._events.publish(filled(EpisodeEvent(), fields))
         if told.refused:
             self.get_logger().warning(told.text)
         else:
@@ -180,15 +180,8 @@ class TeleopNode(Node):
         )
 
     def _command_of(self, order: Order, state: RobotState) -> EndEffectorDelta:
-        x, y, z, *turn = order.motion.tolist()
-        fields = {
-            "header": state.header,
-            "translation": {"x": x, "y": y, "z": z},
-            "rotation": dict(zip("xyz", turn, strict=True)),
-            "gripper": order.gripper,
-            "source": self._source,
-        }
-        return filled(EndEffectorDelta(), fields)
+        stamp_ns = nanoseconds_of(state.header.stamp)
+        return filled(EndEffectorDelta(), end_effector_delta(order.motion, order.gripper, stamp_ns, self._source))
 
     def _status(self) -> tuple[bytes, str]:
         if self.pilot.lost:

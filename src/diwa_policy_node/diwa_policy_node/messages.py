@@ -7,14 +7,14 @@ import math
 from builtin_interfaces.msg import Time
 
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
+from diwa_ros.messages import filled
 from diwa_runtime.actions import GRIPPER, motion_of
 from diwa_runtime.divergence import Divergence, DivergenceSum
 from diwa_runtime.robot import RunState
+from diwa_runtime.robot_messages import BASE_FRAME, end_effector_delta
 from diwa_runtime.skill_run import Decision
 from diwa_runtime.spec import ActionScale
 from diwa_runtime.streams import NANOSECONDS
-
-BASE_FRAME = "base"
 
 
 def time_of(stamp_ns: int) -> Time:
@@ -25,12 +25,8 @@ def time_of(stamp_ns: int) -> Time:
 
 def command_of(decision: Decision, scale: ActionScale, source: str) -> EndEffectorDelta:
     """Turn a decision into the command that answers its observation."""
-    motion = motion_of(decision.action, scale).tolist()
-    message = EndEffectorDelta(gripper=float(decision.action[GRIPPER]), source=source)
-    message.header.stamp, message.header.frame_id = time_of(decision.stamp_ns), BASE_FRAME
-    message.translation.x, message.translation.y, message.translation.z = motion[:3]
-    message.rotation.x, message.rotation.y, message.rotation.z = motion[3:]
-    return message
+    motion, gripper = motion_of(decision.action, scale), float(decision.action[GRIPPER])
+    return filled(EndEffectorDelta(), end_effector_delta(motion, gripper, decision.stamp_ns, source))
 
 
 def status_of(decision: Decision | None, state: RunState, skill: str) -> PolicyStatus:

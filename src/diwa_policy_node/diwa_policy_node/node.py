@@ -32,11 +32,12 @@ from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
 from diwa_policy_node import diagnostics, messages
 from diwa_policy_node.settings import Settings, declare_settings
-from diwa_ros.process import ros_process, spin_until_told, told_to_stop
+from diwa_ros.process import ros_process, spin_until, spin_until_told, told_to_stop
 from diwa_runtime.cli import run_verb
-from diwa_runtime.errors import ConfigError, DiwaError, InputError
+from diwa_runtime.errors import ConfigError, DiwaError, InputError, one_line
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC, Outcome, RunState
+from diwa_runtime.robot_messages import ROBOT_STATE
 from diwa_runtime.run_log import RunRecord
 from diwa_runtime.skill_run import Decision, Ended, Goal, SkillRunner
 from diwa_runtime.skills import load_skills, warm_up
@@ -54,8 +55,6 @@ IDLE_STATUS_EVERY = 5
 SENT_KEPT = 64
 GOODBYE_S = 0.2
 """How long the process goes on when it is told to stop, so that clients are told how their goals ended."""
-ROBOT_STATE = ("robot/state", "diwa_msgs/msg/RobotState")
-"""Where the robot says its mode and which command it took; heard whatever the Spec's streams are."""
 
 SUCCESS, FAILURE, ERROR = (
     TransitionCallbackReturn.SUCCESS,
@@ -239,7 +238,7 @@ class PolicyNode(LifecycleNode):
         try:
             ours()
         except DiwaError as error:
-            self.get_logger().error(" ".join(str(error).split()))
+            self.get_logger().error(one_line(error))
             return FAILURE
         except Exception:  # the edge: whatever it was, say it and leave the robot held
             self._active = False
@@ -306,7 +305,7 @@ class PolicyNode(LifecycleNode):
             if self.runner is not None:
                 self._check_robot(self.runner.spec)
         except (DiwaError, ValueError, RecursionError) as error:
-            self.get_logger().error(" ".join(str(error).split()))
+            self.get_logger().error(one_line(error))
             if self.runner is not None:
                 self.runner.fail(str(error))
                 self._conclude_if_ended()
@@ -507,9 +506,7 @@ def run(argv: Sequence[str]) -> None:
                 node.spin()
         finally:
             node.hold("the process ends")
-            end = time.monotonic() + GOODBYE_S
-            while time.monotonic() < end:
-                rclpy.spin_once(node, timeout_sec=0.01)
+            spin_until(node, lambda: False, GOODBYE_S, interruptible=False)
             node.cleanup()
             node.destroy_node()
 

@@ -27,6 +27,11 @@ def filled(message: Message, fields: Mapping[str, Any]) -> Message:
     return message
 
 
+def answered(response: Message, success: bool, text: str) -> Message:
+    """Fill the response of a std_srvs/Trigger; return it."""
+    return filled(response, {"success": success, "message": text})
+
+
 def command_of(message: Any, sequence: int | None) -> Command:
     """Turn an `EndEffectorDelta` into a command; `sequence` is its publisher's count, None where unknown."""
     translation, rotation, stamp = message.translation, message.rotation, message.header.stamp

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from diwa_runtime.errors import DiwaError
+from diwa_runtime.errors import DiwaError, one_line
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -21,13 +21,9 @@ def run_verb(verb: Callable[[Sequence[str]], object], argv: Sequence[str] | None
     try:
         verb(sys.argv[1:] if argv is None else argv)
     except DiwaError as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted{': ' if interrupt.args else ''}{_one_line(interrupt)}", file=sys.stderr)
+        print(f"interrupted{': ' if interrupt.args else ''}{one_line(interrupt)}", file=sys.stderr)
         return EXIT_INTERRUPTED
     return 0
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())

@@ -38,6 +38,11 @@ class StorageError(DiwaError):
     """The disk refused a write; nothing half-written is left behind."""
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an error says, on one line; "" for one that says nothing."""
+    return " ".join(str(error).split())
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant: ``"; did you mean 'seed'?"``, or ``""``."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from diwa_runtime.events import NO_SEED, EventKind
 from diwa_runtime.images import JPEG_QUALITY, encode_jpeg
+from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import SCENE_NAMES, ActionScale
 from diwa_runtime.streams import NANOSECONDS
 
@@ -25,7 +26,6 @@ SCENE_STATE = ("scene/state", "diwa_msgs/msg/SceneState")
 BASE_FRAME = "base"
 JOINT_NAMES = tuple(f"panda_joint{number}" for number in range(1, 8))
 FINGER_NAMES = ("panda_finger_joint1", "panda_finger_joint2")
-MODE_MOVING = 1
 
 
 class RobotSnapshot(Protocol):
@@ -69,7 +69,7 @@ def robot_state(
     snapshot: RobotSnapshot,
     stamp_ns: int,
     scale: ActionScale,
-    mode: int = MODE_MOVING,
+    mode: int = RobotMode.MOVING,
     answered_ns: int = 0,
 ) -> Fields:
     """Return the fields of diwa_msgs/msg/RobotState.
@@ -120,6 +120,24 @@ def compressed_image(image: NDArray[np.uint8], stamp_ns: int, camera: str, quali
     """Return the fields of sensor_msgs/msg/CompressedImage: a JPEG of an RGB image (H, W, 3)."""
     data = np.frombuffer(encode_jpeg(image, quality), np.uint8)
     return {"header": header(stamp_ns, f"camera_{camera}"), "format": "jpeg", "data": data}
+
+
+def end_effector_delta(motion: NDArray[np.floating], gripper: float, stamp_ns: int, source: str) -> Fields:
+    """Return the fields of diwa_msgs/msg/EndEffectorDelta.
+
+    Args:
+        motion: translation 3 (m) and rotation 3 (rad).
+        gripper: > 0 opens.
+        stamp_ns: of the observation that it answers.
+        source: who commands.
+    """
+    return {
+        "header": header(stamp_ns),
+        "translation": _vector(motion[:3]),
+        "rotation": _vector(motion[3:]),
+        "gripper": gripper,
+        "source": source,
+    }
 
 
 def episode_event(kind: EventKind, stamp_ns: int, task: str | None = None, seed: int | None = None) -> Fields:

@@ -25,7 +25,7 @@ from std_srvs.srv import Trigger
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState
 from diwa_ros.diagnostics import diagnostic
-from diwa_ros.messages import command_of, filled
+from diwa_ros.messages import answered, command_of, filled
 from diwa_ros.parameters import Parameter, declared
 from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import events
@@ -143,32 +143,32 @@ class SimulatorNode(Node):
     def on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Latch a stop."""
         self._table.stop()
-        return _answer(response, True, "stopped until robot/release is called")
+        return answered(response, True, "stopped until robot/release is called")
 
     def on_release(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Let go of a stop."""
         released = self._table.release()
-        return _answer(response, released, "released" if released else "nothing was stopped")
+        return answered(response, released, "released" if released else "nothing was stopped")
 
     def on_recover(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """End a fault with a fresh episode."""
         if self._table.mode is not RobotMode.FAULT:
-            return _answer(response, False, "there is no fault")
+            return answered(response, False, "there is no fault")
         self._publish_event(EventKind.DISCARD)
         self._seed += 1
         first = self._table.recover(self._seed)
         assert first is not None, "a fault must be recoverable"
         self._publish_start(first)
-        return _answer(response, True, f"recovered; a new episode with seed {self._seed} began")
+        return answered(response, True, f"recovered; a new episode with seed {self._seed} began")
 
     def on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """End the episode and begin the next."""
         if self._table.mode is RobotMode.FAULT:
-            return _answer(response, False, f"{self._table.fault}; call robot/recover")
+            return answered(response, False, f"{self._table.fault}; call robot/recover")
         self._publish_event(EventKind.END)
         self._seed += 1
         self._publish_start(self._table.reset(self._seed))
-        return _answer(response, True, f"a new episode with seed {self._seed} began")
+        return answered(response, True, f"a new episode with seed {self._seed} began")
 
     def on_diagnostics(self) -> None:
         """Say how fast the table runs, who commands and what was refused."""
@@ -255,11 +255,6 @@ def declare_settings(node: Node) -> Settings:
     values = declared(node, PARAMETERS)
     clock = "whether the simulated time is published on /clock; by default when rate_factor is not 1"
     return Settings(**values, **declared(node, {"publish_clock": Parameter(values["rate_factor"] != 1.0, clock)}))
-
-
-def _answer(response: Trigger.Response, success: bool, text: str) -> Trigger.Response:
-    response.success, response.message = success, text
-    return response
 
 
 def run(argv: Sequence[str]) -> None:

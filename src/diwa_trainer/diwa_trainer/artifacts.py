@@ -18,7 +18,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from diwa_runtime.config import config_from, to_plain
-from diwa_runtime.errors import InputError
+from diwa_runtime.errors import InputError, one_line
 from diwa_runtime.files import sha256_of, written_whole
 from diwa_runtime.spec import Spec
 
@@ -60,7 +60,7 @@ class Artifact:
             module = build()
             module.load_state_dict(self.weights)
         except (RuntimeError, TypeError, ValueError, MemoryError) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)[:200] or type(error).__name__
             raise InputError(f"{self.path}: config and weights make no network ({reason})") from None
         return module.eval().requires_grad_(False)
 

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.spec import Spec
 from diwa_trainer.agents import Agent
 
@@ -53,7 +53,7 @@ def make_environment(
     try:
         return gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
     except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise ConfigError(f"environment {environment!r} cannot be made with {dict(kwargs)} ({reason})") from None
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
-from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.session import PolicySession
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.agents import Agent, AgentName, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
@@ -232,7 +232,7 @@ def _frame(environment: gymnasium.Env[Any, Any]) -> NDArray[np.uint8]:
     try:
         frame = environment.render()
     except Exception as error:  # OpenGL's bindings raise errors of many unrelated types
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error) or type(error).__name__
         raise InputError(f"no video can be drawn here ({reason[:200]}); set MUJOCO_GL or use --videos 0") from error
     if not isinstance(frame, np.ndarray):
         raise InputError(f"render() returned a {type(frame).__name__}, expected an image; use --videos 0")

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import lz4.frame  # type: ignore[import-untyped]
 
-from diwa_runtime.errors import InputError
+from diwa_runtime.errors import InputError, one_line
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -131,7 +131,9 @@ class McapFile:
             try:
                 yield from self._chunk(body) if code == _CHUNK else self._record(code, body)
             except (StructError, ValueError, KeyError, RuntimeError, zstd.ZstdError) as error:
-                self._damage(f"{length + _RECORD.size:,} bytes at offset {start:,} are damaged ({_one_line(error)})")
+                self._damage(
+                    f"{length + _RECORD.size:,} bytes at offset {start:,} are damaged ({one_line(error)[:120]})"
+                )
 
     def _chunk(self, body: memoryview) -> Iterator[Message]:
         *_, unpacked_size, checksum = _CHUNK_HEAD.unpack_from(body)
@@ -230,7 +232,3 @@ def _string(body: memoryview, at: int) -> tuple[str, int]:
     if end > len(body):
         raise ValueError(f"a text of {length} bytes does not fit its record")
     return str(body[at + 4 : end], "utf-8"), end
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.errors import InputError, StorageError
+from diwa_runtime.errors import InputError, StorageError, one_line
 
 # What numpy's header parser may raise on hostile bytes: it runs Python's tokenizer and `ast.literal_eval`.
 _BAD_HEADER = (
@@ -83,7 +83,9 @@ def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except _BAD_HEADER as error:
-        raise InputError(f"{path}: not a .npy file that this DiWA reads ({_one_line(error)}); ingest again") from None
+        raise InputError(
+            f"{path}: not a .npy file that this DiWA reads ({one_line(error)[:120]}); ingest again"
+        ) from None
     if (found_shape, found_dtype, fortran_order) != (shape, dtype, False):
         raise InputError(f"{path}: holds {found_dtype} {found_shape}, expected {dtype} {shape}; ingest again")
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -92,7 +94,3 @@ def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
     if not wanted:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:120]

@@ -14,7 +14,7 @@ from diwa_runtime import events
 from diwa_runtime.assembler import selection_of
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec, StreamSpec
-from diwa_runtime.streams import stamp_of, streams_of
+from diwa_runtime.streams import nanoseconds_of, stamp_of, streams_of
 from diwa_trainer.bags import Bag, Read, reader_of
 from diwa_trainer.marks import WHOLE_BAG, Cuts, Event, cut
 from diwa_trainer.mcap import Message
@@ -142,8 +142,7 @@ def decoded(bag: Bag, topics: TopicNames, skip_damaged: bool) -> Iterator[tuple[
 
 
 def _event(message: Any) -> Event:
-    stamp = message.header.stamp
-    return Event(stamp.sec * 1_000_000_000 + stamp.nanosec, int(message.kind), str(message.task), int(message.seed))
+    return Event(nanoseconds_of(message.header.stamp), int(message.kind), str(message.task), int(message.seed))
 
 
 def _check_topics(topics: TopicNames, wanted: Sequence[StreamSpec]) -> None:

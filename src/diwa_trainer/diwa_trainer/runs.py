@@ -34,7 +34,7 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from diwa_runtime.config import to_plain, to_yaml
-from diwa_runtime.errors import ConfigError, InputError, StorageError
+from diwa_runtime.errors import ConfigError, InputError, StorageError, one_line
 from diwa_runtime.files import remove_orphans, written_whole
 from diwa_trainer.event_file import EventFile
 
@@ -201,7 +201,7 @@ class Run:
             self._seconds_before = float(rest["seconds"])
             self._cut_metrics(int(rest["metrics_bytes"]))
         except _UNREADABLE as error:
-            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            reason = one_line(error)[:120] or type(error).__name__
             raise InputError(f"{folder}: cannot be resumed from ({reason}); delete that folder to start over") from None
         print(f"[{self.folder.name}] goes on at step {state.step}", flush=True)
         return True
@@ -242,7 +242,7 @@ class Run:
             before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
             inputs = dict(json.loads((self.folder / INPUTS).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise InputError(f"{path}: cannot be read ({reason}); delete {self.folder} to start over") from None
         now = _flat(to_plain(self.config))
         for name in dict.fromkeys([*now, *before]):
