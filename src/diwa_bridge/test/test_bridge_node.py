@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,11 @@ pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from robot_rig import FROZEN_S, START_S, Simulator, rest_after_s, simulator  # noqa: E402
+from ros_rig import DOMAIN, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
 
 from diwa_bridge.arm import Arm, ArmLostError, Condition  # noqa: E402
 from diwa_bridge.node import BridgeNode  # noqa: E402
@@ -37,51 +35,46 @@ from diwa_runtime.streams import NANOSECONDS  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.franka]
 DRILLS = int(os.environ.get("DIWA_DRILLS", "1"))
-DOMAIN = 110 + os.getpid() % 90
 COMMANDER = """
 import rclpy
 from rclpy.node import Node
 from diwa_msgs.msg import EndEffectorDelta, RobotState
 rclpy.init()
 node = Node("commander")
-commands, count = node.create_publisher(EndEffectorDelta, "robot/command", 10), 0
+commands, step = node.create_publisher(EndEffectorDelta, "robot/command", 10), 0.004
 def answer(state):
-    global count
-    count += 1
+    global step
+    if abs(state.tcp_pose.position.y) > 0.05:  # to and fro about the middle, however often it is started
+        step = -0.004 if state.tcp_pose.position.y > 0 else 0.004
     command = EndEffectorDelta(source="policy", gripper=1.0)
     command.header.stamp = state.header.stamp
-    command.translation.y = 0.004 if count // 30 % 2 else -0.004
+    command.translation.y = step
     commands.publish(command)
 node.create_subscription(RobotState, "robot/state", answer, 10)
 rclpy.spin(node)
 """
 
 
-class NodeRig:
-    """The bridge's node, a peer, and one executor that the test turns."""
+class NodeRig(RosRig):
+    """The bridge's node and a peer."""
 
     def __init__(self, hostname: str, **parameters: Any) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
-        parameters = {"hostname": hostname, "frozen_after_s": FROZEN_S, "gripper": False, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.node = self._connected(overrides)
-        self.peer = Node("peer", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.executor.add_node(self.peer)
+        super().__init__()
+        self.node = self.add(
+            self._connected({"hostname": hostname, "frozen_after_s": FROZEN_S, "gripper": False, **parameters})
+        )
         self.states: list[RobotState] = []
         self.peer.create_subscription(RobotState, "robot/state", self._on_state, 100)
         self.commands = self.peer.create_publisher(EndEffectorDelta, "robot/command", 10)
         self.x = 0.0
         self.spin_until(lambda: len(self.states) > 2 and self.commands.get_subscription_count() > 0)
 
-    def _connected(self, overrides: list[Parameter]) -> BridgeNode:
+    def _connected(self, parameters: dict[str, Any]) -> BridgeNode:
         """A simulator that has only just started may refuse for a moment."""
         end = time.monotonic() + START_S
         while True:
             try:
-                return BridgeNode(context=self.context, parameter_overrides=overrides)
+                return BridgeNode(**self.options(**parameters))
             except ArmLostError:
                 if time.monotonic() > end:
                     raise
@@ -102,22 +95,12 @@ class NodeRig:
     def mode(self) -> RobotMode:
         return RobotMode(self.states[-1].mode)
 
-    def spin_until(self, reached: Callable[[], object]) -> None:
-        end = time.monotonic() + START_S
-        while not reached():
-            assert time.monotonic() < end, f"never; {self.node.bridge.mode.name} {self.node.bridge.fault}"
-            self.executor.spin_once(timeout_sec=0.05)
+    def why(self) -> str:
+        return f"({self.node.bridge.mode.name} {self.node.bridge.fault})"
 
     def states_more(self, count: int) -> None:
         until = len(self.states) + count
         self.spin_until(lambda: len(self.states) >= until)
-
-    def call(self, name: str) -> Trigger.Response:
-        client = self.peer.create_client(Trigger, name)
-        self.spin_until(client.service_is_ready)
-        answer = client.call_async(Trigger.Request())
-        self.spin_until(answer.done)
-        return answer.result()
 
     def way(self, since: int) -> tuple[np.ndarray, np.ndarray]:
         """Times (N,), s, and positions (N, 3), m, of the states since the one numbered so."""
@@ -127,10 +110,7 @@ class NodeRig:
 
     def close(self) -> None:
         self.node.close()
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.peer.destroy_node()
-        rclpy.shutdown(context=self.context)
+        super().close()
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +205,7 @@ def drill_frozen_policies(rig: NodeRig) -> None:
         try:
             rig.spin_until(lambda: rig.mode is RobotMode.MOVING)
             rig.states_more(40)
+            rig.spin_until(lambda: abs(rig.states[-1].tcp_pose.position.y) < 0.02)  # in full swing
             policy.send_signal(signal.SIGSTOP)
             since = len(rig.states) - 1
             rig.spin_until(lambda: rig.mode is RobotMode.IDLE)

@@ -19,9 +19,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("sensor_msgs.msg", reason="needs ROS's messages (make test)")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.node import Node  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
+from ros_rig import DOMAIN, TIMEOUT_S, RosRig, rigs  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage  # noqa: E402
 
 from diwa_bridge.camera_node import CameraNode, camera_info  # noqa: E402
@@ -35,8 +33,6 @@ from diwa_runtime.streams import nanoseconds_of  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
-TIMEOUT_S = 60.0
-DOMAIN = 214
 FORMAT = Format(64, 48, 60)
 GREY = (200, 100, 50)
 IMAGE, INFO = "camera/{}/image/compressed", "camera/{}/camera_info"
@@ -64,54 +60,27 @@ def parameters_of(**sources: str) -> dict[str, Any]:
     return values
 
 
-class Rig:
-    """A camera node, a listener beside it, and one executor that the test turns."""
+class Rig(RosRig):
+    """A camera node and a listener beside it."""
 
     def __init__(self, **parameters: Any) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
-        self.peer = Node("listener", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.peer)
-        self.node: Any = None
-        if parameters:
-            overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-            self.node = CameraNode(context=self.context, parameter_overrides=overrides)
-            self.executor.add_node(self.node)
+        super().__init__("listener")
+        self.node: Any = self.add(CameraNode(**self.options(**parameters))) if parameters else None
 
-    def listen(self, kind: Any, topic: str) -> list[Any]:
-        received: list[Any] = []
-        self.peer.create_subscription(kind, topic, received.append, 100)
+    def listen(self, kind: Any, topic: str, qos: Any = 100) -> list[Any]:
+        received = super().listen(kind, topic, qos)
         self.spin_until(lambda: self.peer.count_publishers(topic) > 0)
         return received
-
-    def spin_until(self, reached: Callable[[], object]) -> None:
-        end = time.monotonic() + TIMEOUT_S
-        while not reached():
-            assert time.monotonic() < end, "what the test waits for did not come"
-            self.executor.spin_once(timeout_sec=0.05)
 
     def close(self) -> None:
         if self.node is not None:
             self.node.close()
-        self.executor.shutdown()
-        if self.node is not None:
-            self.node.destroy_node()
-        self.peer.destroy_node()
-        rclpy.shutdown(context=self.context)
+        super().close()
 
 
 @pytest.fixture
 def make_rig() -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def make(**parameters: Any) -> Rig:
-        rigs.append(Rig(**parameters))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
+    yield from rigs(Rig)
 
 
 def stamps_of(messages: list[Any]) -> list[int]:

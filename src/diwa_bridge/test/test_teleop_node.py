@@ -7,8 +7,7 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,9 @@ rclpy = pytest.importorskip("rclpy")
 node_module = pytest.importorskip("diwa_sim.node", reason="needs the simulator as a robot")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
+from ros_rig import DOMAIN, TIMEOUT_S, RosRig  # noqa: E402
 
 from diwa_bridge.teleop_node import NODE, PARAMETERS, TeleopNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState  # noqa: E402
@@ -35,72 +32,37 @@ from diwa_runtime.streams import NANOSECONDS, nanoseconds_of  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
-TIMEOUT_S = 60.0
-DOMAIN = 215
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AXIS, BUTTON, HOLD, STICK, GRIPPER, STOP, START = 2, 1, 4, 1, 0, 1, 7
 FORWARD = -32767
 PROGRAM = "from diwa_bridge.teleop_node import main; main()"
 
 
-class Rig:
-    """A simulator as robot, the node under test, a listener, and one executor that the test turns."""
+class Rig(RosRig):
+    """A simulator as robot, the node under test, and a listener."""
 
     def __init__(self) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.simulator = node_module.SimulatorNode(**self._options(task="", rate_factor=4.0))
-        self.listener = Node("listener", context=self.context)
-        self.nodes: list[Any] = [self.simulator, self.listener]
+        super().__init__("listener")
+        self.simulator = self.add(node_module.SimulatorNode(**self.options(task="", rate_factor=4.0)))
         self.states = self.listen(RobotState, "robot/state", 1000)
         self.commands = self.listen(EndEffectorDelta, "robot/command", 1000)
         self.events = self.listen(EpisodeEvent, "episode/event", LATCHED)
-        for node in self.nodes:
-            self.executor.add_node(node)
 
     def teleop(self, **parameters: Any) -> TeleopNode:
-        node = TeleopNode(**self._options(**parameters))
-        self.nodes.append(node)
-        self.executor.add_node(node)
+        node: TeleopNode = self.add(TeleopNode(**self.options(**parameters)))
         self.spin_until(lambda: node.count_publishers("robot/state") and node.count_subscribers("robot/command") > 1)
         return node
-
-    def listen(self, kind: Any, topic: str, qos: Any) -> list[Any]:
-        received: list[Any] = []
-        self.listener.create_subscription(kind, topic, received.append, qos)
-        return received
-
-    def spin_until(self, reached: Callable[[], object]) -> None:
-        end = time.monotonic() + TIMEOUT_S
-        while not reached():
-            assert time.monotonic() < end, "what the test waits for did not come"
-            self.executor.spin_once(timeout_sec=0.05)
 
     def more_states(self, count: int = 15) -> None:
         seen = len(self.states)
         self.spin_until(lambda: len(self.states) >= seen + count)
-
-    def call(self, name: str) -> Any:
-        client = self.listener.create_client(Trigger, name)
-        self.spin_until(client.service_is_ready)
-        future = client.call_async(Trigger.Request())
-        self.spin_until(future.done)
-        return future.result()
 
     def kinds(self) -> list[int]:
         return [event.kind for event in self.events]
 
     def close(self) -> None:
         self.simulator.close()
-        self.executor.shutdown()
-        for node in self.nodes:
-            node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-    def _options(self, **parameters: Any) -> dict[str, Any]:
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        return {"context": self.context, "parameter_overrides": overrides}
+        super().close()
 
 
 @pytest.fixture

@@ -14,13 +14,6 @@ def make_rig() -> Iterator[Callable[..., Any]]:
     pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
     pytest.importorskip("rclpy")
     from policy_rig import Rig
+    from ros_rig import rigs
 
-    rigs: list[Rig] = []
-
-    def make(*arguments: Any, **parameters: Any) -> Rig:
-        rigs.append(Rig(*arguments, **parameters))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
+    yield from rigs(Rig)

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_rig import DOMAIN, RosRig
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
 
@@ -35,8 +33,6 @@ from diwa_runtime.spec import CameraSpec, Spec
 from diwa_runtime.streams import NANOSECONDS
 from diwa_runtime.toy_bundle import ToyWeights, feature_count, toy_graphs, toy_manifest
 
-TIMEOUT_S = 60.0
-DOMAIN = 1 + os.getpid() % 100
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 STATE = Spec()
 VISION = Spec(mode="vision", cameras=(CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16)))
@@ -165,15 +161,11 @@ class FakeRobot(Node):
         return image
 
 
-class Rig:
-    """One context and executor; the policy node, a client beside it, and whatever robot the test adds."""
+class Rig(RosRig):
+    """The policy node, a client beside it, and whatever robot the test adds."""
 
     def __init__(self, skills: Path | None, domain: int = DOMAIN, **parameters: Any) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=domain)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.nodes: list[Node] = []
-        self.peer = self.add(Node("peer", context=self.context))
+        super().__init__(domain=domain)
         self.statuses: list[PolicyStatus] = []
         self.diagnostics: list[Any] = []
         self.peer.create_subscription(PolicyStatus, "policy/status", self.statuses.append, 100)
@@ -185,22 +177,10 @@ class Rig:
         self.policy: PolicyNode | None = None
         if skills is not None:
             given = {"skills": [str(skills)], "log_folder": "", **parameters}
-            overrides = [Parameter(name, value=value) for name, value in given.items()]
-            self.policy = self.add(PolicyNode(context=self.context, parameter_overrides=overrides))
-
-    def add(self, node: Any) -> Any:
-        self.nodes.append(node)
-        self.executor.add_node(node)
-        return node
+            self.policy = self.add(PolicyNode(**self.options(**given)))
 
     def robot(self, spec: Spec = STATE) -> FakeRobot:
         return self.add(FakeRobot(spec, context=self.context))
-
-    def spin_until(self, reached: Callable[[], bool]) -> None:
-        end = time.monotonic() + TIMEOUT_S
-        while not reached():
-            assert time.monotonic() < end, "what the test waits for did not come"
-            self.executor.spin_once(timeout_sec=0.02)
 
     def bring_up(self) -> PolicyNode:
         """Configure and activate as soon as the robot is there."""
@@ -238,7 +218,4 @@ class Rig:
             self.policy.hold("the test is over")
             self.spin_until(lambda: not self.policy.concluding)
             self.policy.cleanup()
-        self.executor.shutdown()
-        for node in self.nodes:
-            node.destroy_node()
-        rclpy.shutdown(context=self.context)
+        super().close()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,13 +16,11 @@ pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
+from ros_rig import DOMAIN, TIMEOUT_S, RosRig, rigs  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
-from std_srvs.srv import Trigger  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState  # noqa: E402
 from diwa_ros.messages import command_of, filled  # noqa: E402
@@ -37,70 +34,37 @@ from diwa_sim.node import SimulatorNode  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
-TIMEOUT_S = 60.0
-DOMAIN = 1 + os.getpid() % 100
-"""A domain of its own: two test runs on one machine must not hear each other."""
 STAMP_NS = 1_234_567_890_123_456_789
 
 
-class Rig:
-    """A simulator node, a commander beside it, and one executor that the test turns."""
+class Rig(RosRig):
+    """A simulator node and a commander beside it."""
 
     def __init__(self, **parameters: Any) -> None:
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
-        overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.node = SimulatorNode(context=self.context, parameter_overrides=overrides)
-        self.peer = Node("commander", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
-        self.executor.add_node(self.peer)
+        super().__init__("commander")
+        self.node = self.add(SimulatorNode(**self.options(**parameters)))
         self.received: dict[str, list[Any]] = {}
         self.commands = self.peer.create_publisher(EndEffectorDelta, "robot/command", 10)
 
-    def listen(self, kind: Any, topic: str) -> list[Any]:
-        received = self.received.setdefault(topic, [])
-        self.peer.create_subscription(kind, topic, received.append, 100)
+    def listen(self, kind: Any, topic: str, qos: Any = 100) -> list[Any]:
+        if topic not in self.received:
+            self.received[topic] = super().listen(kind, topic, qos)
         self.spin_until(lambda: self.peer.count_publishers(topic) > 0)
-        return received
-
-    def spin_until(self, reached: Callable[[], bool]) -> None:
-        end = time.monotonic() + TIMEOUT_S
-        while not reached():
-            assert time.monotonic() < end, "what the test waits for did not come"
-            self.executor.spin_once(timeout_sec=0.05)
+        return self.received[topic]
 
     def command(self, source: str = "policy", x: float = 0.01) -> None:
         message = EndEffectorDelta(source=source, gripper=-1.0)
         message.translation.x = x
         self.commands.publish(message)
 
-    def call(self, name: str) -> Any:
-        client = self.peer.create_client(Trigger, name)
-        self.spin_until(client.service_is_ready)
-        future = client.call_async(Trigger.Request())
-        self.spin_until(future.done)
-        return future.result()
-
     def close(self) -> None:
         self.node.close()
-        self.executor.shutdown()
-        self.node.destroy_node()
-        self.peer.destroy_node()
-        rclpy.shutdown(context=self.context)
+        super().close()
 
 
 @pytest.fixture
 def make_rig() -> Iterator[Callable[..., Rig]]:
-    rigs: list[Rig] = []
-
-    def make(**parameters: Any) -> Rig:
-        rigs.append(Rig(**parameters))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
+    yield from rigs(Rig)
 
 
 @pytest.mark.parametrize(
