@@ -22,6 +22,6 @@ setup(
     zip_safe=False,
     maintainer="The DiWA authors",
     maintainer_email="diwa@example.org",
-    description="The Franka arm as ROS 2 topics: so far its safety core.",
+    description="A Franka arm, its hand and its cameras as ROS 2 topics, and tele-operation.",
     license="Apache-2.0",
 )

@@ -88,7 +88,7 @@ class Rig:
     """A bridge to a simulated arm, polled like the node polls it, and paced by the robot's clock."""
 
     def __init__(self, hostname: str, gripper: bool = False, speed: float = 0.1) -> None:
-        """Connect; a simulator that has only just started may refuse for a moment."""
+        """Connect."""
         self.arm = Arm(hostname, speed)
         self.bridge = Bridge(
             self.arm,
@@ -99,15 +99,7 @@ class Rig:
             frozen_after_s=FROZEN_S,
         )
         self.snapshots: list[BridgeSnapshot] = []
-        end = time.monotonic() + START_S
-        while True:
-            try:
-                self.bridge.start()
-                return
-            except ArmError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
+        self.bridge.start()
 
     def close(self) -> None:
         """Let go of the arm."""

@@ -39,6 +39,7 @@ class DutifulArm:
     broken: Exception | None = None
     recovers: bool = True
     frozen: bool = False
+    settled: bool = False
     connected: int = 0
     sent: list[np.ndarray] = field(default_factory=list)
     _twist: np.ndarray = field(default_factory=lambda: np.zeros(6))
@@ -73,7 +74,9 @@ class DutifulArm:
         self._twist, self._until_ns = twist.copy(), self.now_ns + 100 * MS
 
     def settle(self) -> None:
-        pass
+        """Let the motion run out."""
+        assert not self.sent[-1].any(), "told to stand before it is waited for"
+        self.settled = True
 
     def recover(self) -> None:
         if not self.recovers:
@@ -172,6 +175,13 @@ def test_it_moves_only_while_commanded(rig: Rig) -> None:
     sent = len(rig.arm.sent)
     rig.tick(100)
     assert len(rig.arm.sent) == sent, "an arm at rest is left alone"
+
+
+def test_it_is_at_rest_before_it_is_let_go_of(rig: Rig) -> None:
+    rig.drive(10)
+    assert rig.arm.sent[-1].any()
+    rig.bridge.close()
+    assert rig.arm.settled
 
 
 def test_f01_what_is_not_finite_is_refused_and_nothing_is_sent(rig: Rig) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from robot_rig import FROZEN_S, START_S, Simulator, rest_after_s, simulator  # n
 from ros_rig import DOMAIN, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from diwa_bridge.arm import Arm, ArmLostError, Condition  # noqa: E402
+from diwa_bridge.arm import Arm, Condition  # noqa: E402
 from diwa_bridge.node import BridgeNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, RobotState  # noqa: E402
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode  # noqa: E402
@@ -60,25 +59,13 @@ class NodeRig(RosRig):
 
     def __init__(self, hostname: str, **parameters: Any) -> None:
         super().__init__()
-        self.node = self.add(
-            self._connected({"hostname": hostname, "frozen_after_s": FROZEN_S, "gripper": False, **parameters})
-        )
+        parameters = {"hostname": hostname, "frozen_after_s": FROZEN_S, "gripper": False, **parameters}
+        self.node = self.add(BridgeNode(**self.options(**parameters)))
         self.states: list[RobotState] = []
         self.peer.create_subscription(RobotState, "robot/state", self._on_state, 100)
         self.commands = self.peer.create_publisher(EndEffectorDelta, "robot/command", 10)
         self.x = 0.0
         self.spin_until(lambda: len(self.states) > 2 and self.commands.get_subscription_count() > 0)
-
-    def _connected(self, parameters: dict[str, Any]) -> BridgeNode:
-        """A simulator that has only just started may refuse for a moment."""
-        end = time.monotonic() + START_S
-        while True:
-            try:
-                return BridgeNode(**self.options(**parameters))
-            except ArmLostError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
 
     def _on_state(self, state: RobotState) -> None:
         self.states.append(state)
@@ -175,19 +162,19 @@ def test_f01_f19_what_is_refused_is_said(rig: NodeRig) -> None:
     rig.spin_until(lambda: any("'teleop' may not command while 'policy' does" in status.message for status in heard))
 
 
-def test_told_to_stop_it_brings_the_arm_to_rest_and_says_goodbye(robot: Simulator, rig: NodeRig) -> None:
-    rig.x = 0.003
-    rig.spin_until(lambda: rig.mode is RobotMode.MOVING)
-    rig.states_more(10)
-    rig.node.close()  # what SIGTERM leads to
-    arm = Arm(robot.hostname, 0.1)
-    arm.connect()
-    state = arm.read()
-    try:
+def test_told_to_stop_it_brings_the_arm_to_rest_and_says_goodbye() -> None:
+    with simulator("franka-sim", "127.0.0.34") as running:
+        rig = NodeRig(running.hostname)
+        rig.x = 0.003
+        rig.spin_until(lambda: rig.mode is RobotMode.MOVING)
+        rig.states_more(10)
+        rig.close()  # what SIGTERM leads to
+        arm = Arm(running.hostname, 0.1)
+        arm.connect()
+        state = arm.read()
+        arm.close()
         assert state.condition is Condition.READY, state.errors
         assert not state.errors
-    finally:
-        arm.close()
 
 
 def test_f21_a_frozen_policy_leaves_the_arm_at_rest() -> None:

@@ -6,6 +6,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +21,9 @@ pytest.importorskip("franky", reason="needs franky-control")
 
 from robot_rig import Rig, Simulator, rest_after_s, simulator
 
+from diwa_bridge import gripper as gripper_module
 from diwa_bridge.arm import Arm, ArmLostError
+from diwa_bridge.gripper import Gripper
 from diwa_runtime.actions import motion_units
 from diwa_runtime.geometry import quaternion_to_euler, wrapped
 from diwa_runtime.robot import RobotMode
@@ -24,6 +31,7 @@ from diwa_runtime.spec import ActionScale
 
 pytestmark = pytest.mark.franka
 DRILLS = int(os.environ.get("DIWA_DRILLS", "1"))
+HAND_PORT = 1338
 FORTH = np.array([0.004, 0.0, 0.0, 0.0, 0.0, 0.0])
 
 
@@ -93,7 +101,7 @@ def test_the_gripper_closes_and_opens(arm_and_hand: Rig) -> None:
     assert gripper is not None
     rig.drive(lambda _: still, 3, gripper=1.0)
     # Not before the call has returned: this simulator forgets what comes after a call that is stopped.
-    rig.poll_until(lambda: gripper.width > 0.07 and gripper._running is None)
+    rig.poll_until(lambda: gripper.width > 0.07 and not gripper.moving)
     rig.drive(lambda _: still, 3, gripper=-1.0)
     rig.poll_until(lambda: gripper.width < 0.01)
     rig.robot_seconds(0.1)
@@ -114,6 +122,58 @@ def test_a_grasp_that_does_not_return_does_not_hold_up_the_end() -> None:
         rig.drive(lambda _: np.zeros(6), 2, gripper=-1.0)
         rig.poll_until(lambda: gripper.width < before - 0.001)
         rig.close()  # while it closes
+
+
+def test_a_hand_that_no_longer_answers_is_noticed_and_connected_anew(
+    arm_and_hand: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gripper_module, "SILENT_S", 0.5)
+    monkeypatch.setattr(gripper_module, "CLOSE_S", 0.1)
+    rig = arm_and_hand
+    gripper = rig.bridge._gripper
+    assert isinstance(gripper, Gripper)
+    rig.drive(lambda _: FORTH, 2)
+    assert gripper._process is not None
+    os.kill(gripper._process.pid, signal.SIGSTOP)  # as a call that does not return
+    rig.poll_until(lambda: rig.bridge.mode is RobotMode.FAULT)
+    assert "has not answered" in rig.bridge.fault
+    monkeypatch.undo()
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.IDLE, rig.bridge.fault
+
+
+def test_a_hand_that_never_answers_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gripper_module, "CONNECT_S", 4.0)
+    monkeypatch.setattr(gripper_module, "CLOSE_S", 0.1)
+    with socket.create_server(("127.0.0.26", HAND_PORT)):  # takes the connection, and that is all
+        gripper = Gripper("127.0.0.26")
+        gripper.connect()
+    assert "gripper of 127.0.0.26: it has not answered" in gripper.fault
+    assert gripper._process is None
+
+
+def test_the_hands_process_ends_with_its_bridge(functional: Simulator) -> None:
+    code = (
+        "import sys, time; from diwa_bridge.gripper import Gripper\n"
+        "gripper = Gripper(sys.argv[1]); gripper.connect()\n"
+        "print(gripper.fault or gripper._process.pid, flush=True); time.sleep(60)"
+    )
+    bridge = subprocess.Popen(
+        [sys.executable, "-c", code, functional.hostname],
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert bridge.stdout is not None
+    hand = Path("/proc") / bridge.stdout.readline().strip() / "cmdline"
+    assert b"diwa_bridge.hand" in hand.read_bytes()
+    bridge.kill()
+    bridge.wait()
+    bridge.stdout.close()
+    end = time.monotonic() + 20
+    while hand.exists() and hand.read_bytes():  # without a command line it is gone but not yet waited for
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_f06_no_stream_of_commands_breaks_a_limit_of_the_arm(strict_arm: Rig) -> None:
@@ -175,8 +235,6 @@ def test_a_cut_network_is_noticed_and_connected_anew() -> None:
                 assert rig.bridge.mode is RobotMode.FAULT, "nobody is there"
                 running.start()
                 rig.recover()
-                if rig.bridge.mode is RobotMode.FAULT:  # it listens a moment later than it says
-                    rig.recover()
                 assert rig.bridge.mode is RobotMode.IDLE, rig.bridge.fault
                 rig.drive(lambda _: FORTH * -0.3, 5)
                 assert rig.bridge.mode is RobotMode.MOVING
@@ -191,11 +249,6 @@ def test_nobody_there_is_one_line() -> None:
 
 def test_f21_a_frozen_bridge_leaves_the_arm_at_rest(tmp_path: Path) -> None:
     """SIGSTOP of the process that drives: what the arm does then only the arm can say."""
-    import signal
-    import subprocess
-    import sys
-    import time
-
     trace = tmp_path / "trace"
     with simulator("franka-sim", "127.0.0.24", trace) as running:
         for drill in range(DRILLS):

@@ -28,6 +28,9 @@ MIN_ROWS = 2
 BLOCK = 64
 """Rows that are decoded and written at a time."""
 
+ROUNDING = 1e-3
+"""By which an action may exceed 1 through units and float32 alone."""
+
 Report = Callable[[str], None]
 
 
@@ -189,6 +192,7 @@ class _Ingestion:
                 if len(rows) < MIN_ROWS:
                     drop(name, f"episode of fewer than {MIN_ROWS} rows")
                 else:
+                    _count_beyond(rows, name, drop)
                     yield Segment(rows, {**part, "seed": span.seed, "bag": name, "sha256": sha256})
 
     def _write_with_frames(self, bag: Bag, segments: Sequence[Segment]) -> None:
@@ -270,6 +274,13 @@ def _count_losses(assembly: Assembly, name: str, drop: Callable[[str, str, int],
         drop(name, "gap of up to 0.2 s: the row before it is held (rows kept)", assembly.held)
     if len(assembly.segments) > 1:
         drop(name, "gap of more than 0.2 s: the episode is split there (rows kept)", len(assembly.segments) - 1)
+
+
+def _count_beyond(rows: Rows, name: str, drop: Callable[[str, str, int], None]) -> None:
+    """Count rows that moved further than a command may, as an arm guided by hand does: no policy can follow them."""
+    beyond = int((np.abs(rows.action) > 1 + ROUNDING).any(axis=-1).sum())
+    if beyond:
+        drop(name, "row that moves further than an action of 1: guide more slowly (rows kept)", beyond)
 
 
 def _count_outside(recording: Recording) -> int:

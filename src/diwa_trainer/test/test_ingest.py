@@ -304,6 +304,17 @@ def test_a_short_gap_is_held_and_counted(tmp_path):
     assert [(item.reason[:23], item.count) for item in dataset.dropped] == [("gap of up to 0.2 s: the", 2)]
 
 
+def test_rows_that_no_policy_can_follow_are_kept_and_counted(tmp_path):
+    rows = random_rows(20, 9)
+    rows.accepted[5], rows.accepted[9] = [1, -1, 1, -1, 1, -1], [0, 0, 1.2, 0, 0, 0]
+    write_bag(tmp_path / "bag", with_episode(messages_of(rows)))
+    dataset = ingest([tmp_path / "bag"], tmp_path / "dataset", SPEC, report=quiet)
+    (dropped,) = dataset.dropped
+    assert dropped.count == 1
+    assert "further than an action of 1" in dropped.reason
+    np.testing.assert_allclose(dataset.rows(dataset.episodes[0])["action"][8, 2], 1.2, rtol=1e-6)
+
+
 def test_an_episode_with_nan_in_its_state_is_dropped_and_the_others_kept(tmp_path):
     second = 10**9
     broken = random_rows(10, 1)

@@ -2,7 +2,7 @@
 
 Its physics model is looked for on the network unless it is given one; `ASSETS` are franky-sim's. With `TRACE`, it
 writes what nobody else could say of an arm that its bridge has left: a line of its time (s) and its TCP (m) every few
-milliseconds; and, as the real arm does, it aborts a motion after twenty lost commands.
+milliseconds; and, as the real arm does, it aborts a motion after twenty lost commands. Says READY when it answers.
 """
 
 import os
@@ -26,6 +26,13 @@ def trace(simulation, path):
                 file.write(f"{now:.4f} {' '.join(f'{value:.6f}' for value in state['O_T_EE'][12:15])}\n")
 
 
+def say_when_it_answers(simulation):
+    """Its network is up before its physics run; who connects in between is cut off."""
+    while simulation.data is None or simulation.data.time == 0:
+        time.sleep(0.01)
+    print("READY", flush=True)
+
+
 hostname, assets, *traced = sys.argv[1:]
 with tempfile.TemporaryDirectory() as folder:
     model = Path(folder) / "fr3.xml"
@@ -40,5 +47,5 @@ with tempfile.TemporaryDirectory() as folder:
     )
     for path in traced:
         threading.Thread(target=trace, args=(server.physics_sim, path), daemon=True).start()
-    print("READY", flush=True)
+    threading.Thread(target=say_when_it_answers, args=(server.physics_sim,), daemon=True).start()
     server.start()

@@ -1,0 +1,50 @@
+"""Parameters as a table: what a file says reaches the node in the default's type, or is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy")
+
+from diwa_ros.parameters import Parameter, declared
+from diwa_ros.process import ros_process
+from diwa_runtime.errors import ConfigError
+
+pytestmark = pytest.mark.ros
+
+TABLE = {
+    "folders": Parameter([""], "some folders"),
+    "speed": Parameter(0.1, "how fast", 0.0, 1.0),
+    "count": Parameter(3, "how many", 1, 9),
+}
+
+
+def from_file(tmp_path: Path, text: str) -> dict[str, Any]:
+    import rclpy
+
+    path = tmp_path / "parameters.yaml"
+    path.write_text(f"table:\n  ros__parameters: {text}\n", encoding="utf-8")
+    with ros_process(args=["node", "--ros-args", "--params-file", str(path)]):
+        node = rclpy.create_node("table")
+        try:
+            return declared(node, TABLE)
+        finally:
+            node.destroy_node()
+
+
+def test_what_the_file_leaves_out_is_the_default(tmp_path: Path) -> None:
+    assert from_file(tmp_path, "{speed: 0.5}") == {"folders": [""], "speed": 0.5, "count": 3}
+
+
+def test_an_empty_list_is_a_list(tmp_path: Path) -> None:
+    assert from_file(tmp_path, "{folders: []}")["folders"] == []
+
+
+@pytest.mark.parametrize("text", ["{speed: 2.0}", "{count: 0}", "{speed: fast}", "{count: 2.5}"])
+def test_what_cannot_be_is_named_with_its_meaning(tmp_path: Path, text: str) -> None:
+    name = text[1:].partition(":")[0]
+    with pytest.raises(ConfigError, match=rf"table: parameter {name} \({TABLE[name].about}\)"):
+        from_file(tmp_path, text)
