@@ -23,14 +23,26 @@ def accept_action(action: NDArray[np.floating]) -> NDArray[np.float32]:
     Raises:
         ValueError: wrong size, or not finite. Finiteness comes first: NaN passes any clip.
     """
+    accepted = done_action(action)
+    return np.clip(accepted, -1.0, 1.0, out=accepted)
+
+
+def done_action(action: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Return what a robot says that it did (..., 7) as rows hold it: gripper exactly -1 or +1, motion as it is.
+
+    It may lie beyond 1: a hand guides an arm faster than commands may, and two commands can fall between two rows.
+
+    Raises:
+        ValueError: wrong size, or not finite.
+    """
     action = np.asarray(action)
     if action.shape[-1:] != (ACTION_SIZE,):
         raise ValueError(f"action has shape {action.shape}, expected (..., {ACTION_SIZE})")
     if not np.isfinite(action).all():
         raise ValueError(f"action is not finite: {action}")
-    accepted = np.clip(action, -1.0, 1.0).astype(np.float32)
-    accepted[..., GRIPPER] = np.where(action[..., GRIPPER] > 0, 1.0, -1.0)
-    return accepted
+    done = action.astype(np.float32)
+    done[..., GRIPPER] = np.where(action[..., GRIPPER] > 0, 1.0, -1.0)
+    return done
 
 
 def motion_of(action: NDArray[np.floating], scale: ActionScale) -> NDArray[np.float64]:

@@ -33,6 +33,9 @@ MAX_GAP_S = 0.2
 PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
 FORGET_AFTER = 256
+LARGEST = 1e9
+"""No quantity of a robot is as large; sums of smaller ones, in units of the action scale, are finite in float32."""
+UNUSABLE = "not finite (or beyond 1e9), or a quaternion that is not of unit length"
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,8 @@ class Assembler:
             return
         self._newest[index] = stamp
         self.advance(index, stamp)
-        if stream.field not in self._cameras and not np.isfinite(value).all():
-            self.faults.append(Fault(stream.topic, stamp, "not finite, or a quaternion that is not of unit length"))
+        if stream.field not in self._cameras and not (np.abs(value) < LARGEST).all():  # nan is no less than anything
+            self.faults.append(Fault(stream.topic, stamp, UNUSABLE))
             return
         if index == self.reference:
             self._pending.append((stamp, stamp - newest if newest >= 0 else 0))

@@ -24,7 +24,7 @@ def config_from(cls: type[Config], data: Mapping[str, Any], source: str) -> Conf
     Raises:
         ConfigError: as `load_config`.
     """
-    return build(cls, checked(cls, data, source))
+    return build(cls, checked(cls, data, source), source=source)
 
 
 def checked(cls: type, data: Any, source: str, prefix: str = "") -> dict[str, Any]:
@@ -46,11 +46,13 @@ def checked(cls: type, data: Any, source: str, prefix: str = "") -> dict[str, An
     return values
 
 
-def build(cls: type[Config], values: Mapping[str, Any], default: Any = None, prefix: str = "") -> Config:
+def build(
+    cls: type[Config], values: Mapping[str, Any], default: Any = None, prefix: str = "", source: str = ""
+) -> Config:
     """Make a `cls` of converted `values`, the rest from `default` or the fields' own defaults.
 
     Raises:
-        ConfigError: a field has neither a value nor a default.
+        ConfigError: a field has neither a value nor a default; names `source`, or, without one, the flag.
     """
     annotations = fields_of(cls)
     arguments: dict[str, Any] = {}
@@ -63,7 +65,9 @@ def build(cls: type[Config], values: Mapping[str, Any], default: Any = None, pre
         inner = dataclass_of(annotations[name])
         if inner is not None and isinstance(value, Mapping):
             nested_default = None if fallback is dataclasses.MISSING else fallback
-            value = build(inner, value, nested_default, f"{prefix}{name}.")
+            value = build(inner, value, nested_default, f"{prefix}{name}.", source)
+        if value is dataclasses.MISSING and source:
+            raise ConfigError(f"{source}: '{prefix}{name}' is missing")
         if value is dataclasses.MISSING:
             flag = f"--{prefix}{name}".replace("_", "-")
             raise ConfigError(f"setting '{prefix}{name}' is missing; give {flag} or set it in the --config file")
@@ -185,7 +189,7 @@ def _to_float(value: Any) -> float:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             number = float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             number = math.nan
         if not math.isnan(number):
             return number

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import BundleError
+from diwa_runtime.geometry import wrapped
 from diwa_runtime.images import THUMBNAIL_SIZE, thumbnail
-from diwa_runtime.spec import Spec
+from diwa_runtime.spec import Spec, is_angle
 
 FORMAT_VERSION = 2
 GRAPHS = ("filter.onnx", "policy.onnx", "reward.onnx")
@@ -24,7 +26,10 @@ GRAPH_LIMIT_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class FieldStatistics:
-    """What the training data showed of one observation field, feature by feature, in the Spec's units."""
+    """What the training data showed of one observation field, feature by feature, in the Spec's units.
+
+    Angles are on the turn that holds them together: a gripper that points down lies about pi, not from -pi to pi.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -32,9 +37,14 @@ class FieldStatistics:
     maximum: tuple[float, ...]
 
     @classmethod
-    def of(cls, rows: NDArray[Any]) -> FieldStatistics:
-        """Sum up rows (N, features)."""
-        rows = np.asarray(rows, dtype=np.float64)
+    def of(cls, rows: NDArray[Any], names: Sequence[str] = ()) -> FieldStatistics:
+        """Sum up rows (N, features); `names` tell which are angles."""
+        rows = np.array(rows, dtype=np.float64)
+        for column, name in enumerate(names):
+            if is_angle(name):
+                angles = rows[:, column]
+                middle = np.arctan2(np.sin(angles).mean(), np.cos(angles).mean())
+                rows[:, column] = middle + wrapped(angles - middle)
         return cls(*(tuple(map(float, sums(rows, axis=0))) for sums in (np.mean, np.std, np.min, np.max)))
 
 
@@ -242,9 +252,13 @@ def _count(data: Any, source: str, name: str, least: int = 1, most: int = 1 << 2
 
 
 def _number(data: Any, source: str, name: str) -> float:
-    if type(data) not in (int, float) or not abs(data) < float("inf"):
+    try:
+        number = float(data) if type(data) in (int, float) else math.inf
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise BundleError(f"{source}: '{name}' is {data!r}, expected a number")
-    return float(data)
+    return number
 
 
 def _numbers(data: Any, source: str, name: str, size: int) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import GRIPPER, HOLD_ACTION
+from diwa_runtime.actions import GRIPPER, HOLD_ACTION, accept_action
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.geometry import towards
 from diwa_runtime.session import Float, PolicySession
@@ -150,7 +150,7 @@ class OverlappedSession(PolicySession):
 
         The change of the next action is limited from there: one that was never sent, or not taken, moved nothing.
         """
-        self._from = self._accepted(executed_action)
+        self._from = accept_action(self._done(executed_action))
         return super()._executed(executed_action)
 
     def _next_action(self) -> Float:

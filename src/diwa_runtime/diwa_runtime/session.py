@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import HOLD_ACTION, accept_action
+from diwa_runtime.actions import HOLD_ACTION, accept_action, done_action
 from diwa_runtime.bundle import Bundle, observation_type
 from diwa_runtime.errors import BundleError, InputError
 from diwa_runtime.spec import Spec
@@ -164,13 +164,13 @@ class PolicySession:
         """Return the action (7,) that the filter is told of."""
         if self.state.steps == 0:
             return HOLD_ACTION
-        return self._accepted(executed_action)
+        return self._done(executed_action)
 
-    def _accepted(self, executed_action: NDArray[Any] | None) -> Float:
+    def _done(self, executed_action: NDArray[Any] | None) -> Float:
         if executed_action is None:
             return self.state.asked
         try:
-            return accept_action(executed_action)
+            return done_action(executed_action)
         except ValueError as error:
             raise InputError(f"executed {error}") from None
 

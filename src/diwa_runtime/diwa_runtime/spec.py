@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,21 +18,60 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.errors import InputError, SpecMismatchError, nearest
+from diwa_runtime.config_values import config_from
+from diwa_runtime.errors import ConfigError, InputError, SpecMismatchError, nearest
 
 SPEC_VERSION = 1
 
 Mode = Literal["state", "vision", "hybrid"]
 MODES: tuple[Mode, ...] = ("state", "vision", "hybrid")
+Timeline = Literal["sensor", "receipt"]
+TIMELINES: tuple[Timeline, ...] = ("sensor", "receipt")
+Alignment = Literal["nearest", "hold", "integrate"]
+ALIGNMENTS: tuple[Alignment, ...] = ("nearest", "hold", "integrate")
+
+TCP_POSITION = ("tcp_x", "tcp_y", "tcp_z")
+"""What every proprio begins with, m: actions move it, and runs are compared by it."""
+ROW_FIELDS = ("stamp", "proprio", "scene", "action")
+ANGLES = ("roll", "pitch", "yaw")
+"""How the names of Euler angles end, rad."""
 
 PROPRIO_NAMES = (
-    "tcp_x", "tcp_y", "tcp_z", "tcp_roll", "tcp_pitch", "tcp_yaw", "gripper_width",
+    *TCP_POSITION, "tcp_roll", "tcp_pitch", "tcp_yaw", "gripper_width",
     "joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "joint_7", "gripper_command",
 )  # fmt: skip
 SCENE_NAMES = (
     "slider", "drawer", "button", "switch", "bulb", "led",
     *(f"{block}_{axis}" for block in ("red", "blue", "pink") for axis in ("x", "y", "z", "roll", "pitch", "yaw")),
 )  # fmt: skip
+
+
+def is_angle(name: str) -> bool:
+    """Say whether a value of that name is an Euler angle: ``tcp_yaw``."""
+    return name.rpartition("_")[2] in ANGLES
+
+
+def _check_name(what: str, name: str) -> None:
+    """See that a name can be part of a topic's, a folder's and a file's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise InputError(f"Spec: {name!r} cannot name {what}; use letters, digits, '_', '-' and '.' only")
+
+
+def _check_choice(what: str, word: str, known: Sequence[str]) -> None:
+    if word not in known:
+        raise InputError(f"Spec: {what} is {word!r}, must be one of {', '.join(known)}{nearest(str(word), known)}")
+
+
+def _check_positive(what: str, **values: float) -> None:
+    for name, value in values.items():
+        if not (math.isfinite(value) and value > 0):
+            raise InputError(f"Spec: {name} of {what} must be positive, not {value}")
+
+
+def _check_unique(what: str, names: Sequence[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"Spec: {what} has {twice!r} twice")
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,9 @@ class ActionScale:
     translation_m: float = 0.02
     rotation_rad: float = 0.05
 
+    def __post_init__(self) -> None:
+        _check_positive("action_scale", translation_m=self.translation_m, rotation_rad=self.rotation_rad)
+
 
 @dataclass(frozen=True)
 class CameraSpec:
@@ -48,6 +92,12 @@ class CameraSpec:
     name: str
     height: int = 64
     width: int = 64
+
+    def __post_init__(self) -> None:
+        _check_name("a camera", self.name)
+        if self.name in ROW_FIELDS:
+            raise InputError(f"Spec: a camera cannot be named {self.name!r}, which every row has beside its images")
+        _check_positive(f"camera {self.name!r}", height=self.height, width=self.width)
 
 
 @dataclass(frozen=True)
@@ -60,6 +110,14 @@ class TaskSpec:
     name: str
     field: str
     change: float
+
+    def __post_init__(self) -> None:
+        _check_name("a task", self.name)
+        _check_positive(f"task {self.name!r}", **{"|change|": abs(self.change)})
+        if is_angle(self.field):
+            raise InputError(
+                f"Spec: task {self.name!r} watches {self.field!r}, an angle, which jumps at +-pi; watch another value"
+            )
 
     def achieved(
         self, scene_start: NDArray[Any], scene_now: NDArray[Any], scene_names: tuple[str, ...]
@@ -105,9 +163,15 @@ class StreamSpec:
     topic: str
     type: str
     select: tuple[str, ...] = ()
-    timeline: Literal["sensor", "receipt"] = "sensor"
-    align: Literal["nearest", "hold", "integrate"] = "nearest"
+    timeline: Timeline = "sensor"
+    align: Alignment = "nearest"
     max_age_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        what = f"stream {self.topic!r}"
+        _check_choice(f"timeline of {what}", self.timeline, TIMELINES)
+        _check_choice(f"align of {what}", self.align, ALIGNMENTS)
+        _check_positive(what, max_age_s=self.max_age_s)
 
 
 ROBOT_STATE = "diwa_msgs/msg/RobotState"
@@ -141,12 +205,19 @@ class Spec:
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
+        _check_choice("mode", self.mode, MODES)
+        _check_positive("the Spec", rate_hz=self.rate_hz)
+        if self.proprio[:3] != TCP_POSITION:
             raise InputError(
-                f"Spec: mode {self.mode!r} is not one of {', '.join(MODES)}{nearest(str(self.mode), MODES)}"
+                f"Spec: proprio begins with {', '.join(self.proprio[:3])}, must begin with {', '.join(TCP_POSITION)}"
             )
-        if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
-            raise InputError(f"Spec: rate_hz must be a positive number, not {self.rate_hz}")
+        for what, names in (
+            ("cameras", [camera.name for camera in self.cameras]),
+            ("proprio", self.proprio),
+            ("scene", self.scene),
+            ("tasks", [task.name for task in self.tasks]),
+        ):
+            _check_unique(what, names)
         for task in self.tasks:
             if task.field not in self.scene:
                 raise InputError(f"Spec: task {task.name!r} watches {task.field!r}, which the scene does not have")
@@ -161,6 +232,12 @@ class Spec:
         """The fields that an observation of this mode consists of, in order."""
         cameras = tuple(camera.name for camera in self.cameras) if self.uses_cameras else ()
         return (*cameras, "proprio", *(("scene",) if self.mode == "state" else ()))
+
+    @property
+    def watched(self) -> dict[str, float]:
+        """The scene's values that tasks watch, and the least change that one of them asks for."""
+        names = dict.fromkeys(task.field for task in self.tasks)
+        return {name: min(abs(task.change) for task in self.tasks if task.field == name) for name in names}
 
     def task(self, name: str) -> TaskSpec:
         """Return the task of that name.
@@ -180,38 +257,22 @@ class Spec:
 
     @classmethod
     def from_json(cls, data: Any, source: str = "Spec") -> Spec:
-        """Build a Spec from plain data.
+        """Build a Spec from plain data; what it leaves out is as in the default one.
 
         Raises:
-            InputError: unknown or missing fields, wrong types, another version; names `source` and the field.
+            InputError: unknown fields, values of a wrong type or that cannot be, another version; names `source` and
+                the field.
         """
+        if not isinstance(data, Mapping) or "version" not in data:
+            raise InputError(f"{source}: not a Spec (it has no 'version')")
+        if data["version"] != SPEC_VERSION:
+            raise InputError(f"{source}: Spec version {data['version']}, this DiWA reads {SPEC_VERSION}; make it anew")
         try:
-            version = data["version"]
-        except (TypeError, KeyError):
-            raise InputError(f"{source}: not a Spec (it has no 'version')") from None
-        if version != SPEC_VERSION:
-            raise InputError(f"{source}: Spec version {version}, this DiWA reads {SPEC_VERSION}; make it anew")
-        known = {f.name for f in dataclasses.fields(cls)}
-        for name in data:
-            if name not in known:
-                raise InputError(f"{source}: unknown Spec field {name!r}{nearest(name, known)}")
-        try:
-            return cls(
-                **{
-                    **data,
-                    "cameras": tuple(CameraSpec(**camera) for camera in data["cameras"]),
-                    "proprio": tuple(data["proprio"]),
-                    "scene": tuple(data["scene"]),
-                    "action_scale": ActionScale(**data["action_scale"]),
-                    "tasks": tuple(TaskSpec(**task) for task in data["tasks"]),
-                    "streams": tuple(
-                        StreamSpec(**{**stream, "select": tuple(stream.get("select", ()))})
-                        for stream in data["streams"]
-                    ),
-                }
-            )
-        except (TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{source}: not a Spec ({error})") from None
+            return config_from(cls, data, source)
+        except ConfigError as error:
+            raise InputError(str(error)) from None
+        except InputError as error:
+            raise InputError(f"{source}: {str(error).removeprefix('Spec: ')}") from None
 
     @classmethod
     def load(cls, path: Path) -> Spec:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from diwa_runtime.geometry import wrapped
 from diwa_runtime.images import thumbnail
 from diwa_runtime.manifest import FieldStatistics, ImageStatistics, Manifest
+from diwa_runtime.spec import is_angle
 
 LEAST_REACH = 0.02
 """A feature that training hardly varied counts as if it had been varied by so much (m or rad)."""
 LEAST_CONTRAST = 8.0
 """Grey levels: a cell of a camera's thumbnail that never changed counts as if it varied by so much."""
-ANGLES = ("roll", "pitch", "yaw")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def furthest(values: NDArray[Any], starts: FieldStatistics, names: tuple[str, ..
     low, high = np.array(starts.minimum), np.array(starts.maximum)
     middle, reach = (low + high) / 2, np.maximum(high - low, LEAST_REACH)
     away = np.asarray(values, np.float64) - middle
-    turns = np.array([name.endswith(ANGLES) for name in names])
+    turns = np.array([is_angle(name) for name in names])
     away[turns] = wrapped(away[turns])
     outside = np.maximum(np.abs(away) - (high - low) / 2, 0.0) / reach
     index = int(np.argmax(outside))

@@ -192,6 +192,18 @@ def test_values_that_do_not_fit_the_spec_are_refused():
         assemble(SPEC, [(stamps, proprio[:, 1:]), (stamps, np.zeros((5, 24))), (stamps, accepted), (stamps, gripper)])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
+def test_what_is_no_number_of_a_robot_is_a_fault(value):
+    stamps = regular(5)
+    proprio, accepted, gripper = robot_stream(stamps)
+    proprio[2, 6] = value  # 1e39 is finite until it becomes a row's float32
+
+    assembly = assemble(SPEC, [(stamps, proprio), (stamps, np.zeros((5, 24))), (stamps, accepted), (stamps, gripper)])
+
+    assert [fault.stamp for fault in assembly.faults] == [stamps[2]]
+    assert all(np.isfinite(rows.values["proprio"]).all() for rows in assembly.segments)
+
+
 def test_an_action_cannot_be_the_nearest_one():
     streams = (*SPEC.streams[:2], StreamSpec("action", "robot/state", "x/msg/Y", ("a",), align="nearest"))
 

@@ -125,6 +125,12 @@ def test_when_plans_stop_coming_the_arm_slows_down_to_standstill(bundle: Bundle)
     assert actions[-1, 6] == session.state.asked[6], "the gripper keeps what it was told"
 
 
+def test_an_arm_that_was_faster_than_commands_is_not_asked_to_go_on_so(bundle: Bundle) -> None:
+    session = OverlappedSession(bundle, SlowPlanner([5]), seed=1)
+    action = session.step(observation(0), np.array([3.0, 0, 0, 0, 0, 0, 1], np.float32))
+    assert 0 < action[0] < 1
+
+
 def test_until_it_knows_what_to_do_the_gripper_stays_as_it_is(bundle: Bundle) -> None:
     session = OverlappedSession(bundle, SlowPlanner([5]), seed=1)
     closed = np.array([0, 0, 0, 0, 0, 0, -1], np.float32)

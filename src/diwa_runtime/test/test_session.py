@@ -102,6 +102,19 @@ def test_filter_takes_what_the_robot_accepted_not_what_was_asked(bundle):
     assert not np.array_equal(asked.latent, refused.latent)
 
 
+def test_filter_is_told_of_motion_beyond_a_command_as_the_data_hold_it(bundle):
+    fast = np.array([1.6, 0, 0, 0, -2, 0, 0.3], np.float32)
+    session = PolicySession(bundle, 1)
+    first, second = make_observations(2)
+    session.step(first)
+    before = session.latent[None]
+    session.step(second, fast)
+
+    told = np.array([[1.6, 0, 0, 0, -2, 0, 1]], np.float32)
+    expected = bundle.filter({name: value[None] for name, value in second.items()}, told, before)
+    np.testing.assert_array_equal(session.latent, expected[0])
+
+
 def test_first_step_starts_from_hold_whatever_the_robot_did_before(bundle):
     observation = make_observations(1)[0]
     one, other = PolicySession(bundle, 1), PolicySession(bundle, 1)

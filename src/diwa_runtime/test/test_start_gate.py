@@ -43,6 +43,17 @@ def test_angles_are_compared_the_short_way_round(yaw: float) -> None:
     assert distance == pytest.approx((math.pi + 0.05 - 3.1) / 0.1, rel=1e-6)
 
 
+def test_starts_about_a_half_turn_are_near_each_other_and_nothing_else_is() -> None:
+    """A gripper that points down has a roll of about pi, which is told as 3.1 as often as as -3.1."""
+    rolls = np.array([math.pi - 0.05, -math.pi + 0.05, math.pi - 0.02])
+    training = FieldStatistics.of(np.stack([np.zeros(3), rolls, np.zeros(3)], 1), NAMES)
+    assert training.maximum[1] - training.minimum[1] == pytest.approx(0.1)
+    for roll in (math.pi, -math.pi, math.pi - 0.04, -math.pi + 0.04):
+        assert furthest(np.array([0.0, roll, 0.0]), training, NAMES)[1] == 0.0
+    for roll in (0.0, 2.5, -2.5):
+        assert furthest(np.array([0.0, roll, 0.0]), training, NAMES)[1] > 2.0
+
+
 def scene_picture(shift: int, brightness: float = 0.0, seed: int = 0) -> np.ndarray:
     """A table full of things, seen by a camera that was moved sideways by so many of 64 pixels."""
     things = np.random.default_rng(9).uniform(40, 220, (8, 16, 3)).repeat(8, axis=0).repeat(8, axis=1)

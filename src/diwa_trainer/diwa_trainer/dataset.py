@@ -8,7 +8,6 @@ observation and `action[i]` what was accepted after it, leading to row i + 1.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -98,12 +97,6 @@ def field_layouts(spec: Spec, scene: bool = True) -> dict[str, tuple[np.dtype[An
         layouts["scene"] = (np.dtype("<f4"), (len(spec.scene),))
     if spec.uses_cameras:
         for camera in spec.cameras:
-            if (
-                camera.name in layouts
-                or camera.name == "scene"
-                or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", camera.name)
-            ):
-                raise InputError(f"camera name {camera.name!r} cannot name a file; use letters, digits and '_'")
             layouts[camera.name] = (np.dtype("u1"), (camera.height, camera.width, 3))
     return layouts
 
@@ -201,7 +194,7 @@ class Dataset:
             InputError: the bags had none (a real robot has none).
         """
         if "scene" not in self.arrays:
-            raise InputError(f"{self.folder}: no scene state was recorded; use mode 'vision', or simulated bags")
+            raise InputError(f"{self.folder}: holds no scene state; ingest bags that have it, with --mode state")
         return self.arrays["scene"]
 
     @property

@@ -8,7 +8,8 @@ that hardly vary would otherwise become targets of 100 deviations when a block t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from diwa_runtime.errors import ConfigError
+from diwa_runtime.spec import ANGLES, is_angle
 
 CLAMP = 4.0
-ANGLES = ("roll", "pitch", "yaw")
 
 
 class FeatureRule(NamedTuple):
@@ -32,7 +33,8 @@ class FeatureRule(NamedTuple):
 
 
 # A value that tasks watch or lights show may be at its other end in a handful of rows: its floor is a quarter of its
-# travel at least, so that the clamp never cuts that end off and a decoded light can always be on.
+# travel at least, so that the clamp never cuts that end off and a decoded light can always be on. What tasks watch and
+# no rule knows by name is `_watched`.
 _RULES = (
     # pattern of the name, floor of the deviation (SI units), weight in the world model's loss, share of its variables
     (r"tcp_[xyz]", 0.02, 8.0, 8.0),
@@ -50,6 +52,7 @@ _RULES = (
     (r".*", 0.05, 0.5, 0.5),
 )
 FEATURE_RULES = tuple(FeatureRule(*rule) for rule in _RULES)
+NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 def feature_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -68,8 +71,7 @@ def _columns(names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
     """Yield each value's name, its column, and whether it is an Euler triple, which takes three."""
     column = 0
     while column < len(names):
-        body, _, end = names[column].rpartition("_")
-        is_rotation = end in ANGLES
+        body, is_rotation = names[column].rpartition("_")[0], is_angle(names[column])
         triple = tuple(f"{body}_{angle}" for angle in ANGLES)
         if is_rotation and tuple(names[column : column + 3]) != triple:
             raise ConfigError(f"the Spec has {names[column]!r} outside of a triple {', '.join(triple)}")
@@ -77,8 +79,14 @@ def _columns(names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
         column += 3 if is_rotation else 1
 
 
-def _rule(name: str) -> FeatureRule:
-    return next(rule for rule in FEATURE_RULES if re.fullmatch(rule.pattern, name))
+def _rule(name: str, watched: Mapping[str, float]) -> FeatureRule:
+    rule = next(rule for rule in FEATURE_RULES if re.fullmatch(rule.pattern, name))
+    return max(rule, _watched(name, watched[name]), key=lambda rule: rule.weight) if name in watched else rule
+
+
+def _watched(name: str, change: float) -> FeatureRule:
+    """Return the rule of a value that is to change by so much: it weighs what the drawer weighs."""
+    return FeatureRule(re.escape(name), change / 2, 8.0, 4.0)
 
 
 def _rotation_features(roll: Tensor, pitch: Tensor, yaw: Tensor) -> list[Tensor]:
@@ -102,14 +110,21 @@ class Features(nn.Module):
     std: Tensor
     weight: Tensor
 
-    def __init__(self, raw_names: Sequence[str]) -> None:
+    def __init__(self, raw_names: Sequence[str], watched: Mapping[str, float] = NOTHING) -> None:
+        """Make features of a raw vector.
+
+        Args:
+            raw_names: of its values.
+            watched: by name, how much the values that tasks watch are to change, SI units.
+        """
         super().__init__()
         self.raw_names = tuple(raw_names)
         self.names = feature_names(raw_names)
-        self.shares = tuple(_rule(name).share for name in self.names)
+        self._rules = [_rule(name, watched) for name in self.names]
+        self.shares = tuple(rule.share for rule in self._rules)
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
-        self.register_buffer("weight", torch.tensor([_rule(name).weight for name in self.names]), persistent=False)
+        self.register_buffer("weight", torch.tensor([rule.weight for rule in self._rules]), persistent=False)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -118,7 +133,7 @@ class Features(nn.Module):
     def fit(self, raw: NDArray[np.float32]) -> None:
         """Set mean and floored deviation from raw rows (N, D)."""
         features = self.raw_features(torch.as_tensor(np.asarray(raw, dtype=np.float32))).double()
-        floors = torch.tensor([_rule(name).floor for name in self.names])
+        floors = torch.tensor([rule.floor for rule in self._rules])
         self.mean.copy_(features.mean(0))
         self.std.copy_(torch.maximum(features.std(0).float(), floors))
 

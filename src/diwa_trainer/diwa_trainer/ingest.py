@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.assembler import Assembly, Rows, assemble
-from diwa_runtime.errors import DiwaError, InputError
+from diwa_runtime.actions import GRIPPER
+from diwa_runtime.assembler import MAX_GAP_S, Assembly, Rows, assemble
+from diwa_runtime.errors import DiwaError, InputError, nearest
 from diwa_runtime.spec import Spec
+from diwa_runtime.streams import NANOSECONDS
 from diwa_trainer.bags import Bag, find_bags
 from diwa_trainer.dataset import Dataset, DatasetWriter, Dropped, Episode, Source
 from diwa_trainer.frames import FrameReader
@@ -173,6 +175,7 @@ class _Ingestion:
             if span.discarded:
                 drop(name, "episode marked to be discarded")
                 continue
+            self._warn_of_tasks(name, span)
             assembly = assemble(
                 self._spec, [data.between(span.start, span.end) for data in recording.streams], self._fields
             )
@@ -183,6 +186,7 @@ class _Ingestion:
                     f"warning: {name}: {fault.topic} at {fault.stamp} ns: {fault.reason}; its episode is left out"
                 )
                 continue
+            _check_gripper(assembly.segments, self._spec)
             _count_losses(assembly, name, drop)
             parts = list(_parts(assembly.segments, span))
             lost = len(span.marks) - sum(len(part["marks"]) for _, part in parts)
@@ -194,6 +198,14 @@ class _Ingestion:
                 else:
                     _count_beyond(rows, name, drop)
                     yield Segment(rows, {**part, "seed": span.seed, "bag": name, "sha256": sha256})
+
+    def _warn_of_tasks(self, name: str, span: Span) -> None:
+        """Say which marked tasks nothing can be trained for."""
+        known = [task.name for task in self._spec.tasks]
+        for task in dict.fromkeys([*([span.task] if span.task else []), *(task for _, task in span.marks)]):
+            if task not in known:
+                self._writer.drop(name, f"mark of task {task!r}, which the Spec does not have (rows kept)")
+                self._report(f"warning: {name}: the Spec has no task {task!r}{nearest(task, known)}; nothing learns it")
 
     def _write_with_frames(self, bag: Bag, segments: Sequence[Segment]) -> None:
         wanted = {name: [n for segment in segments for n in segment.rows.values[name]] for name in self._cameras}
@@ -237,7 +249,7 @@ def _parts(segments: Sequence[Rows], span: Span) -> Iterator[tuple[Rows, dict[st
     Of a demonstration that a gap has split, the part with the task's success (or, failed or unjudged, the last part)
     stays one; what comes before or after is play, since it neither starts nor ends as a demonstration does.
     """
-    marks = [_marks_within(rows, span, first=n == 0) for n, rows in enumerate(segments)]
+    marks = [_marks_within(rows, span, first=n == 0, last=n == len(segments) - 1) for n, rows in enumerate(segments)]
     keeper = len(segments) - 1
     if span.outcome == "success":
         keeper = next((n for n, part in enumerate(marks) if any(task == span.task for _, task in part)), -1)
@@ -249,12 +261,17 @@ def _parts(segments: Sequence[Rows], span: Span) -> Iterator[tuple[Rows, dict[st
         yield rows, {**about, "marks": part}
 
 
-def _marks_within(rows: Rows, span: Span, first: bool) -> list[tuple[int, str]]:
-    """Return (row, task) for the marks that fall on these rows; one between two rows belongs to the later."""
+def _marks_within(rows: Rows, span: Span, first: bool, last: bool) -> list[tuple[int, str]]:
+    """Return (row, task) for the marks that fall on these rows; one between two rows belongs to the later.
+
+    Just after an episode's last row it belongs to that one: the message it was set at need not have become a row.
+    """
     found = []
     for stamp, task in span.marks:
         row = int(np.searchsorted(rows.stamp, stamp))
-        if row < len(rows) and (row > 0 or first or stamp == rows.stamp[0]):
+        if last and row == len(rows) and stamp - rows.stamp[-1] <= MAX_GAP_S * NANOSECONDS:
+            found.append((row - 1, task))
+        elif row < len(rows) and (row > 0 or first or stamp == rows.stamp[0]):
             found.append((row, task))
     return found
 
@@ -274,6 +291,18 @@ def _count_losses(assembly: Assembly, name: str, drop: Callable[[str, str, int],
         drop(name, "gap of up to 0.2 s: the row before it is held (rows kept)", assembly.held)
     if len(assembly.segments) > 1:
         drop(name, "gap of more than 0.2 s: the episode is split there (rows kept)", len(assembly.segments) - 1)
+
+
+def _check_gripper(segments: Sequence[Rows], spec: Spec) -> None:
+    """Refuse a gripper that is told widths: actions know open and closed alone."""
+    for rows in segments:
+        odd = rows.action[np.abs(rows.action[:, GRIPPER]) != 1, GRIPPER]
+        if len(odd):
+            topics = ", ".join(dict.fromkeys(stream.topic for stream in spec.streams if stream.field == "action"))
+            raise InputError(
+                f"{topics}: a gripper command is {odd[0]:g}, must be 1 (open) or -1 (closed); give the Spec a stream "
+                "that says so"
+            )
 
 
 def _count_beyond(rows: Rows, name: str, drop: Callable[[str, str, int], None]) -> None:

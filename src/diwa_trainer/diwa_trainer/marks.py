@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from diwa_runtime.errors import InputError
@@ -55,6 +55,17 @@ class Cuts:
 
 WHOLE_BAG = Cuts((Span(0, FOREVER),), Counter())
 """What a bag without any mark is: play from end to end."""
+
+
+def without_stale(events: Sequence[Event], first: int) -> list[Event]:
+    """Leave out the marks of episodes that were over before the bag's first message, at `first` ns.
+
+    Marks are latched for a recorder that comes late to an episode. It hears of older ones too, and without this nothing
+    that it records later would belong to an episode.
+    """
+    over = (EventKind.END, EventKind.DISCARD)
+    ends = [number for number, event in enumerate(events) if event.stamp < first and event.kind in over]
+    return list(events[ends[-1] + 1 :]) if ends else list(events)
 
 
 def cut(events: Iterable[Event]) -> Cuts:

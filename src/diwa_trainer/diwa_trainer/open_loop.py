@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.latents import action_at, observation_at
 from diwa_trainer.world_model import WorldModel
@@ -74,12 +75,10 @@ def _series(
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Truth and prediction (B, T, D) of the TCP's position and of each scene value that tasks watch or lights show."""
     proprio = predicted[..., : len(model.proprio)]
-    names = [f"tcp_{axis}" for axis in "xyz"]
-    columns = [dataset.spec.proprio.index(name) for name in names]
-    tcp = torch.stack([model.proprio.physical(proprio, name) for name in names], -1)
-    series = {"tcp": (dataset.proprio[rows][..., columns].astype(np.float64), tcp.double().numpy())}
+    tcp = torch.stack([model.proprio.physical(proprio, name) for name in TCP_POSITION], -1)
+    series = {"tcp": (dataset.proprio[rows][..., :3].astype(np.float64), tcp.double().numpy())}
     scene = predicted[..., len(model.proprio) :]
-    for name in dict.fromkeys(task.field for task in dataset.spec.tasks):
+    for name in dataset.spec.watched:
         truth = dataset.scene[rows][..., [dataset.spec.scene.index(name)]].astype(np.float64)
         series[name] = (truth, model.scene.physical(scene, name)[..., None].double().numpy())
     return series

@@ -16,8 +16,11 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec, StreamSpec
 from diwa_runtime.streams import nanoseconds_of, stamp_of, streams_of
 from diwa_trainer.bags import Bag, Read, reader_of
-from diwa_trainer.marks import WHOLE_BAG, Cuts, Event, cut
+from diwa_trainer.marks import WHOLE_BAG, Cuts, Event, cut, without_stale
 from diwa_trainer.mcap import Message
+
+ADVICE = {"scene": "publish it, for only scenes can be trained on, or keep the bag as a dataset of --mode vision"}
+"""What to do where no message of a field was recorded."""
 
 
 @dataclass
@@ -80,6 +83,8 @@ def read_recording(bag: Bag, spec: Spec, fields: Sequence[str], skip_damaged: bo
     _check_topics(topics, wanted)
     for data in streams:
         _check_order(data)
+    first = min((data.stamps[0] for data in streams if data.stamps), default=0)
+    marks = without_stale(marks, first)
     return Recording(bag, tuple(streams), cut(marks) if marks else WHOLE_BAG)
 
 
@@ -151,7 +156,7 @@ def _check_topics(topics: TopicNames, wanted: Sequence[StreamSpec]) -> None:
             has = ", ".join(sorted({*topics.others, *topics.found.values()})) or "no topics"
             raise InputError(
                 f"no messages of topic {stream.topic!r}, which {stream.field!r} needs (it has {has}); "
-                "record it, or choose another --mode"
+                f"{ADVICE.get(stream.field, 'record it')}"
             )
 
 

@@ -105,7 +105,8 @@ def start_rows(
     first = [episode.start for episode in like]
     values = Features(dataset.spec.proprio).raw_features(torch.from_numpy(dataset.proprio)).numpy()
     if "scene" in dataset.arrays:
-        fixed = [i for i, name in enumerate(dataset.spec.scene) if not re.fullmatch(FREE_POSE, name)]
+        watched = dataset.spec.watched
+        fixed = [i for i, name in enumerate(dataset.spec.scene) if name in watched or not re.fullmatch(FREE_POSE, name)]
         values = np.concatenate([values, dataset.scene[:, fixed]], -1)
     low, high = values[first].min(0), values[first].max(0)
     reach = np.maximum(high - low, 0.02)

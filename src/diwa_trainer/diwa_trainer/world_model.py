@@ -57,7 +57,7 @@ class WorldModel(nn.Module):
         self.spec = spec
         self.config = config
         self.proprio = Features(spec.proprio)
-        self.scene = Features(spec.scene)
+        self.scene = Features(spec.scene, spec.watched)
         features = len(self.proprio) + len(self.scene)
         self.encoder = _mlp(features, config.hidden, config.hidden)
         self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)

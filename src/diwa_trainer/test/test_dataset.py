@@ -256,7 +256,7 @@ def damage_camera_path(folder):
         (damage_json(episodes=[]), "dataset.json"),
         (damage_json(episodes=[{"start": -5}]), "damaged"),
         (damage_json(notes=None), "damaged"),
-        (damage_camera_path, "cannot name a file"),
+        (damage_camera_path, "cannot name a camera"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

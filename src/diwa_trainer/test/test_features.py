@@ -6,7 +6,7 @@ import torch
 
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.geometry import euler_to_matrix
-from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES
+from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec, TaskSpec
 from diwa_trainer.features import CLAMP, Features, feature_names
 
 POSE = ("block_x", "block_roll", "block_pitch", "block_yaw")
@@ -96,6 +96,21 @@ def test_physical_inverts_the_standardisation():
     for name in ("tcp_x", "tcp_z", "joint_7", "gripper_command"):
         expected = raw[:, PROPRIO_NAMES.index(name)]
         np.testing.assert_allclose(features.physical(seen, name), expected, atol=1e-6, err_msg=name)
+
+
+def test_what_tasks_watch_weighs_as_much_whatever_it_is_called():
+    tasks = (TaskSpec("lift", "cup_z", 0.1), TaskSpec("open", "door", 0.3))
+    spec = Spec(scene=("cup_x", "cup_z", "door", "lid"), tasks=tasks)
+    features = Features(spec.scene, spec.watched)
+
+    assert features.weight.tolist() == pytest.approx([0.003, 8.0, 8.0, 0.5])
+    assert features.shares == (0.05, 4.0, 4.0, 0.5)
+    features.fit(np.zeros((5, 4), np.float32))
+    assert features.std.tolist() == pytest.approx([0.1, 0.05, 0.15, 0.05]), "the far end lies within the clamp"
+
+
+def test_the_table_is_weighed_by_its_names():
+    assert Features(SCENE_NAMES, Spec().watched).weight.equal(Features(SCENE_NAMES).weight)
 
 
 def test_features_and_their_way_back_keep_leading_dimensions():

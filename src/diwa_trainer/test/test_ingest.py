@@ -295,6 +295,48 @@ def test_a_success_that_falls_into_a_gap_labels_nothing(tmp_path):
     assert [item.count for item in dataset.dropped if "success that falls into a gap" in item.reason] == [1]
 
 
+def test_a_success_just_after_the_last_row_is_that_rows(tmp_path):
+    """A thinned recording has no row at the stamp at which the operator saved."""
+    slow = replace(SPEC, rate_hz=10.0)
+    messages = with_episode(messages_of(random_rows(30, 0)), "open_drawer", success_row=29)
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", slow, report=quiet)
+
+    (episode,) = dataset.episodes
+    assert dataset.stamp[-1] < stamps_of(30)[29], "or the test shows nothing"
+    assert (episode.kind, episode.outcome, episode.marks) == ("demonstration", "success", ((9, "open_drawer"),))
+
+
+def test_marks_of_episodes_that_were_over_before_the_recording_count_for_nothing(tmp_path):
+    """Marks are latched: who records later hears of them again."""
+    old = [event(START - 5, EventKind.START, "open_drawer"), event(START - 3, EventKind.END, "open_drawer")]
+    for name, running in (("play", []), ("shown", [event(START - 1, EventKind.START, "close_drawer")])):
+        bag = write_bag(tmp_path / name, [*old, *running, *messages_of(random_rows(10, 0))])
+        dataset = ingest([bag], tmp_path / f"{name}_data", SPEC, report=quiet)
+
+        assert [len(episode) for episode in dataset.episodes] == [10]
+        assert dataset.episodes[0].task == ("close_drawer" if running else None)
+        assert not dataset.dropped
+
+
+def test_a_task_that_the_spec_does_not_have_is_said(tmp_path):
+    said = []
+    messages = with_episode(messages_of(random_rows(10, 0)), "open_drawr", success_row=8)
+    dataset = ingest([write_bag(tmp_path / "bag", messages)], tmp_path / "data", SPEC, report=said.append)
+
+    assert any("no task 'open_drawr'" in line and "'open_drawer'" in line for line in said)
+    assert [item.reason for item in dataset.dropped] == [
+        "mark of task 'open_drawr', which the Spec does not have (rows kept)"
+    ]
+    assert len(dataset) == 10
+
+
+def test_a_gripper_that_is_told_widths_is_refused(tmp_path):
+    rows = random_rows(10, 0)
+    rows.gripper[4] = 0.08
+    with pytest.raises(InputError, match=r"bag: robot/state: a gripper command is 0\.08, must be 1 \(open\) or -1"):
+        ingest([write_bag(tmp_path / "bag", messages_of(rows))], tmp_path / "data", SPEC, report=quiet)
+
+
 def test_a_short_gap_is_held_and_counted(tmp_path):
     messages = [m for m in messages_of(random_rows(20, 0)) if m[2] not in stamps_of(20)[8:10]]
     dataset = ingest([write_bag(tmp_path / "bag", with_episode(messages))], tmp_path / "data", SPEC, report=quiet)

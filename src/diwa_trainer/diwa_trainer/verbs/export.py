@@ -68,7 +68,7 @@ def run(config: ExportConfig) -> None:
             name: Normalisation(features.names, tuple(features.mean.tolist()), tuple(features.std.tolist()), CLAMP)
             for name, features in (("proprio", model.proprio), ("scene", model.scene))
         },
-        proprio_starts=FieldStatistics.of(dataset.proprio[starts]),
+        proprio_starts=FieldStatistics.of(dataset.proprio[starts], dataset.spec.proprio),
         provenance={
             "dataset": dataset.fingerprint,
             "world_model": model_file.sha256,

@@ -1,0 +1,81 @@
+"""The Spec as a file of a lab's own: what it leaves out is the default, what cannot be is one line with its name."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from diwa_runtime.errors import InputError
+from diwa_runtime.spec import SPEC_VERSION, ActionScale, CameraSpec, Spec, StreamSpec, TaskSpec
+
+LIFT = {"name": "lift_cup", "field": "cup_z", "change": 0.1}
+
+
+def load(tmp_path: Path, **fields: Any) -> Spec:
+    path = tmp_path / "lab.json"
+    path.write_text(json.dumps({"version": SPEC_VERSION, **fields}), encoding="utf-8")
+    return Spec.load(path)
+
+
+def test_what_a_file_leaves_out_is_the_default(tmp_path: Path) -> None:
+    assert load(tmp_path) == Spec()
+    ours = load(tmp_path, scene=["cup_z"], tasks=[LIFT], action_scale={"translation_m": 0.01})
+    assert ours == Spec(
+        scene=("cup_z",), tasks=(TaskSpec("lift_cup", "cup_z", 0.1),), action_scale=ActionScale(0.01, 0.05)
+    )
+    assert load(tmp_path, **ours.to_json()) == ours
+
+
+def stream(**changed: Any) -> dict[str, Any]:
+    return {"streams": [{"field": "proprio", "topic": "arm", "type": "x/msg/Arm", "select": ["pose"], **changed}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (stream(align="latest"), "streams[0]: align: 'latest' is not one of nearest, hold, integrate"),
+        (stream(timeline="Sensor"), "timeline: 'Sensor' is not one of sensor, receipt"),
+        (stream(max_age_s="soon"), "max_age_s: 'soon' is not a number"),
+        (stream(max_age_s=0), "max_age_s of stream 'arm' must be positive"),
+        (stream(aling="hold"), "did you mean 'align'"),
+        ({"streams": [{"field": "proprio"}]}, "streams[0]: 'topic' is missing"),
+        ({"tasks": [{**LIFT, "field": "drawer", "change": 0}]}, "|change| of task 'lift_cup' must be positive"),
+        ({"tasks": [{**LIFT, "field": "drawer", "name": "lift cup"}]}, "'lift cup' cannot name a task"),
+        ({"tasks": [{**LIFT, "field": "red_yaw"}]}, "'red_yaw', an angle"),
+        ({"tasks": [LIFT]}, "'cup_z', which the scene does not have"),
+        ({"scene": ["cup_z", "cup_z"], "tasks": []}, "scene has 'cup_z' twice"),
+        ({"cameras": [{"name": "a/b"}]}, "'a/b' cannot name a camera"),
+        ({"cameras": [{"name": "scene"}]}, "cannot be named 'scene'"),
+        ({"cameras": [{"name": "static", "height": "tall"}]}, "height: 'tall' is not a whole number"),
+        ({"cameras": [{"name": "static", "width": 0}]}, "width of camera 'static' must be positive"),
+        ({"proprio": ["joint_1", "tcp_x", "tcp_y", "tcp_z"]}, "must begin with tcp_x, tcp_y, tcp_z"),
+        ({"action_scale": {"rotation_rad": -0.05}}, "rotation_rad of action_scale must be positive"),
+        ({"rate_hz": 10**400}, "rate_hz"),
+        ({"mode": "video"}, "mode: 'video' is not one of"),
+        ({"rates_hz": 10}, "did you mean 'rate_hz'"),
+        ({"version": 99}, "Spec version 99"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_its_name(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, **fields)
+    assert message in str(caught.value)
+    assert str(tmp_path / "lab.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: StreamSpec("proprio", "arm", "x/msg/Arm", align="latest"),  # type: ignore[arg-type]
+        lambda: CameraSpec("static", 0, 64),
+        lambda: TaskSpec("lift", "cup_z", math.nan),
+        lambda: Spec(rate_hz=math.inf),
+    ],
+)
+def test_code_cannot_make_one_either(make: Any) -> None:
+    with pytest.raises(InputError, match="Spec: "):
+        make()
