@@ -77,6 +77,20 @@ def check_bounds(config: Any, **bounds: tuple[float, float | None]) -> None:
             raise ConfigError(f"{name} is {value}, must be at most {most}")
 
 
+def check_between(config: Any, **bounds: tuple[float, float]) -> None:
+    """Refuse a number that does not lie strictly between its bounds: ``check_between(self, threshold=(0, 1))``.
+
+    A setting that is None has no bounds.
+
+    Raises:
+        ConfigError: names the setting, its value and the bounds.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is not None and not low < value < high:
+            raise ConfigError(f"{name} is {value}, must be above {low} and below {high}")
+
+
 def to_plain(config: Any) -> Any:
     """Turn a config into plain dicts, lists, numbers and strings."""
     if dataclasses.is_dataclass(config):

@@ -1,7 +1,8 @@
-"""Writing files whole or not at all: a temporary name first, then a rename."""
+"""Writing files whole or not at all: a temporary name first, all of it onto the disk, then a rename."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -13,13 +14,15 @@ from pathlib import Path
 from diwa_runtime.errors import StorageError
 
 TEMPORARY_SUFFIX = ".partial"
+_TEMPORARY = re.compile(rf"\.(?P<name>.+)\.(?P<process>\d+)(?P<aside>\.old)?{re.escape(TEMPORARY_SUFFIX)}")
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`, file or folder; rename it onto `path` when the block ends well.
 
-    On any exception what was written is removed and `path` is as it was. A folder replaces an older folder.
+    On any exception what was written is removed and `path` is as it was. A folder replaces an older folder. What stands
+    at `path` is on the disk itself, so that a power cut leaves the older or the newer, and neither half.
 
     Raises:
         StorageError: the disk refused; the message names the disk and what is left on it.
@@ -30,7 +33,10 @@ def written_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
+        for written in (temporary, *temporary.rglob("*")):
+            _onto_disk(written)
         _put(temporary, path)
+        _onto_disk(path.parent)
     except OSError as error:
         _remove(temporary)
         raise StorageError(f"{path}: could not be written ({error.strerror or error}); {_space_left(path)}") from error
@@ -40,11 +46,21 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def remove_orphans(folder: Path) -> int:
-    """Delete what killed writers left in `folder`; return how many. A living process keeps what it is writing."""
-    orphans = [path for path in Path(folder).glob(f".*{TEMPORARY_SUFFIX}") if not _is_being_written(path)]
-    for orphan in orphans:
-        _remove(orphan)
-    return len(orphans)
+    """Delete what killed writers left in `folder`; return how many. A living process keeps what it is writing.
+
+    A folder that had stepped aside for one that did not take its place goes back there.
+    """
+    removed = 0
+    for path in Path(folder).glob(f".*{TEMPORARY_SUFFIX}"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or _is_alive(int(found["process"])):
+            continue
+        if found["aside"] and not path.with_name(found["name"]).exists():
+            path.replace(path.with_name(found["name"]))
+        else:
+            _remove(path)
+            removed += 1
+    return removed
 
 
 def sha256_of(path: Path) -> str:
@@ -53,17 +69,32 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_being_written(temporary: Path) -> bool:
-    found = re.search(r"\.(\d+)(\.old)?\.[a-z]+$", temporary.name)
-    if found is None or int(found[1]) == os.getpid():
+def _is_alive(process: int) -> bool:
+    """Whether another process of that number lives."""
+    if process == os.getpid():
         return False
     try:
-        os.kill(int(found[1]), 0)
-    except ProcessLookupError:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         pass  # somebody else's, and alive
     return True
+
+
+def _onto_disk(path: Path) -> None:
+    """Have the bytes of a file, or the names in a folder, on the disk and not in the system's memory alone.
+
+    Renaming does not see to that: after a power cut the new name may stand before an empty file.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot do it for a folder
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _put(temporary: Path, path: Path) -> None:

@@ -2,7 +2,9 @@
 
 import errno
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,50 @@ def test_what_killed_writers_left_is_removed_and_what_living_ones_write_is_not(t
 
     assert remove_orphans(tmp_path) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == [f".it.{os.getppid()}.partial", "it"]
+
+
+def test_what_is_not_ours_is_left_alone(tmp_path):
+    (tmp_path / ".film.partial").write_text("somebody's download")
+
+    assert remove_orphans(tmp_path) == 0
+    assert (tmp_path / ".film.partial").exists()
+
+
+def test_a_kill_between_the_two_renames_of_a_folder_loses_nothing(tmp_path):
+    with written_whole(tmp_path / "it") as temporary:
+        write_folder(temporary)
+        (temporary / "part").write_text("old")
+    if (child := os.fork()) == 0:
+        renames = []
+
+        def die_at_the_second(event, _):
+            if event == "os.rename":
+                renames.append(event)
+                if len(renames) == 2:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(die_at_the_second)
+        with written_whole(tmp_path / "it") as temporary:
+            write_folder(temporary)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert not (tmp_path / "it").exists(), "it was killed at that moment"
+
+    assert remove_orphans(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    assert (tmp_path / "it" / "part").read_text() == "old"
+
+
+def test_all_of_it_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    """What a power cut asks for, which no test can make: each file and folder, then the rename, then its folder."""
+    done = []
+    sync, rename = os.fsync, Path.replace
+    path_of = lambda file: str(Path(f"/proc/self/fd/{file}").readlink())  # noqa: E731
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(path_of(file)) or sync(file))
+    monkeypatch.setattr(Path, "replace", lambda self, target: done.append("renamed") or rename(self, target))
+
+    with written_whole(tmp_path / "it") as temporary:
+        write_folder(temporary)
+
+    assert sorted(done[:2]) == [str(temporary), str(temporary / "part")]
+    assert done[2:] == ["renamed", str(tmp_path)]

@@ -18,9 +18,11 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from diwa_runtime.config import config_from, to_plain
-from diwa_runtime.errors import InputError, one_line
+from diwa_runtime.errors import DiwaError, InputError, one_line
 from diwa_runtime.files import sha256_of, written_whole
 from diwa_runtime.spec import Spec
+from diwa_trainer.finite import not_finite
+from diwa_trainer.retired import without_retired
 
 ARTIFACT_VERSION = 1
 HEADER = "diwa"
@@ -48,7 +50,7 @@ class Artifact:
 
     def config_as(self, cls: type[Config]) -> Config:
         """Return the network's config as its dataclass."""
-        return config_from(cls, self.config, str(self.path))
+        return config_from(cls, without_retired(self.config, str(self.path)), str(self.path))
 
     def network(self, build: Callable[[], Module]) -> Module:
         """Build a network from this file's config and load its weights; return it frozen, in evaluation mode.
@@ -69,6 +71,7 @@ def save_artifact(path: Path, kind: str, module: nn.Module, config: Any, spec: S
     """Write a network whole or not at all.
 
     Raises:
+        DiwaError: a weight is no number, as after a training that has diverged.
         StorageError: the disk is full.
     """
     header = {
@@ -79,6 +82,11 @@ def save_artifact(path: Path, kind: str, module: nn.Module, config: Any, spec: S
         "about": about,
     }
     weights = {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
+    if (name := not_finite(weights)) is not None:
+        raise DiwaError(
+            f"{path}: is not written, its weights {name!r} are not finite: the training has diverged; lower the "
+            f"learning rate, and choose another output folder or delete {path.parent}"
+        )
     with written_whole(path) as temporary:
         # One entry, since safetensors writes several in any order: the same network is the same bytes.
         temporary.write_bytes(to_safetensors(weights, {HEADER: json.dumps(header)}))
@@ -88,7 +96,8 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
     """Read a network's file, which must state `facts` about itself.
 
     Raises:
-        InputError: it is not there, no safetensors file, of another kind or another version; says which verb makes it.
+        InputError: it is not there, no safetensors file, of another kind or another version, or a weight is no number;
+            says which verb makes it.
     """
     path = Path(path)
     if not path.is_file():
@@ -113,6 +122,10 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
     if found_format != ARTIFACT_VERSION:
         raise InputError(
             f"{path}: format {found_format!r}, this DiWA reads {ARTIFACT_VERSION}; make it anew with `{made_by}`"
+        )
+    if (name := not_finite(weights)) is not None:
+        raise InputError(
+            f"{path}: weights {name!r} are not finite, the training has diverged; make it anew with `{made_by}`"
         )
     if missing is not None:
         raise InputError(f"{path}: its header does not state {missing!r}; make it anew with `{made_by}`")

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -20,7 +19,6 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.interfaces import message_definitions
 from diwa_trainer.mcap import Channel, DamagedError, McapFile, Message
 
-METADATA = "metadata.yaml"
 Read = Callable[[bytes | memoryview], Any]
 
 
@@ -59,15 +57,6 @@ class Bag:
             file = McapFile(path, skip_damaged)
             yield from file.messages()
             self.losses.extend(file.losses)
-
-    def notes(self) -> dict[str, str]:
-        """Return the custom data of `metadata.yaml`; empty where there is none, or no readable file."""
-        try:
-            data = yaml.safe_load((self.path / METADATA).read_text(encoding="utf-8"))
-            custom = data["rosbag2_bagfile_information"]["custom_data"]
-            return {str(key): str(value) for key, value in custom.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
-            return {}
 
 
 def find_bags(paths: Iterable[Path]) -> list[Bag]:

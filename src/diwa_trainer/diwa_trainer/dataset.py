@@ -110,7 +110,6 @@ class Dataset:
         episodes: all episodes, in order of their rows.
         dropped: what ingest left out, and why.
         sources: the bags that it was made from.
-        notes: free text by name (the renderer of the images, for one).
         arrays: the rows by field name: `stamp` (N,) int64 ns, `proprio` (N, 15) and `action` (N, 7) float32, `scene`
             (N, 24) float32 where recorded, and each camera (N, H, W, 3) uint8 RGB. Float fields are in RAM, images
             stay on disk.
@@ -124,7 +123,6 @@ class Dataset:
         arrays: Mapping[str, NDArray[Any]],
         dropped: Sequence[Dropped] = (),
         sources: Sequence[Source] = (),
-        notes: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.spec = spec
@@ -132,7 +130,6 @@ class Dataset:
         self.arrays = dict(arrays)
         self.dropped = tuple(dropped)
         self.sources = tuple(sources)
-        self.notes = dict(notes or {})
 
     @classmethod
     def open(cls, folder: Path | str) -> Dataset:
@@ -150,7 +147,6 @@ class Dataset:
             episodes = [_episode_from_json(episode) for episode in data["episodes"]]
             dropped = [Dropped(**item) for item in data["dropped"]]
             sources = [Source(**item) for item in data["sources"]]
-            notes = {str(key): str(value) for key, value in data["notes"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{folder / DESCRIPTION}: damaged ({error!r}); ingest again") from None
         _check_episodes(folder / DESCRIPTION, episodes, rows)
@@ -166,7 +162,7 @@ class Dataset:
         for name, (dtype, _) in layouts.items():
             if dtype.kind != "u":
                 arrays[name] = np.array(arrays[name])
-        return cls(folder, spec, episodes, arrays, dropped, sources, notes)
+        return cls(folder, spec, episodes, arrays, dropped, sources)
 
     def __len__(self) -> int:
         return len(self.arrays["stamp"])
@@ -261,8 +257,7 @@ class Dataset:
             fields: return these only; None: all.
 
         Returns:
-            copies of each field (B, T, ...), `is_first` (B, T) bool (true on an episode's first row), and `row`
-            (B, T) int64, where each came from.
+            copies of each field (B, T, ...), and `row` (B, T) int64, where each came from.
 
         Raises:
             InputError: no episode is long enough.
@@ -284,7 +279,6 @@ class Dataset:
         row = first[:, None] + np.arange(length)
         names = self.arrays.keys() if fields is None else fields
         window = {name: self._take(name, row) for name in names}
-        window["is_first"] = row == starts[index][:, None]
         window["row"] = row
         return window
 
@@ -305,21 +299,19 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
     Use as a context manager. On any exception nothing is left behind and what was at `folder` before is untouched.
     """
 
-    def __init__(self, folder: Path | str, spec: Spec, scene: bool = True, notes: Mapping[str, str] | None = None):
+    def __init__(self, folder: Path | str, spec: Spec, scene: bool = True) -> None:
         """Prepare to write.
 
         Args:
             folder: where the dataset is to be; an older dataset there is replaced at the end.
             spec: the Spec of the rows.
             scene: whether rows have a scene.
-            notes: free text by name, kept in `dataset.json`.
 
         Raises:
             InputError: the folder holds something that is no dataset.
         """
         self.folder = Path(folder)
         self.spec = spec
-        self.notes = dict(notes or {})
         self._layouts = field_layouts(spec, scene)
         self._episodes: list[Episode] = []
         self._dropped: dict[tuple[str, str], int] = {}
@@ -445,7 +437,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             "episodes": [asdict(episode) for episode in self._episodes],
             "dropped": [asdict(item) for item in self.dropped],
             "sources": [asdict(source) for source in self._sources],
-            "notes": self.notes,
+            "notes": {},  # nothing writes any; format 1 has it
             "spec": self.spec.to_json(),
         }
         text = json.dumps(description, indent=1)

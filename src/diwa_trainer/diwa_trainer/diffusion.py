@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.config import check_bounds
+from diwa_runtime.errors import ConfigError
+from diwa_runtime.session import NOISE_LIMIT
 from diwa_trainer.mish import mish
 
 LOG_2PI = math.log(2 * math.pi)
@@ -36,11 +38,13 @@ class DiffusionConfig:
     time_embedding: int = 16
     exploration_std: float = 0.1
     deterministic_std: float = 1e-3
-    noise_clip: float = 3.0
 
     def __post_init__(self) -> None:
         check_bounds(self, denoising_steps=(2, None), finetuned_steps=(1, self.denoising_steps), chunk=(1, None))
         check_bounds(self, hidden=(1, None), time_embedding=(4, None), exploration_std=(1e-6, None))
+        check_bounds(self, deterministic_std=(0, None))
+        if self.time_embedding % 2:
+            raise ConfigError(f"time_embedding is {self.time_embedding}, must be even: half of it are sines")
 
     @property
     def size(self) -> int:
@@ -245,9 +249,9 @@ def continue_chain(policy: DiffusionPolicy, latent: Tensor, start: Tensor, gener
 
 
 def draw_noise(config: DiffusionConfig, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Draw clipped standard normal noise (*shape, D)."""
+    """Draw standard normal noise (*shape, D), clipped as at deployment."""
     noise = torch.randn((*shape, config.size), generator=generator)
-    return noise.clamp_(-config.noise_clip, config.noise_clip)
+    return noise.clamp_(-NOISE_LIMIT, NOISE_LIMIT)
 
 
 def _sinusoids(steps: int, size: int) -> Tensor:

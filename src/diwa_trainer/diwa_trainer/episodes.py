@@ -5,12 +5,15 @@ Torch-free, so that the worker processes of an evaluation start quickly.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
 from diwa_runtime.errors import ConfigError, InputError, one_line
@@ -18,6 +21,7 @@ from diwa_runtime.spec import Spec
 from diwa_trainer.agents import Agent
 
 Film = Callable[[], None]
+_CANNOT_BE_MADE = (gymnasium.error.Error, ImportError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,27 @@ def make_environment(
     mode = {"render_mode": "rgb_array"} if render else {}
     try:
         return gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
-    except (gymnasium.error.Error, ModuleNotFoundError, TypeError) as error:
-        reason = one_line(error)
-        raise ConfigError(f"environment {environment!r} cannot be made with {dict(kwargs)} ({reason})") from None
+    except _CANNOT_BE_MADE as error:
+        reason, hint = one_line(error), "; --videos 0 asks for no pictures" if render else ""
+        raise ConfigError(f"environment {environment!r} cannot be made with {dict(kwargs)} ({reason}){hint}") from None
+
+
+def takes_task(environment: str) -> bool:
+    """Whether the constructor of the environment `module:EnvId` has an argument `task`, or takes any.
+
+    Raises:
+        ConfigError: no such module or id.
+    """
+    module, _, name = environment.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        entry_point = gymnasium.spec(name).entry_point
+        make = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        parameters = inspect.signature(make).parameters if make is not None else {}
+    except _CANNOT_BE_MADE as error:
+        raise ConfigError(f"environment {environment!r} cannot be made ({one_line(error)})") from None
+    return "task" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def environment_spec(environment: gymnasium.Env[Any, Any]) -> Spec | None:

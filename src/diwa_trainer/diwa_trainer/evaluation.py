@@ -18,15 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
+from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.session import PolicySession
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.agents import Agent, AgentName, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
-from diwa_trainer.episodes import EpisodeResult, environment_spec, make_environment, run_episode
+from diwa_trainer.episodes import EpisodeResult, environment_spec, make_environment, run_episode, takes_task
+from diwa_trainer.result_files import FORMAT_VERSION
 from diwa_trainer.statistics import wilson_interval
 from diwa_trainer.video import encode_mp4
 
-FORMAT_VERSION = 1
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
 Progress = Callable[[int, int], None]
@@ -35,7 +36,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Run a policy from many seeded starts and count."""
+    """Run a policy from many seeded starts and count.
+
+    Any Gymnasium environment will do that gives the Spec's observation fields, takes its actions, and says in
+    ``info["success"]`` whether its task is achieved. It may take the task's name as an argument `task`, declare its
+    Spec as the attribute `contract`, and say in ``info["action"]`` what it accepted.
+    """
 
     output: Path
     bundle: Path | None = field(default=None, metadata={"help": "folder of the bundle; for policy `bundle` alone"})
@@ -44,11 +50,18 @@ class EvaluateConfig:
         metadata={"help": "the bundle, or what it should be better than (random is smooth motion, zero stands still)"},
     )
     environment: str = field(
-        default="diwa_sim:PlayTable-v0", metadata={"help": "any Gymnasium environment of the contract, module:EnvId"}
+        default="diwa_sim:PlayTable-v0",
+        metadata={
+            "help": "module:EnvId of any Gymnasium environment that gives the Spec's observation fields and says "
+            "in info['success'] whether its task is achieved"
+        },
     )
     environment_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"help": "its further arguments"})
     task: str | None = field(
-        default=None, metadata={"help": "passed to the environment as `task`; none: the bundle's skill"}
+        default=None,
+        metadata={
+            "help": "passed to the environment as `task`; none: the bundle's skill, if the environment takes one"
+        },
     )
     episodes: int = 100
     first_seed: int = field(default=100_000, metadata={"help": "episode i starts from seed first_seed + i"})
@@ -57,9 +70,8 @@ class EvaluateConfig:
     videos: int = field(default=4, metadata={"help": "film the first so many episodes; 0 needs no OpenGL"})
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("first_seed", 0), ("max_steps", 1), ("workers", 1), ("videos", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name.replace('_', '-')} is {getattr(self, name)}, must be at least {least}")
+        check_bounds(self, episodes=(1, None), first_seed=(0, None), max_steps=(1, None), workers=(1, None))
+        check_bounds(self, videos=(0, None))
         if (self.policy == "bundle") != (self.bundle is not None):
             raise ConfigError(f"policy {self.policy!r} {'needs a' if self.bundle is None else 'takes no'} --bundle")
 
@@ -136,7 +148,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
         InputError: the environment is not of contract 1, or a video cannot be drawn.
     """
     bundle = Bundle.load(config.bundle) if config.bundle else None
-    task = config.task or (bundle.manifest.skill if bundle else None)
+    task = config.task or (bundle.manifest.skill if bundle and takes_task(config.environment) else None)
     episodes, videos, successes = [], {}, 0
     with contextlib.closing(_played(config, task)) as played:
         for episode, video in played:

@@ -112,6 +112,7 @@ class _Ingestion:
         self._cameras = cameras
         self._fields = ("proprio", *(["scene"] if _has_scene(spec) else []), *cameras)
         self._known: dict[str, str] = {}
+        self._unknown: set[str] = set()  # tasks
 
     def add(self, bag: Bag, sha256: str) -> None:
         """Add a bag's episodes.
@@ -205,7 +206,10 @@ class _Ingestion:
         for task in dict.fromkeys([*([span.task] if span.task else []), *(task for _, task in span.marks)]):
             if task not in known:
                 self._writer.drop(name, f"mark of task {task!r}, which the Spec does not have (rows kept)")
-                self._report(f"warning: {name}: the Spec has no task {task!r}{nearest(task, known)}; nothing learns it")
+                if task not in self._unknown:
+                    self._unknown.add(task)
+                    advice = f"{nearest(task, known)}; nothing learns it"
+                    self._report(f"warning: {name}: the Spec has no task {task!r}{advice}")
 
     def _write_with_frames(self, bag: Bag, segments: Sequence[Segment]) -> None:
         wanted = {name: [n for segment in segments for n in segment.rows.values[name]] for name in self._cameras}

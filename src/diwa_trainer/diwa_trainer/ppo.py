@@ -7,7 +7,7 @@ The two time axes stay apart: GAE runs over chunks, the denoising discount over 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,9 @@ class PPOConfig:
     gamma_denoising: float = 0.99
     clip: float = 0.01
     clip_base: float = 0.001
-    clip_rate: float = 3.0
+    clip_rate: float = field(
+        default=3.0, metadata={"help": "how steeply the clip range grows to the last denoising step; 0: it is constant"}
+    )
     log_prob_min: float = -5.0
     log_prob_max: float = 2.0
     epochs: int = 5
@@ -45,6 +47,8 @@ class PPOConfig:
     def __post_init__(self) -> None:
         check_bounds(self, gamma=(0, 1), gae_lambda=(0, 1), gamma_denoising=(0, 1), bc_weight=(0, None))
         check_bounds(self, epochs=(1, None), minibatch=(2, None), critic_hidden=(1, None), critic_warmup=(0, None))
+        check_bounds(self, actor_learning_rate=(0, None), critic_learning_rate=(0, None), value_weight=(0, None))
+        check_bounds(self, clip=(0, None), clip_base=(0, None), clip_rate=(0, 100))  # its exponential is a number
 
 
 class Critic(nn.Module):
@@ -83,7 +87,9 @@ def advantages(
 
 
 def clip_schedule(config: PPOConfig, steps: int) -> Tensor:
-    """Clip range of each denoising step, noisiest first, growing towards the clean end (K',)."""
+    """Clip range of each denoising step, noisiest first, growing towards the clean end (K',); `clip` at a rate of 0."""
+    if config.clip_rate == 0:
+        return torch.full((steps,), config.clip)
     i = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
     growth = torch.expm1(config.clip_rate * i) / math.expm1(config.clip_rate)
     return (config.clip_base + (config.clip - config.clip_base) * growth).float()

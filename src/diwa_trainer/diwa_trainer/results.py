@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
+from diwa_trainer.result_files import EVALUATION, SUMMARY, read_result
 from diwa_trainer.statistics import mcnemar, wilson_interval
 
 
@@ -23,19 +23,19 @@ def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[
     return {
         "env_steps_during_finetune": sum(table.pop("env_steps") for table in tables.values()),
         "tasks": tables,
-        "seconds": {name: _read(folder / name / "summary.json")["seconds"] for name in ("world_model",)},
+        "seconds": {name: _seconds(folder / name) for name in ("world_model",)},
     }
 
 
 def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
-    base = _read(folder / "evaluation_base" / "evaluation.json")
+    base = read_result(folder / "evaluation_base" / EVALUATION)
     table: dict[str, Any] = {"base": _counts(base)}
     stages = {"pretrain": "pretrained", "train_reward": "reward"}
-    seconds = {stage: _read(folder / name / "summary.json")["seconds"] for stage, name in stages.items()}
+    seconds = {stage: _seconds(folder / name) for stage, name in stages.items()}
     env_steps = 0
     for policy in policies:
-        evaluation = _read(folder / f"evaluation_{policy}" / "evaluation.json")
-        summary = _read(folder / policy / "summary.json")
+        evaluation = read_result(folder / f"evaluation_{policy}" / EVALUATION)
+        summary = read_result(folder / policy / SUMMARY, "seconds", "env_steps", "imagined_steps")
         table[policy] = _counts(evaluation) | _paired(base, evaluation)
         env_steps += summary["env_steps"]
         seconds[f"finetune {policy}" if policy != policies[0] else "finetune"] = summary["seconds"]
@@ -47,6 +47,10 @@ def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
             if name.startswith("judged_success_")
         }
     return table | {"seconds": seconds, "env_steps": env_steps}
+
+
+def _seconds(folder: Path) -> float:
+    return read_result(folder / SUMMARY, "seconds")["seconds"]
 
 
 def _counts(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -88,10 +92,3 @@ def _rate(counts: dict[str, Any]) -> float:
 def _cell(counts: dict[str, Any]) -> str:
     low, high = wilson_interval(counts["successes"], counts["episodes"])
     return f"{_rate(counts):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run the pipeline again") from None

@@ -58,6 +58,7 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden=(1, None), embedding=(1, None), temperature=(1e-3, None))
+        check_bounds(self, cross_entropy_weight=(0, None))
 
 
 class Classifier(nn.Module):

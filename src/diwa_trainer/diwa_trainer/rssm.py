@@ -177,10 +177,6 @@ class RSSM(nn.Module):
             z = z + (probabilities - probabilities.detach()).flatten(1)
         return torch.cat([h, z], -1)
 
-    def prior_logits(self, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
-        """Return the prior's logits (B, S, C) of states (B, H) that actions (B, A) led to from latents (B, Z)."""
-        return self._mix(self._prior(h, self._carried(latent), action))
-
     def _prior(self, h: Tensor, carried: Tensor | None, action: Tensor) -> Tensor:
         """Return the prior's logits (..., S * C) before the mix; `carried` is the shortcut's, of the state before."""
         into, norm, activation, last = cast(PriorHead, tuple(self.prior_head))

@@ -34,14 +34,19 @@ from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from diwa_runtime.config import to_plain, to_yaml
-from diwa_runtime.errors import ConfigError, InputError, StorageError, one_line
+from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError, one_line
 from diwa_runtime.files import remove_orphans, written_whole
 from diwa_trainer.event_file import EventFile
+from diwa_trainer.finite import not_finite
+from diwa_trainer.result_files import FORMAT_VERSION, SUMMARY, read_result
+from diwa_trainer.retired import without_retired
 
-CONFIG, INPUTS, METRICS, SUMMARY = "config.yaml", "inputs.json", "metrics.jsonl", "summary.json"
+CONFIG, INPUTS, METRICS = "config.yaml", "inputs.json", "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
+SEEDS = (0, 2**32 - 1)
+"""Bounds of a seed: what every generator of random numbers takes."""
 
 # What the readers of damaged or hostile bytes raise. None of them runs what it reads.
 _UNREADABLE = (
@@ -90,6 +95,8 @@ class Run:
         self._events: EventFile | None = None
 
     def __enter__(self) -> Run:
+        if self.is_done:
+            read_result(self.folder / SUMMARY)  # what cannot be read is not to be taken for done
         if self.is_done or self._checkpoints():
             self._check_same_run()
         if not self.is_done:
@@ -122,6 +129,18 @@ class Run:
         """Seconds that went into the run, those before a resumed checkpoint included."""
         return self._seconds_before + time.monotonic() - self._started
 
+    def check_finite(self, verb: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Refuse to go on from an update whose loss or gradient is no number; the last checkpoint stands.
+
+        Raises:
+            DiwaError: one of `metrics` is not finite; names verb, update and metric.
+        """
+        if (name := not_finite(metrics)) is not None:
+            raise DiwaError(
+                f"{self.folder}: {verb} has diverged, {name} of update {step} is {metrics[name]}; "
+                "lower the learning rate, and choose another output folder or delete this one"
+            )
+
     def log(self, step: int, metrics: Mapping[str, float], *, show: str = "") -> None:
         """Append a line of metrics; `show` is printed beside the step for the person who waits.
 
@@ -144,6 +163,7 @@ class Run:
         """Write a checkpoint whole or not at all; the one before it stays until the new one stands.
 
         Raises:
+            DiwaError: the training has diverged, a weight is no number.
             StorageError: the disk is full.
         """
         folder = self._checkpoint(state.step)
@@ -154,6 +174,11 @@ class Run:
             for name, module in state.modules.items()
             for key, value in module.state_dict().items()
         }
+        if (name := not_finite(weights)) is not None:
+            raise DiwaError(
+                f"{self.folder}: has diverged, weights {name} after update {state.step} are not finite; "
+                "lower the learning rate, and choose another output folder or delete this one"
+            )
         rest = {
             "step": state.step,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()},
@@ -212,13 +237,9 @@ class Run:
         Raises:
             StorageError: the disk is full.
         """
-        write_json(self.folder / SUMMARY, dict(summary))
+        write_json(self.folder / SUMMARY, {"format_version": FORMAT_VERSION, **summary})
         for folder in self._checkpoints():
             shutil.rmtree(folder)
-
-    def summary(self) -> dict[str, Any]:
-        """Return what `finish` wrote."""
-        return json.loads((self.folder / SUMMARY).read_text())
 
     def stop_if_interrupted(self, state: TrainState) -> None:
         """End the process's work at a whole step after Ctrl-C or SIGTERM, with a checkpoint.
@@ -244,7 +265,7 @@ class Run:
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             reason = one_line(error)
             raise InputError(f"{path}: cannot be read ({reason}); delete {self.folder} to start over") from None
-        now = _flat(to_plain(self.config))
+        before, now = without_retired(before, str(path)), _flat(to_plain(self.config))
         for name in dict.fromkeys([*now, *before]):
             if name != "output" and before.get(name) != now.get(name):
                 raise ConfigError(

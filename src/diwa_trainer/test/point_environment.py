@@ -80,5 +80,13 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
         return {"proprio": proprio, "scene": np.zeros(24, np.float32)}
 
 
+class Plain(Point):
+    """A point whose constructor takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
 gymnasium.register("Point-v0", entry_point=Point)
+gymnasium.register("Plain-v0", entry_point="point_environment:Plain")
 gymnasium.register("Dumb-v0", entry_point="gymnasium.envs.classic_control.cartpole:CartPoleEnv")

@@ -98,10 +98,8 @@ def test_a_missing_setting_is_named(refused, verb):
         ("train_world_model", "save_every", 0),
         ("pretrain", "demonstrations", 0),
         ("pretrain", "encodings", -1),
-        ("train_reward", "threshold", 1.1),
         ("train_reward", "threads", 0),
         ("finetune", "iterations", 0),
-        ("finetune", "threshold", -0.1),
         ("train_world_model", "model.rssm.classes", 1),
         ("train_world_model", "model.kl_balance", 1.5),
         ("pretrain", "policy.chunk", 0),
@@ -109,12 +107,46 @@ def test_a_missing_setting_is_named(refused, verb):
         ("train_reward", "classifier.embedding", 0),
         ("finetune", "ppo.minibatch", 0),
         ("finetune", "ppo.gamma", 1.1),
+        ("finetune", "ppo.clip_rate", 1000.0),
+        ("train_world_model", "gradient_clip", 0.0),
+        ("train_world_model", "validation", 0.0),
+        ("pretrain", "weight_decay", -0.1),
+        *[(verb, "seed", -1) for verb in TRAINING],
+        ("train_world_model", "seed", 2**64),
+        ("train_world_model", "split_seed", -1),
+        ("train_reward", "split_seed", -1),
+        *[(verb, "learning_rate", -0.1) for verb in TRAINING if verb != "finetune"],
+        ("train_world_model", "final_learning_rate", -0.1),
+        ("pretrain", "final_learning_rate", -0.1),
+        ("finetune", "ppo.actor_learning_rate", -0.1),
+        ("finetune", "ppo.critic_learning_rate", -0.1),
     ],
 )
 def test_a_number_that_cannot_be_is_refused_with_its_bound(refused, tmp_path, toy_data, toy_runs, verb, setting, value):
     argv = flags(verb, toy_data, toy_runs, tmp_path / "run")
 
     assert f"{setting.rpartition('.')[2]} is {value}, must be at " in refused(*argv, f"--{setting}", value)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1.1, -0.1])
+@pytest.mark.parametrize("verb", ["train_reward", "finetune"])
+def test_a_threshold_is_a_probability_that_can_be_passed(refused, tmp_path, toy_data, toy_runs, verb, threshold):
+    argv = flags(verb, toy_data, toy_runs, tmp_path / "run")
+
+    assert f"threshold is {threshold}, must be above 0 and below 1" in refused(*argv, "--threshold", threshold)
+
+
+def test_a_time_embedding_of_halves_that_differ_is_refused(refused, tmp_path, toy_data, toy_runs):
+    argv = flags("pretrain", toy_data, toy_runs, tmp_path / "run")
+
+    assert "time_embedding is 7, must be even" in refused(*argv, "--policy.time-embedding", 7)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"), [("--rate-hz", "rate_hz"), ("--workers", "workers is 0"), ("--image-size", "image_size is 0")]
+)
+def test_ingest_refuses_a_zero(refused, tmp_path, flag, message):
+    assert message in refused("ingest", "--bags", tmp_path / "nowhere", "--output", tmp_path / "data", flag, 0)
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------
@@ -160,9 +192,11 @@ def test_episodes_too_short_to_measure_by_are_said_before_the_training(refused, 
     data = write_toy(tmp_path / "data", play=1, demonstrations=12)
     argv = flags("train_world_model", data, toy_runs, tmp_path / "run")
 
-    assert "needs one episode of 60 rows to train on and another to measure by, its longest of 13 has 70" in refused(
-        *argv
-    )
+    line = refused(*argv)
+
+    assert "needs at least two episodes of 60 rows, one to train on and one held out to measure by" in line
+    assert "of its 13 1 is as long, 0 of them held out" in line
+    assert "record more episodes, or mark" in line
 
 
 def test_rows_that_show_no_success_are_said_before_the_training(refused, tmp_path, toy_data, toy_runs):
@@ -250,9 +284,45 @@ def test_what_export_writes_is_a_bundle_of_these_parts(tmp_path, toy_data, toy_r
     assert (tmp_path / "bundle" / "manifest.json").stat().st_mtime_ns == written
     assert "is done already" in capsys.readouterr().out
 
+    spec = {**manifest["spec"], "mode": "of another version"}
+    (tmp_path / "bundle" / "manifest.json").write_text(json.dumps({**manifest, "spec": spec}))
+    assert main(export(toy_data, toy_runs, tmp_path / "bundle")) == 0
+    assert json.loads((tmp_path / "bundle" / "manifest.json").read_text()) == manifest
+
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / "bundle").rename(
+        tmp_path / f".bundle.{dead.pid}.old.partial"
+    )  # as a kill while it was replaced leaves it
+    capsys.readouterr()
+    assert main(export(toy_data, toy_runs, tmp_path / "bundle")) == 0
+    assert "is done already" in capsys.readouterr().out
+
     base = export(toy_data, toy_runs, tmp_path / "bundle")[:-2]
     assert main(base) == 0
     assert json.loads((tmp_path / "bundle" / "manifest.json").read_text())["provenance"]["finetuned"] is None
+
+
+def test_a_policy_is_deployed_with_the_threshold_that_it_was_tuned_for(tmp_path, tmp_path_factory, toy_data, toy_runs):
+    """And every threshold in use is among those that were measured."""
+    tuned = tmp_path_factory.mktemp("tuned") / "finetuned"
+    assert main([*flags("finetune", toy_data, toy_runs, tuned), "--threshold", "0.85"]) == 0
+    assert main(export(toy_data, toy_runs, tmp_path / "tuned", finetuned=tuned)) == 0
+    assert main(export(toy_data, toy_runs, tmp_path / "base")[:-2]) == 0
+
+    thresholds = [
+        json.loads((tmp_path / name / "manifest.json").read_text())["success_threshold"] for name in ("tuned", "base")
+    ]
+    assert thresholds == [0.85, 0.97]
+    preflight = json.loads((tuned / "preflight.json").read_text())
+    assert [row["threshold"] for row in preflight["by_threshold"]] == [0.5, 0.85, 0.9, 0.97, 0.99]
+
+
+def test_the_threshold_of_a_reward_is_among_those_that_it_is_judged_at(tmp_path, toy_data, toy_runs):
+    assert main([*flags("train_reward", toy_data, toy_runs, tmp_path / "reward"), "--threshold", "0.95"]) == 0
+
+    held_out = json.loads((tmp_path / "reward" / "reward.json").read_text())["held_out"]["play"]
+    assert [row["threshold"] for row in held_out["by_threshold"]] == [0.5, 0.9, 0.95, 0.97, 0.99]
 
 
 @pytest.mark.parametrize("fact", ["task", "latent_size", "threshold"])

@@ -106,7 +106,6 @@ def test_windows_never_cross_episodes_and_reach_every_start(tmp_path):
     assert (np.diff(window["row"], axis=1) == 1).all()
     assert (episode_of_row[window["row"]] == episode_of_row[window["row"][:, :1]]).all()
     assert set(window["row"][:, 0]) == {*range(7), *range(13, 35)}
-    np.testing.assert_array_equal(window["is_first"], np.isin(window["row"], [0, 10, 13]))
 
 
 @pytest.mark.parametrize("spec", [Spec(), VISION], ids=["state", "hybrid"])
@@ -125,7 +124,7 @@ def test_windows_come_from_the_given_episodes_and_fields_only(tmp_path):
 
     window = dataset.windows(np.random.default_rng(0), 50, 10, episodes=dataset.episodes[1:2], fields=["proprio"])
 
-    assert set(window) == {"proprio", "is_first", "row"}
+    assert set(window) == {"proprio", "row"}
     assert set(window["row"][:, 0]) == {10, 11, 12}
 
 
@@ -255,7 +254,6 @@ def damage_camera_path(folder):
         (damage_json(rows=10**15), "dataset.json"),
         (damage_json(episodes=[]), "dataset.json"),
         (damage_json(episodes=[{"start": -5}]), "damaged"),
-        (damage_json(notes=None), "damaged"),
         (damage_camera_path, "cannot name a camera"),
     ],
     ids=lambda value: getattr(value, "__name__", None),

@@ -202,11 +202,23 @@ def test_worker_that_dies_is_reported(tmp_path):
         evaluate(config(tmp_path, environment_kwargs={"dies": True}, workers=2))
 
 
+def test_an_environment_that_takes_no_task_is_told_none(tmp_path):
+    """Any Gymnasium environment of the contract will do; only a task that was asked for must be taken."""
+    settings = config(tmp_path, environment="point_environment:Plain-v0", episodes=3)
+    assert evaluate(settings).to_json()["task"] is None
+    assert evaluate(config(tmp_path, episodes=3)).to_json()["task"] == Bundle.load(settings.bundle).manifest.skill
+    with pytest.raises(ConfigError, match=r"Plain-v0' cannot be made with \{'task': 'open_drawer'\}"):
+        evaluate(dataclasses.replace(settings, task="open_drawer"))
+    with pytest.raises(ConfigError, match=r"render_mode.*; --videos 0 asks for no pictures"):
+        evaluate(dataclasses.replace(settings, videos=1))
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
         ({"environment": "point_environment:Line-v0"}, ConfigError, "Line"),
         ({"environment": "no_such_simulator:Table-v0"}, ConfigError, "no_such_simulator"),
+        ({"environment": "a:b:Table-v0", "policy": "zero"}, ConfigError, "a:b:Table-v0"),
         ({"environment_kwargs": {"colour": "red"}}, ConfigError, "colour"),
         ({"environment_kwargs": {"reports_success": False}}, InputError, "success"),
         ({"environment": "point_environment:Dumb-v0", "policy": "expert"}, ConfigError, "no expert"),
@@ -256,6 +268,17 @@ def test_verb_writes_the_run_once(tmp_path, capsys):
     assert (settings.output / "evaluation.json").stat().st_mtime_ns == before
     with pytest.raises(ConfigError, match="episodes"):
         verb.run(dataclasses.replace(settings, episodes=4))
+
+
+def test_a_result_of_another_version_is_not_taken_for_done(tmp_path):
+    settings = config(tmp_path, episodes=1)
+    verb.run(settings)
+    path = settings.output / "evaluation.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
+    with pytest.raises(
+        InputError, match=r"evaluation.json: format 99, this DiWA reads 1; delete .*run and make it anew"
+    ):
+        verb.run(settings)
 
 
 def test_interrupted_verb_leaves_no_result(tmp_path, monkeypatch):

@@ -100,6 +100,10 @@ def test_clip_ranges_and_discounts_are_the_published_ones():
     torch.testing.assert_close(denoising_discount(PPOConfig(), 10), torch.tensor(DISCOUNT), atol=6e-5, rtol=0)
 
 
+def test_a_clip_range_that_does_not_grow_is_constant():
+    assert clip_schedule(PPOConfig(clip_rate=0.0), 10).tolist() == pytest.approx([0.01] * 10)
+
+
 @pytest.mark.parametrize("bc_weight", [0.0, 0.05, 2.0])
 def test_loss_and_gradients_are_the_plain_ones(bc_weight):
     pretrained = make_policy(1)

@@ -194,6 +194,33 @@ def test_damaged_or_hostile_file_is_refused_by_name(runs, name):
     assert not (runs / "it_ran").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("open_drawer/evaluation_base/evaluation.json", "episodes_detail"),
+        ("open_drawer/reward/reward.json", "held_out"),
+        ("open_drawer/finetuned/preflight.json", "by_threshold"),
+        ("world_model/data.json", "features"),
+        ("world_model/open_loop.json", "horizons"),
+    ],
+)
+def test_an_old_or_incomplete_file_is_refused_by_name(runs, name, key):
+    whole = json.loads((runs / name).read_text())
+    (runs / name).write_text(json.dumps({other: value for other, value in whole.items() if other != key}))
+    with pytest.raises(InputError, match=rf"{name}: lacks '{key}.*make it anew"):
+        report(runs)
+    (runs / name).write_text(json.dumps({**whole, "format_version": 99}))
+    with pytest.raises(InputError, match=f"{name}: format 99, this DiWA reads 1"):
+        report(runs)
+
+
+def test_a_line_of_metrics_that_is_no_object_is_named(runs):
+    path = runs / "world_model" / "metrics.jsonl"
+    path.write_text("[1, 2]\n" + path.read_text())
+    with pytest.raises(InputError, match=r"metrics.jsonl: line 1 is no JSON object"):
+        report(runs)
+
+
 @pytest.mark.parametrize("make", [lambda _: None, Path.mkdir])
 def test_folder_without_runs_is_refused(tmp_path, make):
     make(tmp_path / "nothing")

@@ -22,10 +22,11 @@ def write(path, **data):
 
 
 def write_evaluation(folder, successes, first_seed=0):
-    details = [{"success": success} for success in successes]
+    details = [{"seed": i, "success": success, "length": 20} for i, success in enumerate(successes, first_seed)]
     counts = {"successes": sum(successes), "episodes": len(successes), "interval95": [0.1, 0.9], "mean_length": 20.0}
     seeds = list(range(first_seed, first_seed + len(successes)))
-    write(folder / "evaluation.json", **counts, seeds=seeds, episodes_detail=details)
+    about = {"format_version": 1, "environment": {"id": "a:B-v0", "kwargs": {}}, "bundle": None}
+    write(folder / "evaluation.json", **about, **counts, seeds=seeds, episodes_detail=details)
 
 
 @pytest.fixture
@@ -75,6 +76,38 @@ def test_a_stage_that_is_missing_is_named(pipeline):
 
     with pytest.raises(InputError, match=r"reward/summary.json: cannot be read"):
         sum_up(pipeline, [TASK], ["finetuned"])
+
+
+def change(path, **changes):
+    """Change keys of a JSON object; None takes a key out."""
+    data = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({key: value for key, value in data.items() if key not in changes or value is not None}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("evaluation_base/evaluation.json", {"format_version": 2}, "format 2, this DiWA reads 1"),
+        ("evaluation_base/evaluation.json", {"seeds": None}, "lacks 'seeds'"),
+        (
+            "evaluation_finetuned/evaluation.json",
+            {"episodes_detail": [{"seed": 0}]},
+            "lacks 'episodes_detail.*.success'",
+        ),
+        ("evaluation_finetuned/evaluation.json", {"episodes_detail": 3}, "lacks 'episodes_detail.*.seed'"),
+        ("finetuned/summary.json", {"env_steps": None}, "lacks 'env_steps'"),
+        ("reward/summary.json", {"seconds": None}, "lacks 'seconds'"),
+    ],
+)
+def test_a_result_that_is_old_or_incomplete_is_named(pipeline, name, changes, message):
+    path = pipeline / TASK / name
+    change(path, **changes)
+
+    with pytest.raises(InputError) as refused:
+        sum_up(pipeline, [TASK], ["finetuned"])
+
+    assert str(refused.value).startswith(f"{path}: {message}")
+    assert str(refused.value).endswith(f"delete {path.parent} and make it anew")
 
 
 def test_the_table_tells_rates_gain_and_that_no_step_was_taken(pipeline, capsys):

@@ -128,7 +128,7 @@ def test_imagined_states_are_samples_of_the_prior() -> None:
     latent, action = (torch.randn(1, n, dtype=torch.float64).expand(rows, n) for n in (rssm.config.latent, ACTION))
     after = rssm.imagine_step(latent, action, torch.Generator().manual_seed(0))
     frequencies = after[:, size:].mean(0).unflatten(0, (rssm.config.variables, rssm.config.classes))
-    prior = rssm.prior_logits(after[:1, :size], latent[:1], action[:1])[0].exp()
+    prior = plain_rssm.mixed(rssm, plain_rssm.prior_logits(rssm, after[:1, :size], latent[:1], action[:1]))[0]
     deviation = (prior * (1 - prior) / rows).sqrt()
     assert ((frequencies - prior).abs() < 4 * deviation).all()
 
@@ -168,10 +168,8 @@ def test_a_draw_never_leaves_the_classes_when_probabilities_sum_to_less_than_one
 def test_no_class_falls_below_its_share_of_the_uniform(unimix: float) -> None:
     rssm = make_rssm(unimix)
     torch.nn.init.normal_(rssm.prior_head[-1].bias, std=1000.0)  # a prior that is sure of itself
-    h, latent, action = (
-        torch.zeros(1, n, dtype=torch.float64) for n in (rssm.config.deterministic, rssm.config.latent, ACTION)
-    )
-    probabilities = rssm.prior_logits(h, latent, action)[0].exp()
+    embeddings, actions, latent, features = make_inputs(rssm).values()
+    probabilities = rssm.observe(embeddings, actions, latent, mode=True, features=features).prior[0, 0].exp()
     floor = torch.tensor(unimix / rssm.config.classes, dtype=torch.float64)
     torch.testing.assert_close(probabilities.min(-1).values, floor.expand(rssm.config.variables))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(rssm.config.variables, dtype=torch.float64))

@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.compat.proto.event_pb2 import SessionLog
-from toy import TRAINERS, tiny_configs
+from toy import TINY_PPO, TRAINERS, tiny_configs
 
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError
 from diwa_runtime.spec import Spec
@@ -250,6 +250,47 @@ def test_ctrl_c_in_the_last_step_still_stops_what_comes_after_the_run(tmp_path):
     assert Run(tmp_path / "run", Settings()).is_done
 
 
+# --- diverged ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "changes"),
+    [
+        ("train_world_model", {"learning_rate": 1e30}),
+        ("train_world_model", {"learning_rate": 1e30, "updates": 1}),
+        ("pretrain", {"learning_rate": 1e30}),
+        ("pretrain", {"learning_rate": 1e30, "updates": 1}),
+        ("train_reward", {"learning_rate": 1e30}),
+        ("finetune", {"ppo": dataclasses.replace(TINY_PPO, actor_learning_rate=1e30)}),
+    ],
+)
+def test_a_training_that_has_diverged_ends_with_the_last_checkpoint_and_makes_nothing(
+    tmp_path, toy_data, toy_runs, verb, changes
+):
+    config = dataclasses.replace(tiny_configs(toy_data, toy_runs, save_every=1)[verb], **changes)
+
+    with pytest.raises(
+        DiwaError, match=rf"run: {verb} has diverged, \w+ of update \d is (nan|inf); lower the learning"
+    ):
+        TRAINERS[verb](dataclasses.replace(config, output=tmp_path / "run"))
+
+    (checkpoint,) = (tmp_path / "run").glob("checkpoint_*")
+    assert all(value.isfinite().all() for value in load_file(checkpoint / "weights.safetensors").values())
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+    assert not Run(tmp_path / "run", config).is_done
+
+
+def test_weights_that_are_no_numbers_never_take_a_checkpoint_s_place(tmp_path):
+    state = saved_run(tmp_path / "run")
+    state.step = 2
+    torch.nn.init.constant_(state.modules["net"].bias, float("inf"))
+
+    with Run(tmp_path / "run", Settings()) as run, pytest.raises(DiwaError, match=r"diverged, weights net/bias after"):
+        run.save(state)
+
+    assert [path.name for path in (tmp_path / "run").glob("*checkpoint_*")] == ["checkpoint_1"]
+
+
 # --- kills and full disks ---------------------------------------------------------------------------------------
 
 
@@ -416,6 +457,27 @@ def test_other_inputs_are_refused_by_name(tmp_path):
         Run(tmp_path / "run", Settings(), {"dataset": "abd"}).__enter__()
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"format_version": 99}'])
+def test_a_finished_run_that_cannot_be_read_is_not_taken_for_done(tmp_path, text):
+    with Run(tmp_path / "run", Settings()) as run:
+        run.finish({"seconds": 1})
+    (tmp_path / "run" / "summary.json").write_text(text)
+
+    with pytest.raises(InputError, match=r"run/summary.json: .*; delete .*run and make it anew"):
+        Run(tmp_path / "run", Settings()).__enter__()
+
+
+@pytest.mark.parametrize(("clip", "refused"), [(3.0, None), (1.5, r"made with policy.noise_clip = 1.5.* fixes at 3.0")])
+def test_a_setting_that_is_a_constant_now_only_matters_where_it_was_another(tmp_path, clip, refused):
+    with Run(tmp_path / "run", Settings()) as run:
+        run.finish({"seconds": 1})
+    with (tmp_path / "run" / "config.yaml").open("a") as file:
+        file.write(f"policy:\n  noise_clip: {clip}\n")
+
+    with pytest.raises(InputError, match=refused) if refused else nullcontext(), Run(tmp_path / "run", Settings()):
+        pass
+
+
 def test_a_run_that_has_kept_nothing_yet_makes_way_for_other_settings(tmp_path):
     with Run(tmp_path / "run", Settings()) as run:
         run.log(1, {"loss": 1.0})
@@ -505,9 +567,13 @@ def test_a_run_whose_settings_cannot_be_read_is_refused(tmp_path, name, text):
         resumed(tmp_path / "run")
 
 
-def change_header(path: Path, **changes) -> None:
+def metadata_of(path: Path) -> dict[str, str]:
     with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["diwa"])
+        return file.metadata()
+
+
+def change_header(path: Path, **changes) -> None:
+    header = json.loads(metadata_of(path)["diwa"])
     save_file(load_file(path), path, {"diwa": json.dumps({**header, **changes})})
 
 
@@ -518,6 +584,7 @@ def change_header(path: Path, **changes) -> None:
         ({"format": 99}, "format 99, this DiWA reads 1"),
         ({"about": 3}, "damaged header"),
         ({"about": {}}, "does not state 'task'"),
+        ({"config": {"size": 3, "noise_clip": 1.5}}, r"made with noise_clip = 1\.5, which this DiWA fixes at 3\.0"),
         ({"spec": {}}, "not a Spec"),
     ],
 )
@@ -527,7 +594,28 @@ def test_weights_with_another_header_are_refused(tmp_path, changes, message):
     change_header(path, **changes)
 
     with pytest.raises(InputError, match=message):
-        load_artifact(path, "net", "make_net", ["task"])
+        load_artifact(path, "net", "make_net", ["task"]).config_as(Nested)
+
+
+def test_weights_of_before_the_noise_s_limit_was_a_constant_are_read(tmp_path):
+    path = tmp_path / "net.safetensors"
+    save_artifact(path, "net", torch.nn.Linear(2, 2), Nested(), Spec(), {})
+    change_header(path, config={"size": 3, "noise_clip": 3.0})
+
+    assert load_artifact(path, "net", "make_net").config_as(Nested) == Nested(3)
+
+
+def test_weights_that_are_no_numbers_are_neither_written_nor_read(tmp_path):
+    path, net = tmp_path / "net.safetensors", torch.nn.Linear(2, 2)
+    save_artifact(path, "net", net, Nested(), Spec(), {})
+    save_file({**net.state_dict(), "bias": torch.tensor([0.0, float("nan")])}, path, metadata_of(path))
+    with pytest.raises(InputError, match=r"net.safetensors: weights 'bias' are not finite.* anew with `make_net`"):
+        load_artifact(path, "net", "make_net")
+
+    torch.nn.init.constant_(net.weight, float("nan"))
+    with pytest.raises(DiwaError, match=r"other.safetensors: is not written, its weights 'weight' are not finite"):
+        save_artifact(tmp_path / "other.safetensors", "net", net, Nested(), Spec(), {})
+    assert not (tmp_path / "other.safetensors").exists()
 
 
 def test_weights_without_a_header_of_ours_are_refused(tmp_path):

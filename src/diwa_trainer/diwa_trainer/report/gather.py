@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
+from diwa_trainer.result_files import EVALUATION, SUMMARY, read_result
 
 BASE, FINETUNED = "base", "finetuned"
 
@@ -27,14 +28,14 @@ class RunFolder:
         """Return the content of a JSON file, or None if it is not there.
 
         Raises:
-            InputError: it is not JSON.
+            InputError: as `read_result`.
         """
         return _read_json(self.path / name)
 
     @cached_property
     def summary(self) -> dict[str, Any]:
         """What the run ended with; empty if it did not."""
-        return self.json("summary.json") or {}
+        return self.json(SUMMARY) or {}
 
     @cached_property
     def config(self) -> str | None:
@@ -47,20 +48,17 @@ class RunFolder:
         """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out.
 
         Raises:
-            InputError: another line is not JSON.
+            InputError: another line is no JSON object with a step.
         """
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             return []
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = []
-        for index, line in enumerate(lines):
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                if index < len(lines) - 1:
-                    raise InputError(f"{path}: line {index + 1} is not JSON; delete that line") from None
-        return rows
+        rows = [_metrics_of(line) for line in lines]
+        for number, row in enumerate(rows[:-1], 1):
+            if row is None:
+                raise InputError(f"{path}: line {number} is no JSON object with a step; delete that line")
+        return [row for row in rows if row is not None]
 
     def curve(self, name: str) -> tuple[list[float], list[float | None]]:
         """Return steps and values of one metric, where it was logged."""
@@ -119,7 +117,6 @@ class Runs:
     """A pipeline's folder."""
 
     path: Path
-    dataset: dict[str, Any] | None
     world_model: RunFolder
     tasks: tuple[TaskRuns, ...]
 
@@ -135,7 +132,6 @@ def gather(folder: Path) -> Runs:
         raise InputError(f"{folder}: no such folder; name the one that `pipeline` or the policy node wrote")
     runs = Runs(
         path=folder,
-        dataset=_read_json(folder / "dataset" / "dataset.json"),
         world_model=RunFolder(folder / "world_model"),
         tasks=tuple(_task(path) for path in sorted(folder.iterdir()) if _is_task(path)),
     )
@@ -175,7 +171,7 @@ def _task(path: Path) -> TaskRuns:
 
 
 def _evaluation(run: RunFolder) -> Evaluation | None:
-    data = run.json("evaluation.json")
+    data = run.json(EVALUATION)
     if data is None:
         return None
     videos = {}
@@ -186,13 +182,13 @@ def _evaluation(run: RunFolder) -> Evaluation | None:
     return Evaluation(run.path.name.removeprefix("evaluation_"), data, videos)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+def _metrics_of(line: str) -> dict[str, float | None] | None:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); make the run again") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: must hold a JSON object; make the run again")
-    return data
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and "step" in row else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return read_result(path) if path.is_file() else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.files import written_whole
 from diwa_trainer.evaluation import EvaluateConfig, Evaluation, evaluate, video_name
+from diwa_trainer.result_files import EVALUATION, read_result
 from diwa_trainer.runs import Run, write_json
 
-EVALUATION = "evaluation.json"
 _SHOW_EVERY = 25
 
 
@@ -20,6 +20,7 @@ def run(config: EvaluateConfig) -> None:
     inputs = {"bundle": Bundle.load(config.bundle).sha256} if config.bundle else {}
     with Run(config.output, config, inputs) as run_folder:
         if run_folder.is_done:
+            read_result(config.output / EVALUATION)  # what cannot be read is not to be taken for done
             print(f"[{run_folder.folder.name}] is done already")
             return
 

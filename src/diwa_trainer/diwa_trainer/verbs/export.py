@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from diwa_runtime.bundle import Bundle, write_bundle
-from diwa_runtime.errors import BundleError, InputError
+from diwa_runtime.errors import InputError
+from diwa_runtime.files import remove_orphans
 from diwa_runtime.manifest import FieldStatistics, ImageStatistics, Manifest, Normalisation
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import Artifact, check_lineage, check_world_model
@@ -80,10 +81,12 @@ def run(config: ExportConfig) -> None:
         chunk_length=finetuned.config.chunk,
         denoising_steps=finetuned.config.denoising_steps,
         latent_size=model.latent_size,
-        success_threshold=reward_file.about["threshold"],
+        # What a policy was tuned for; a base policy's file does not state it, nor did a tuned one's at first.
+        success_threshold=policy_file.about.get("threshold", reward_file.about["threshold"]),
         max_steps=PATIENCE * max(episode.end - episode.start for episode in shown),
         camera_starts={name: ImageStatistics.of(images[starts]) for name, images in dataset.images.items()},
     )
+    remove_orphans(config.output.parent)
     if _is_there(config.output, manifest):
         print(f"[{config.output.name}] is done already")
         return
@@ -94,7 +97,7 @@ def run(config: ExportConfig) -> None:
 def _is_there(folder: Path, manifest: Manifest) -> bool:
     try:
         found = Bundle.load(folder).manifest
-    except BundleError:
+    except InputError:  # not a BundleError alone: an older bundle's Spec may be what cannot be read
         return False
     return (found.skill, found.provenance) == (manifest.skill, manifest.provenance)
 

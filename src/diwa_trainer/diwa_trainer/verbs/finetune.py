@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config import check_between, check_bounds
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import check_lineage, save_artifact
 from diwa_trainer.dataset import Dataset
@@ -25,7 +25,7 @@ from diwa_trainer.latents import encode_starts
 from diwa_trainer.policies import FINETUNED, PRETRAINED, WEIGHTS, load_policy
 from diwa_trainer.ppo import Critic, PPOConfig, make_batch, update
 from diwa_trainer.reward import ClassifierReward, Reward, RewardKind, Starts, choose_reward, make_rewards
-from diwa_trainer.runs import Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.runs import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
 from diwa_trainer.segments import demonstrations, start_rows
 from diwa_trainer.verbs.train_reward import THRESHOLDS, load_classifier
 from diwa_trainer.verbs.train_world_model import load_world_model
@@ -66,7 +66,8 @@ class FinetuneConfig:
     )
 
     def __post_init__(self) -> None:
-        check_bounds(self, threshold=(0, 1), iterations=(1, None), episodes=(2, None), chunks=(1, None))
+        check_between(self, threshold=(0, 1))
+        check_bounds(self, iterations=(1, None), episodes=(2, None), chunks=(1, None), seed=SEEDS)
         check_bounds(self, play_starts=(0, None), judged_episodes=(1, None), judge_every=(1, None))
         check_bounds(self, threads=(1, None), save_every=(1, None), keep_every=(0, None))
 
@@ -81,6 +82,7 @@ class Parts:
     paid: Reward
     starts: Starts
     task: str
+    threshold: float
 
 
 def run(config: FinetuneConfig) -> None:
@@ -110,6 +112,7 @@ def run(config: FinetuneConfig) -> None:
                 critic_only=state.step < config.ppo.critic_warmup,
             )
             state.step += 1
+            run.check_finite("finetune", state.step, metrics)
             state.extra["imagined_steps"] += int(rollout.live.sum()) * policy.config.chunk
             metrics |= _rollout_metrics(rollout, state)
             run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
@@ -140,6 +143,7 @@ def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
         choose_reward(rewards, config.reward_kind),
         _starts(config, dataset, model, task),
         task,
+        threshold,
     )
     files = {"dataset": dataset.fingerprint} | {
         name: file.sha256
@@ -254,7 +258,7 @@ def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]
     classifier = parts.rewards["classifier"]
     assert isinstance(classifier, ClassifierReward)
     rows = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({*THRESHOLDS, parts.threshold}):
         generator = torch.Generator().manual_seed(config.seed + 1)
         starts = parts.starts.draw(config.judged_episodes, generator)
         reward = dataclasses.replace(classifier, threshold=threshold)
@@ -264,8 +268,8 @@ def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]
 
 
 def _keep(path: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
-    about = {"task": parts.task, "latent_size": parts.model.latent_size, **files, "iterations": iterations}
-    save_artifact(path, FINETUNED, policy, policy.config, parts.model.spec, about)
+    about = {"task": parts.task, "latent_size": parts.model.latent_size, "threshold": parts.threshold, **files}
+    save_artifact(path, FINETUNED, policy, policy.config, parts.model.spec, {**about, "iterations": iterations})
 
 
 def _rollout_metrics(rollout: Rollout, state: TrainState) -> dict[str, float]:

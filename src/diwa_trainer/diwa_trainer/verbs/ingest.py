@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.files import remove_orphans
 from diwa_runtime.spec import CameraSpec, Mode, Spec
@@ -29,10 +30,7 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if not self.bags:
             raise ConfigError("ingest: --bags names no bag")
-        for name in ("workers", "image_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"ingest: {name} must be at least 1, not {value}")
+        check_bounds(self, workers=(1, None), image_size=(1, None))
 
 
 def run(config: IngestConfig) -> None:
@@ -63,4 +61,5 @@ def make_spec(config: IngestConfig) -> Spec:
         cameras = tuple(known.get(name, CameraSpec(name)) for name in config.cameras)
     if config.image_size is not None:
         cameras = tuple(replace(camera, height=config.image_size, width=config.image_size) for camera in cameras)
-    return replace(spec, cameras=cameras, mode=config.mode or spec.mode, rate_hz=config.rate_hz or spec.rate_hz)
+    rate_hz = spec.rate_hz if config.rate_hz is None else config.rate_hz
+    return replace(spec, cameras=cameras, mode=config.mode or spec.mode, rate_hz=rate_hz)

@@ -17,7 +17,7 @@ from diwa_trainer.chunks import demonstration_chunks
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policies import PRETRAINED, WEIGHTS
-from diwa_trainer.runs import Run, TrainState, cosine, intra_op_threads, make_state
+from diwa_trainer.runs import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
 from diwa_trainer.segments import demonstrations
 from diwa_trainer.verbs.train_world_model import load_world_model
 from diwa_trainer.world_model import WorldModel
@@ -50,7 +50,8 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, demonstrations=(1, None), updates=(1, None), batch=(1, None), encodings=(1, None))
-        check_bounds(self, ema=(0, 1), threads=(1, None), log_every=(1, None), save_every=(1, None))
+        check_bounds(self, ema=(0, 1), threads=(1, None), log_every=(1, None), save_every=(1, None), seed=SEEDS)
+        check_bounds(self, learning_rate=(0, None), final_learning_rate=(0, None), weight_decay=(0, None))
 
 
 def run(config: PretrainConfig) -> None:
@@ -72,14 +73,16 @@ def run(config: PretrainConfig) -> None:
         while state.step < config.updates:
             run.stop_if_interrupted(state)
             loss = _update(config, latents, chunks, policy, average, state)
+            run.check_finite("pretrain", state.step, {"loss": loss})
             if state.step % config.log_every == 0:
                 metrics = {"loss": loss} | _validate(average, validation)
                 run.log(state.step, metrics, show=_progress(config, state.step, metrics))
             if state.step % config.save_every == 0:
                 run.save(state)
+        final = _validate(average, validation)
+        run.check_finite("pretrain", state.step, final)
         about = {"task": config.task, "latent_size": model.latent_size, "world_model": model_file.sha256}
         save_artifact(run.folder / WEIGHTS, PRETRAINED, average, config.policy, dataset.spec, about)
-        final = _validate(average, validation)
         run.finish({"seconds": run.seconds, "demonstrations": len(cloned), "pairs": len(chunks), **final})
 
 

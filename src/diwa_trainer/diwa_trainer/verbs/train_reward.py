@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config import check_between, check_bounds
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.latents import action_at, encode
 from diwa_trainer.reward import Classifier, ClassifierConfig
-from diwa_trainer.runs import Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.runs import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
 from diwa_trainer.segments import Segment, demonstration_segments, demonstrations, play_segments
 from diwa_trainer.verbs.train_world_model import load_world_model
 from diwa_trainer.world_model import WorldModel
@@ -59,9 +59,11 @@ class TrainRewardConfig:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        check_bounds(self, threshold=(0, 1), demonstrations=(1, None), play=(0, None), play_length=(2, None))
+        check_between(self, threshold=(0, 1))
+        check_bounds(self, demonstrations=(1, None), play=(0, None), play_length=(2, None), learning_rate=(0, None))
         check_bounds(self, encodings=(1, None), updates=(1, None), batch=(4, None), validation=(0, 0.9))
         check_bounds(self, threads=(1, None), log_every=(1, None), save_every=(1, None))
+        check_bounds(self, seed=SEEDS, split_seed=SEEDS)
 
 
 def run(config: TrainRewardConfig) -> None:
@@ -80,6 +82,7 @@ def run(config: TrainRewardConfig) -> None:
         while state.step < config.updates:
             run.stop_if_interrupted(state)
             loss = _update(config, latents, labels, classifier, state)
+            run.check_finite("train_reward", state.step, {"loss": loss})
             if state.step % config.log_every == 0:
                 run.log(
                     state.step, {"loss": loss}, show=f"{config.task} {state.step}/{config.updates}, loss {loss:.3f}"
@@ -92,7 +95,7 @@ def run(config: TrainRewardConfig) -> None:
             "threshold": config.threshold,
             "train": {"successes": int(labels.sum()), "others": int((~labels).sum())},
             "held_out": {
-                name: _judge(model, dataset, classifier, sets[name])
+                name: _judge(model, dataset, classifier, sets[name], config.threshold)
                 for name in ("demonstrations", "play")
                 if sets[name]
             },
@@ -207,13 +210,15 @@ def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _judge(model: WorldModel, dataset: Dataset, classifier: Classifier, segments: Sequence[Segment]) -> dict[str, Any]:
+def _judge(
+    model: WorldModel, dataset: Dataset, classifier: Classifier, segments: Sequence[Segment], chosen: float
+) -> dict[str, Any]:
     """Frame precision and recall, and in what share of succeeded and of failed episodes it ever fires, by threshold."""
     latents = encode(model, dataset, [s.start for s in segments], [s.end for s in segments], None, mode=True)
     probabilities = [classifier(latent).numpy() for latent in latents]
     succeeded = np.array([segment.success.any() for segment in segments])
     rows = []
-    for threshold in THRESHOLDS:
+    for threshold in sorted({*THRESHOLDS, chosen}):
         fired = [probability > threshold for probability in probabilities]
         said, true = np.concatenate(fired), np.concatenate([segment.success for segment in segments])
         ever = np.array([one.any() for one in fired])

@@ -16,7 +16,7 @@ from diwa_trainer.data_summary import summarise_dataset
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.latents import action_at, observation_at
 from diwa_trainer.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
-from diwa_trainer.runs import Run, TrainState, cosine, intra_op_threads, make_state, write_json
+from diwa_trainer.runs import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.world_model import WorldModel, WorldModelConfig
 
 WEIGHTS = "world_model.safetensors"
@@ -48,7 +48,9 @@ class TrainWorldModelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, updates=(1, None), batch=(1, None), length=(2, None), threads=(1, None))
-        check_bounds(self, validation=(0, 0.9), log_every=(1, None), save_every=(1, None))
+        check_bounds(self, validation=(1e-3, 0.9), log_every=(1, None), save_every=(1, None), open_loop_from=(0, None))
+        check_bounds(self, learning_rate=(0, None), final_learning_rate=(0, None), gradient_clip=(1e-6, None))
+        check_bounds(self, seed=SEEDS, split_seed=SEEDS)
 
 
 def run(config: TrainWorldModelConfig) -> None:
@@ -65,17 +67,20 @@ def run(config: TrainWorldModelConfig) -> None:
         while state.step < config.updates:
             run.stop_if_interrupted(state)
             metrics = _update(config, dataset, train, model, state)
+            run.check_finite("train_world_model", state.step, metrics)
             if state.step % config.log_every == 0:
                 metrics |= _validation(config, dataset, held_out, model)
                 run.log(state.step, metrics, show=_progress(config, state.step, metrics, run))
             if state.step % config.save_every == 0:
                 run.save(state)
         model.eval().requires_grad_(False)
+        final = _validation(config, dataset, held_out, model)
+        run.check_finite("train_world_model", state.step, final)
         report = open_loop_report(model, dataset, held_out, seed=config.seed)
         write_json(run.folder / "open_loop.json", report)
         about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
         save_artifact(run.folder / WEIGHTS, KIND, model, config.model, dataset.spec, about)
-        run.finish({"seconds": run.seconds, "updates": config.updates, **_validation(config, dataset, held_out, model)})
+        run.finish({"seconds": run.seconds, "updates": config.updates, **final})
 
 
 def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
@@ -96,9 +101,11 @@ def _check_lengths(
     both = all(any(len(episode) >= config.length for episode in episodes) for episodes in (train, held_out))
     if not (both and measurable(held_out)):
         needed = max(config.length, CONTEXT + HORIZON)
+        long, kept = (sum(len(one) >= needed for one in episodes) for episodes in (dataset.episodes, held_out))
         raise InputError(
-            f"{dataset.folder}: needs one episode of {needed} rows to train on and another to measure by, its longest "
-            f"of {len(dataset.episodes)} has {max(len(episode) for episode in dataset.episodes)}; record longer ones"
+            f"{dataset.folder}: needs at least two episodes of {needed} rows, one to train on and one held out to "
+            f"measure by; of its {len(dataset.episodes)} {long} {'is' if long == 1 else 'are'} as long, {kept} of them "
+            "held out; record more episodes, or mark on episode/event where they begin and end"
         )
 
 
