@@ -115,11 +115,13 @@ class Arm:
             self._limits = self._bounded()
         except franky.IncompatibleVersionException as error:
             raise InputError(
-                f"{self.hostname}: {one_line(error)}; a Panda needs franky built on libfranka 0.9.2 (docs/hardware.md)"
+                f"{self.hostname}: {one_line(error).rstrip(' .')}; an FR3 needs system 5.9.0 or newer, a Panda needs "
+                "franky built on libfranka 0.9.2 (docs/hardware.md)"
             ) from None
         except franky.RealtimeException as error:
             raise InputError(
-                f"{self.hostname}: {one_line(error)}; use a PREEMPT_RT kernel or realtime:=false"
+                f"{self.hostname}: {one_line(error).rstrip(' .')}; use a PREEMPT_RT kernel, or leave the parameter "
+                "realtime at false"
             ) from None
         except franky.Exception as error:
             raise ArmLostError(f"{self.hostname}: {one_line(error)}; is it on, unlocked, and FCI enabled?") from None
@@ -140,7 +142,8 @@ class Arm:
 
     def _bounded(self) -> ArmLimits:
         """Make the limits, and let franky keep to them."""
-        # Only libfranka for the FR3 can be asked for a model; a build for the Panda cannot connect to anything else.
+        # Only libfranka 0.15 and newer, which is for the FR3, can be asked for a model. A build for the Panda cannot
+        # connect to anything else; one in between can, and must not be used (docs/hardware.md): it would pass for that.
         name = _name_of(self._robot.model_urdf) if hasattr(type(self._robot), "model_urdf") else "panda"
         limits = limits_of(name)
         used: dict[str, Any] = {}

@@ -264,7 +264,7 @@ class Bridge:
             now_ns: on the steady clock of this machine.
             waited_ns: for how long it had lain around then.
         """
-        if self.fault:
+        if self.fault and (self.mode is not RobotMode.GUIDED or self.recovering):  # guided: for the fingers
             return self.gate.refuse(f"the command of {command.source!r} came in FAULT")
         if waited_ns > self._silence_ns:
             return self.gate.refuse(f"the command of {command.source!r} lay around before it was heard")
@@ -341,7 +341,7 @@ class Bridge:
         if self._guided:  # at first the target was still elsewhere than the arm
             self._accepted += moved
         self.mode, self._moving = RobotMode.STOPPED if self._stopped else RobotMode.GUIDED, False
-        if command is not None and self._gripper is not None and not self._stopped:
+        if command is not None and self._gripper is not None and not (self._stopped or self._gripper.fault):
             self._answered_ns = command.answers_ns
             self._gripper.wish(command.gripper)  # a hand that guides has none left for the fingers
 

@@ -156,9 +156,11 @@ class BridgeNode(Node):
     def _arm_status(self, rate_hz: float) -> DiagnosticStatus:
         bridge = self.bridge
         assert bridge.servo is not None, "made by start"
+        limits = bridge.servo.limits
         limited = [flag.name.lower() for flag in ServoStatus if flag & bridge.servo.status and flag.name]
         values = {"mode": bridge.mode.name.lower(), "rate_hz": rate_hz, "limited_by": ", ".join(limited)}
-        values |= {"success_rate": bridge.success_rate, "arm": bridge.servo.limits.arm.name}
+        values |= {"success_rate": bridge.success_rate, "arm": limits.arm.name}
+        values |= {"speed": limits.speed, "fastest_m_s": limits.translation_velocity}
         level, text = DiagnosticStatus.OK, bridge.mode.name.lower()
         if bridge.outside:
             level, text = DiagnosticStatus.WARN, bridge.outside

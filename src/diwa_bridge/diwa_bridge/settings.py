@@ -17,7 +17,7 @@ _LIMITS = ServoLimits(FR3)
 
 PARAMETERS = {
     "hostname": Parameter("", "of the arm's control box, such as 172.16.0.2"),
-    "spec": Parameter("", "file of the Spec that the robot is to have; empty = the default one, without cameras"),
+    "spec": Parameter("", "file of the Spec that the robot is to have; empty = the play table's, with two cameras"),
     "realtime": Parameter(False, "refuse a kernel without PREEMPT_RT"),
     "gripper": Parameter(True, "whether the arm has a Franka hand"),
     "gripper_hysteresis": Parameter(0.1, "how far a gripper command must lie beyond 0 to turn it", 0.0, 1.0),

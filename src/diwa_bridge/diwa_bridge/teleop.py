@@ -2,7 +2,8 @@
 
 A device gives levels on six axes and presses; it never blocks and knows nothing of robots. The `Pilot` turns the levels
 into metres and radians, and decides whether anything is commanded at all: only on input that is fresh, only in a mode
-in which the arm follows, and after a time in which it did not only once the operator's hands have been at rest.
+in which the arm follows, and after a time in which it did not only once the operator's hands have been at rest. While a
+person guides the arm by hand, the gripper alone is commanded, where it is pressed.
 """
 
 from __future__ import annotations
@@ -138,7 +139,8 @@ class Pilot:
         self.lost = ""
         self.motion: Array = np.zeros(6)
         self._gripper: float | None = None
-        self._wished_ns: int | None = None
+        self._moved_ns: int | None = None
+        self._pressed_ns: int | None = None
         self._rested = False
 
     @property
@@ -171,25 +173,32 @@ class Pilot:
             gripper_command: what its gripper was last told, by whomever.
             now_ns: as for `poll`.
         """
-        resting = not self.motion.any()
-        if self.lost or mode not in FOLLOWING:
+        if self.lost or mode not in (*FOLLOWING, RobotMode.GUIDED):
             self.halt()
             return None
+        motion = self._wished_motion(mode, now_ns)
+        wished = any(at is not None and now_ns - at <= self._tail_ns for at in (self._moved_ns, self._pressed_ns))
+        if self._gripper is None or not wished:
+            # Who moved the gripper meanwhile is not to be contradicted by the next touch of a stick.
+            self._gripper = 1.0 if gripper_command > 0 else -1.0
+        return None if motion is None or not wished else Order(motion, self._gripper)
+
+    def _wished_motion(self, mode: RobotMode, now_ns: int) -> Array | None:
+        """Return (6,), zeros where nothing or only the gripper may move; None: the hands must rest first."""
+        if mode is RobotMode.GUIDED:  # whoever holds the arm has no hand left for its fingers, so those are followed
+            self._rested, self._moved_ns = False, None
+            return np.zeros(6)
+        resting = not self.motion.any()
         self._rested = self._rested or resting
         if not self._rested:
             return None
         if not resting:
-            self._wished_ns = now_ns
-        if self._gripper is None or self._wished_ns is None or now_ns - self._wished_ns > self._tail_ns:
-            # Who moved the gripper meanwhile is not to be contradicted by the next touch of a stick.
-            self._gripper = 1.0 if gripper_command > 0 else -1.0
-        if self._wished_ns is None or now_ns - self._wished_ns > self._tail_ns:
-            return None
-        return Order(self.motion.copy(), self._gripper)
+            self._moved_ns = now_ns
+        return self.motion.copy()
 
     def halt(self) -> None:
         """Command nothing until the operator's hands have been at rest."""
-        self._rested, self._wished_ns = False, None
+        self._rested, self._moved_ns, self._pressed_ns = False, None, None
 
     def close(self) -> None:
         """Give all devices back; from now on nothing is read, pressed or commanded."""
@@ -200,4 +209,4 @@ class Pilot:
 
     def _toggle_gripper(self, now_ns: int) -> None:
         if self._gripper is not None:
-            self._gripper, self._wished_ns = -self._gripper, now_ns
+            self._gripper, self._pressed_ns = -self._gripper, now_ns

@@ -7,6 +7,7 @@ the bridge brings an arm that nobody commands to rest.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -18,11 +19,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from diwa_bridge.teleop import Action, Order, Pilot, Shaping
 from diwa_bridge.teleop_devices import open_devices
-from diwa_bridge.teleop_marks import EpisodeMarks, Told
+from diwa_bridge.teleop_marks import EpisodeMarks, Mark, Told
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState
 from diwa_ros.diagnostics import diagnostic
 from diwa_ros.messages import filled
@@ -30,10 +32,10 @@ from diwa_ros.parameters import Parameter, declared
 from diwa_ros.process import ros_process, spin_until_told
 from diwa_runtime import events
 from diwa_runtime.cli import run_verb
-from diwa_runtime.errors import ConfigError, InputError
-from diwa_runtime.robot import RobotMode
+from diwa_runtime.errors import ConfigError, DiwaError, InputError, one_line
+from diwa_runtime.robot import SPEC_TOPIC, RobotMode
 from diwa_runtime.robot_messages import end_effector_delta, episode_event
-from diwa_runtime.spec import ActionScale
+from diwa_runtime.spec import ActionScale, Spec
 from diwa_runtime.streams import nanoseconds_of
 
 NODE = "diwa_teleop"
@@ -71,7 +73,8 @@ class TeleopNode(Node):
     Attributes:
         pilot: what moves the arm.
         marks: which episode runs.
-        finished: the operator quit, or a device is gone.
+        finished: the operator quit, a device is gone, or `refused`.
+        refused: why `tasks` cannot be demonstrated on this robot; "" = they can, as far as it has said.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -90,8 +93,9 @@ class TeleopNode(Node):
         shaping = Shaping(scale, values["dead_zone"], values["exponent"])
         devices = open_devices(values["devices"])
         self.pilot = Pilot(devices, shaping, values["tail_s"])
+        self._tasks = [task for task in values["tasks"] if task]
         self.marks = EpisodeMarks(values["tasks"])
-        self.finished = False
+        self.finished, self.refused = False, ""
         self._state: RobotState | None = None
         self._heard_s = -math.inf
         self._order: Order | None = None
@@ -105,19 +109,32 @@ class TeleopNode(Node):
         """Discard the episode that runs, aloud, and give the devices back."""
         self.pilot.close()
         self._clear_line()
-        if self.marks.running is not None:
-            self._tell(self.marks.close())
+        told = self.marks.close()
+        if told.marks:
+            self._tell(told)
             self._events.wait_for_all_acked(Duration(seconds=GOODBYE_S))
 
     def on_state(self, message: RobotState) -> None:
         """Command what is wished now, if anything."""
         self._state, self._heard_s = message, time.monotonic()
+        self._publish(self.marks.state())
         self.on_poll()
         mode, now_ns = RobotMode(message.mode), time.monotonic_ns()
         self._order = self.pilot.order(mode, message.gripper_command, now_ns)
         if self._order is not None:
             self._sent += 1
             self._commands.publish(self._command_of(self._order, message))
+
+    def on_spec(self, message: String) -> None:
+        """Refuse a task that the robot's Spec does not have: what is demonstrated under its name is never learned."""
+        if not self._tasks:
+            return
+        try:
+            spec = Spec.from_json(json.loads(message.data), SPEC_TOPIC)
+            for task in self._tasks:
+                spec.task(task)
+        except (DiwaError, ValueError, RecursionError) as error:
+            self.refused, self.finished = f"tasks: {one_line(error)}", True
 
     def on_poll(self) -> None:
         """Hear what was pressed."""
@@ -142,6 +159,7 @@ class TeleopNode(Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._stop = self.create_client(Trigger, "robot/stop")
         self.create_subscription(RobotState, "robot/state", self.on_state, NEWEST)
+        self.create_subscription(String, SPEC_TOPIC, self.on_spec, LATCHED)
         self.create_timer(POLL_S, self.on_poll, clock=steady)
         self.create_timer(1.0, self.on_diagnostics, clock=steady)
 
@@ -158,14 +176,18 @@ class TeleopNode(Node):
 
     def _tell(self, told: Told) -> None:
         """Publish what came of a press, and tell the operator."""
-        assert self._state is not None
-        for mark in told.marks:
-            fields = episode_event(mark.kind, nanoseconds_of(self._state.header.stamp), mark.task)
-            self._events.publish(filled(EpisodeEvent(), fields))
+        self._publish(told.marks)
         if told.refused:
             self.get_logger().warning(told.text)
         else:
             self.get_logger().info(told.text)
+
+    def _publish(self, marks: Sequence[Mark]) -> None:
+        """Say marks of the newest robot state."""
+        for mark in marks:
+            assert self._state is not None, "nothing is marked before the first"
+            fields = episode_event(mark.kind, nanoseconds_of(self._state.header.stamp), mark.task)
+            self._events.publish(filled(EpisodeEvent(), fields))
 
     def _call_stop(self) -> None:
         self.pilot.halt()
@@ -184,8 +206,8 @@ class TeleopNode(Node):
         return filled(EndEffectorDelta(), end_effector_delta(order.motion, order.gripper, stamp_ns, self._source))
 
     def _status(self) -> tuple[bytes, str]:
-        if self.pilot.lost:
-            return DiagnosticStatus.ERROR, self.pilot.lost
+        if why := self.pilot.lost or self.refused:
+            return DiagnosticStatus.ERROR, why
         if self._state is None or time.monotonic() - self._heard_s > SILENT_S:
             return DiagnosticStatus.WARN, "no robot/state"
         mode = RobotMode(self._state.mode)
@@ -221,7 +243,7 @@ def run(argv: Sequence[str]) -> None:
 
     Raises:
         ConfigError: a parameter cannot be.
-        InputError: a device cannot be used, or is gone.
+        InputError: a device cannot be used, or is gone; a task is none of the robot's Spec.
     """
     with ros_process([sys.argv[0], *argv]):
         node = TeleopNode()
@@ -230,8 +252,8 @@ def run(argv: Sequence[str]) -> None:
         finally:
             node.close()
             node.destroy_node()
-        if node.pilot.lost:
-            raise InputError(node.pilot.lost)
+        if why := node.pilot.lost or node.refused:
+            raise InputError(why)
 
 
 def main() -> None:

@@ -478,6 +478,72 @@ def test_the_hand_follows_fails_and_stands_still_with_the_arm(monkeypatch: pytes
     rig.bridge.close()
 
 
+class UnhomedHand(Hand):
+    """As its gripper says it after being switched on."""
+
+    def connect(self) -> None:
+        self.fault = "gripper: it does not know its width; home it in Desk"
+
+
+def test_a_hand_that_was_not_homed_ends_the_start_and_later_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
+    rig = Rig(DutifulArm())
+    rig.bridge._gripper = UnhomedHand()
+    with pytest.raises(ArmError, match="home it in Desk"):
+        rig.start()
+    rig.bridge.close()
+    rig, hand = Rig(DutifulArm()), Hand()
+    rig.bridge._gripper = hand
+    rig.start().tick(20)
+    hand.fault = "gripper: switched off"
+    rig.tick(10)
+    rig.bridge._gripper = UnhomedHand(fault=hand.fault)  # switched on again
+    rig.recover()
+    assert "home it in Desk; robot/recover did not help" in rig.bridge.fault
+    rig.bridge.close()
+
+
+@pytest.mark.parametrize("began", [Condition.READY, Condition.USER_STOPPED], ids=lambda began: began.name)
+def test_guided_by_hand_the_fingers_do_as_commanded_also_in_a_user_stop(began: Condition) -> None:
+    rig, hand = Rig(DutifulArm()), Hand()
+    rig.bridge._gripper = hand
+    rig.start().tick(20)
+
+    def close() -> str | None:
+        return rig.bridge.offer(Command(np.zeros(6), -1.0, "teleop", rig.snapshots[-1].stamp_ns), rig.now_ns)
+
+    rig.arm.condition = began
+    rig.tick(20)
+    rig.arm.condition = Condition.GUIDED
+    rig.tick(20)
+    assert close() is None
+    rig.tick(20)
+    assert (rig.snapshots[-1].gripper_command, rig.snapshots[-1].mode) == (-1.0, RobotMode.GUIDED)
+    hand.command, hand.fault = 1.0, "gripper: jammed"
+    close()
+    rig.tick(20)
+    assert rig.snapshots[-1].gripper_command == 1.0, "never said of fingers that hear nothing"
+    rig.arm.condition = Condition.USER_STOPPED
+    rig.tick(20)
+    assert "FAULT" in str(close())
+    assert not rig.arm.sent
+    rig.bridge.close()
+
+
+def test_what_is_said_to_the_fingers_while_it_recovers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.05)
+    rig = Rig(DutifulArm()).start()
+    rig.arm.condition = Condition.USER_STOPPED
+    rig.tick(20)
+    rig.arm.condition = Condition.GUIDED
+    rig.tick(20)
+    work = rig.bridge.recover()
+    assert "FAULT" in str(rig.command())
+    assert work is not None
+    wait([work], 10)
+    rig.bridge.close()
+
+
 def test_f08_an_arm_that_hears_too_little_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
     rig = Rig(DutifulArm(success_rate=0.89))

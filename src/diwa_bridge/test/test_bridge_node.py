@@ -107,8 +107,8 @@ def robot() -> Iterator[Simulator]:
 
 
 @pytest.fixture
-def rig(robot: Simulator) -> Iterator[NodeRig]:
-    made = NodeRig(robot.hostname)
+def rig(robot: Simulator, request: pytest.FixtureRequest) -> Iterator[NodeRig]:
+    made = NodeRig(robot.hostname, **getattr(request, "param", {}))
     yield made
     made.close()
 
@@ -144,7 +144,8 @@ def test_it_says_what_robot_it_is_and_does_as_it_is_told_until_stopped(rig: Node
     assert not rig.call("robot/recover").success, "there is no fault"
 
 
-def test_f01_f19_what_is_refused_is_said(rig: NodeRig) -> None:
+@pytest.mark.parametrize("rig", [{"speed": 0.2}], indirect=True, ids=["speed"])
+def test_f01_f19_what_is_refused_is_said_and_how_fast_the_arm_may_be(rig: NodeRig) -> None:
     heard: list[Any] = []
     rig.peer.create_subscription(DiagnosticArray, "/diagnostics", lambda m: heard.extend(m.status), 10)
     rig.command(rig.states[-1], x=float("nan"))
@@ -153,6 +154,7 @@ def test_f01_f19_what_is_refused_is_said(rig: NodeRig) -> None:
     arm = next(status for status in heard if status.name == "diwa_bridge: arm")
     values = {pair.key: pair.value for pair in arm.values}
     assert values["arm"] == "fr3"
+    assert (values["speed"], float(values["fastest_m_s"])) == ("0.2", pytest.approx(0.234, abs=0.001))
     assert float(values["success_rate"]) > 0.9
     rig.x = 0.002
     rig.spin_until(lambda: rig.mode is RobotMode.MOVING)

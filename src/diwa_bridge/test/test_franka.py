@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,7 @@ from diwa_bridge import gripper as gripper_module
 from diwa_bridge.arm import Arm, ArmLostError
 from diwa_bridge.gripper import Gripper
 from diwa_runtime.actions import motion_units
+from diwa_runtime.errors import InputError
 from diwa_runtime.geometry import quaternion_to_euler, wrapped
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
@@ -83,6 +86,21 @@ def test_it_goes_where_it_is_sent_and_says_what_it_accepted(arm_and_hand: Rig) -
     assert rig.bridge.mode is RobotMode.IDLE
     spacing = np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) / 1e9
     assert abs(spacing.mean() - 1 / 30) < 0.002, "by the robot's clock, however slow it runs"
+
+
+def test_an_arm_of_another_protocol_is_refused_with_what_fits_each_arm() -> None:
+    header, too_old, port = struct.Struct("<III"), 1, 1337
+
+    def answer() -> None:
+        with server.accept()[0] as connection:
+            command, number, _ = header.unpack(connection.recv(header.size))
+            connection.sendall(header.pack(command, number, header.size + 3) + struct.pack("<BH", too_old, 6))
+            connection.recv(100)  # until it is closed at the other end
+
+    with socket.create_server(("127.0.0.26", port)) as server, ThreadPoolExecutor(1) as robot:
+        robot.submit(answer)
+        with pytest.raises(InputError, match=r"server version: 6.*an FR3 needs system 5\.9\.0.*a Panda.*0\.9\.2"):
+            Arm("127.0.0.26", 0.1).connect()
 
 
 def test_real_time_priority_is_for_the_thread_that_sends_alone(arm_and_hand: Rig) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from diwa_bridge import teleop_devices
 from diwa_bridge.teleop import AXES, Action, DeviceLost, Pilot, Reading, Shaping
 from diwa_bridge.teleop_devices import Gamepad, Keyboard, SpaceMouse, open_device, open_devices
-from diwa_bridge.teleop_marks import EpisodeMarks, Mark
+from diwa_bridge.teleop_marks import STATES_AFTER_SUCCESS, EpisodeMarks, Mark
 from diwa_bridge.teleop_script import Script
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_runtime.events import EventKind
@@ -120,7 +120,7 @@ def test_a_device_that_vanishes_commands_nothing_at_once() -> None:
     assert cockpit.state(axis("x")) is None, "the operator is told; nothing moves by itself when it comes back"
 
 
-@pytest.mark.parametrize("mode", [RobotMode.GUIDED, RobotMode.STOPPED, RobotMode.FAULT])
+@pytest.mark.parametrize("mode", [RobotMode.STOPPED, RobotMode.FAULT])
 def test_nothing_is_commanded_where_the_arm_does_not_follow_nor_after_it_before_hands_rest(mode: RobotMode) -> None:
     cockpit = Cockpit()
     assert cockpit.state(axis("x")) is not None
@@ -129,6 +129,31 @@ def test_nothing_is_commanded_where_the_arm_does_not_follow_nor_after_it_before_
     assert cockpit.pilot.needs_rest
     assert cockpit.state(np.zeros(6)) is None
     assert cockpit.state(axis("x"), RobotMode.MOVING) is not None
+
+
+def test_guided_by_hand_only_the_gripper_is_commanded_and_only_when_it_is_pressed() -> None:
+    cockpit = Cockpit(tail_s=0.03)
+    assert cockpit.state(axis("x")).motion.any()
+    assert cockpit.state(axis("x"), RobotMode.GUIDED) is None, "neither the stick nor what it said before counts"
+    cockpit.hands.pressed = [Action.GRIPPER]
+    orders = [cockpit.state(axis("x"), RobotMode.GUIDED) for _ in range(6)]
+    assert [order is not None for order in orders] == [True] * 4 + [False] * 2, "as long as any wish"
+    assert not any(order.motion.any() for order in orders[:4])
+    assert {order.gripper for order in orders[:4]} == {-1.0}
+    cockpit.gripper = -1.0
+    assert cockpit.state(np.zeros(6), RobotMode.GUIDED) is None
+    cockpit.hands.pressed = [Action.GRIPPER]
+    assert cockpit.state(np.zeros(6), RobotMode.GUIDED).gripper == 1.0, "and back, from what the robot says"
+    assert cockpit.state(axis("x")) is None, "hands must rest, here as after a stop"
+    assert cockpit.state(np.zeros(6)) is not None, "the gripper's wish, still"
+    assert cockpit.state(axis("x")).motion.any()
+
+
+def test_a_gripper_pressed_while_stopped_moves_nothing_when_a_hand_takes_the_arm() -> None:
+    cockpit = Cockpit(tail_s=1.0)
+    cockpit.hands.pressed = [Action.GRIPPER]
+    assert cockpit.state(np.zeros(6), RobotMode.STOPPED) is None
+    assert cockpit.state(np.zeros(6), RobotMode.GUIDED) is None
 
 
 def test_hands_must_rest_before_the_first_command() -> None:
@@ -479,13 +504,21 @@ def test_all_devices_open_or_none_stays_open(monkeypatch: pytest.MonkeyPatch) ->
 MARKING = [Action.START, Action.SAVE, Action.FAILURE, Action.DISCARD, Action.TASK]
 
 
-@given(st.lists(st.sampled_from(MARKING), max_size=30), st.lists(st.sampled_from(["", "a", "b"]), max_size=3))
-def test_whatever_is_pressed_the_marks_cut_as_the_operator_was_told(presses: list[Action], tasks: list[str]) -> None:
-    """Read the marks as `ingest` does, and compare with what the counts say."""
+@given(
+    st.lists(st.sampled_from([*MARKING, *range(STATES_AFTER_SUCCESS + 2)]), max_size=30),
+    st.lists(st.sampled_from(["", "a", "b"]), max_size=3),
+)
+def test_whatever_is_pressed_the_marks_cut_as_the_operator_was_told(
+    presses: list[Action | int], tasks: list[str]
+) -> None:
+    """Read the marks as `ingest` does, and compare with what the counts say; a number is so many robot states."""
     marks_module = pytest.importorskip("diwa_trainer.marks")
     marks = EpisodeMarks(tasks)
     published: list[Mark] = []
     for action in presses:
+        if isinstance(action, int):
+            published += [mark for _ in range(action) for mark in marks.state()]
+            continue
         before = (marks.running, dict(marks.ended))
         told = marks.press(action)
         assert told.text
@@ -506,14 +539,45 @@ def test_whatever_is_pressed_the_marks_cut_as_the_operator_was_told(presses: lis
     assert sum(span.outcome == "success" for span in kept) == sum(m.kind is EventKind.SUCCESS for m in published)
 
 
-def test_a_demonstration_is_saved_as_success_and_end_of_its_task() -> None:
+def saved_demonstration() -> EpisodeMarks:
+    """Whose SUCCESS is out."""
+    marks = EpisodeMarks(["open_drawer", ""])
+    marks.press(Action.START)
+    marks.press(Action.TASK)
+    saved = marks.press(Action.SAVE)
+    assert saved.marks == ((EventKind.SUCCESS, "open_drawer"),), "not of the next task"
+    assert "open_drawer saved (1 so far)" in saved.text
+    return marks
+
+
+def test_a_demonstration_goes_on_for_some_states_after_its_success() -> None:
     marks = EpisodeMarks(["open_drawer", ""])
     assert marks.press(Action.SAVE).refused
     assert marks.press(Action.START).marks == ((EventKind.START, "open_drawer"),)
-    marks.press(Action.TASK)
-    saved = marks.press(Action.SAVE)
-    assert saved.marks == ((EventKind.SUCCESS, "open_drawer"), (EventKind.END, "open_drawer")), "not of the next task"
-    assert "open_drawer saved (1 so far)" in saved.text
+    marks = saved_demonstration()
+    after = [marks.state() for _ in range(20)]
+    assert [index for index, said in enumerate(after, 1) if said] == [STATES_AFTER_SUCCESS]
+    assert after[STATES_AFTER_SUCCESS - 1] == ((EventKind.END, "open_drawer"),)
+    demonstrations = pytest.importorskip("diwa_sim.demonstrations")
+    assert demonstrations.FRAMES_AFTER_SUCCESS == STATES_AFTER_SUCCESS
+
+
+def test_what_is_saved_stays_saved_whatever_is_pressed_before_its_end() -> None:
+    marks = saved_demonstration()
+    marks.state()
+    for action in (Action.DISCARD, Action.FAILURE, Action.SAVE):
+        assert marks.press(action).refused, action
+    assert marks.press(Action.START).marks == ((EventKind.START, ""),), "which ends the one before"
+    assert not any(marks.state() for _ in range(20)), "no END that would end the new one"
+    assert marks.close().marks == ((EventKind.DISCARD, ""),)
+    quitter = saved_demonstration()
+    quitter.state()
+    assert quitter.close().marks == ((EventKind.END, "open_drawer"),)
+    assert quitter.state() == ()
+
+
+def test_play_is_saved_at_once() -> None:
+    marks = EpisodeMarks([""])
     assert marks.press(Action.START).marks == ((EventKind.START, ""),)
     assert marks.press(Action.FAILURE).refused
     assert marks.press(Action.SAVE).marks == ((EventKind.END, ""),), "play succeeds at nothing"

@@ -22,7 +22,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from ros_rig import DOMAIN, TIMEOUT_S, RosRig  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
 
+from diwa_bridge.teleop_marks import STATES_AFTER_SUCCESS  # noqa: E402
 from diwa_bridge.teleop_node import NODE, PARAMETERS, TeleopNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState  # noqa: E402
 from diwa_runtime.errors import DiwaError  # noqa: E402
@@ -101,8 +103,8 @@ SCRIPT = """
 - {at_s: 0.6, x: 0.5, z: 0.3}
 - {at_s: 1.2, press: [gripper]}
 - {at_s: 2.0, press: [save]}
-- {at_s: 2.2, press: [start]}
-- {at_s: 2.3, y: 1.0}
+- {at_s: 2.3, press: [start]}
+- {at_s: 2.4, y: 1.0}
 - {at_s: 2.6, press: [discard, task]}
 - {at_s: 2.8, press: [start], y: -1.0}
 - {at_s: 3.2, press: [save, task]}
@@ -139,6 +141,8 @@ def test_a_script_on_the_simulator_becomes_the_dataset_that_its_marks_mean(rig: 
     assert kinds == [("play", None, None), demonstrated, ("play", None, None), failed], "the first is the simulator's"
     assert any("DISCARD" in dropped.reason.upper() and dropped.count == 2 for dropped in dataset.dropped)
     demonstration = dataset.episodes[1]
+    (succeeded,) = demonstration.marks
+    assert demonstration.end - 1 - succeeded[0] == STATES_AFTER_SUCCESS, "rows that show success, after its first"
     actions = dataset.arrays["action"][demonstration.start : demonstration.end]
     wished = teleop.pilot._shaping.motion(np.array([0.5, 0, 0.3, 0, 0, 0])) / 0.02
     moving = actions[actions[:, 0] != 0]
@@ -235,9 +239,9 @@ def test_an_impossible_parameter_is_one_clear_line(rig: Rig, parameters: dict[st
     assert "\n" not in str(error.value)
 
 
-def start_process(script: Path) -> subprocess.Popen[str]:
+def start_process(script: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "--ros-args", "-p", f"devices:=['script:{script}']"],
+        [sys.executable, "-c", PROGRAM, "--ros-args", "-p", f"devices:=['script:{script}']", *words],
         env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
         stderr=subprocess.PIPE,
         text=True,
@@ -265,3 +269,30 @@ def test_a_process_whose_device_is_not_there_says_so_in_one_line() -> None:
     _, said = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2
     assert [line for line in said.splitlines() if line.startswith("error: script: /nowhere.yaml cannot be read")]
+
+
+def test_a_task_that_the_robot_does_not_know_is_refused_as_soon_as_it_says_what_it_is(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "script.yaml").write_text("- {at_s: 0.1, press: [start]}")
+    process = start_process(tmp_path / "script.yaml", "-p", "tasks:=['', 'open_drawr']")
+    try:
+        rig.simulator.start()
+        rig.spin_until(lambda: process.poll() is not None)
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    assert process.returncode == 2
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "tasks: no task 'open_drawr' in the Spec; did you mean 'open_drawer'?" in errors[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "refused"), [("{", "tasks: "), ("{}", "tasks: robot/spec: not a Spec")], ids=["damaged", "foreign"]
+)
+def test_a_robot_that_does_not_say_what_it_is_has_no_tasks(rig: Rig, pad: Pad, data: str, refused: str) -> None:
+    demonstrating, playing = rig.teleop(devices=[pad.device], tasks=["open_drawer"]), rig.teleop(devices=[pad.device])
+    for node in (demonstrating, playing):
+        node.on_spec(String(data=data))
+    assert demonstrating.refused.startswith(refused)
+    assert demonstrating.finished
+    assert not playing.finished, "play needs no task"

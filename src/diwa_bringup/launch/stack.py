@@ -3,6 +3,8 @@
 When one node ends, so do the others; the one that starts last is told to stop first, so the robot's goes last.
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,6 +75,10 @@ ARGUMENTS = (
     Argument("tasks", "", "what is demonstrated, as A,B", TELEOP),
 )
 LISTS = {"skills", "devices", "tasks"}
+LAUNCHS_OWN = {
+    "launch-prefix", "launch-prefix-filter", "emulate_tty", "sigterm_timeout", "sigkill_timeout", "ros_namespace",
+}  # fmt: skip
+"""What launch itself reads off the command line."""
 
 
 def plain(text: str) -> Any:
@@ -106,6 +112,21 @@ def is_wanted(started: Started, texts: dict[str, str]) -> bool:
     return bool(value)
 
 
+def check_given(context: LaunchContext, names: Iterable[str]) -> None:
+    """Refuse an argument that neither we declare nor a launch file that includes us; launch takes it in silence.
+
+    Only the command line is looked at: what another launch file sets is its own business.
+    """
+    launched = getattr(context.get_locals_as_dict().get("event"), "launch_description", None)
+    if launched is None:  # included later on, by a timer for example: who else declares what cannot be seen
+        return
+    known = {*names, *LAUNCHS_OWN, *(argument.name for argument in launched.get_launch_arguments())}
+    for word in context.argv:
+        if (name := word.partition(":=")[0]) not in known:
+            meant = "".join(f", did you mean {close}:=?" for close in get_close_matches(name, names, 1))
+            raise ValueError(f"{word}: there is no such argument{meant}; other parameters go into a file, config:=FILE")
+
+
 def describe(robot: str) -> LaunchDescription:
     """Describe the stack around a robot, ``sim`` or ``real``, to `ros2 launch`."""
     started = {name: each for name, each in NODES.items() if robot in each.robots.split()}
@@ -125,6 +146,7 @@ def describe(robot: str) -> LaunchDescription:
         )
 
     def nodes(context: LaunchContext) -> list[Node]:
+        check_given(context, [argument.name for argument in arguments])
         texts = context.launch_configurations
         files = [str(CONFIG / f"{robot}.yaml"), *filter(None, [texts["config"]])]
         if not Path(files[-1]).is_file():

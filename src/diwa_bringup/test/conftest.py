@@ -20,10 +20,18 @@ FILES = {"sim": "sim.launch.py", "real": "real_robot.launch.py"}
 class LaunchDescription:
     entities: list[Any]
 
+    def get_launch_arguments(self) -> list[Any]:
+        return [each for each in self.entities if isinstance(each, DeclareLaunchArgument)]
+
 
 @dataclass
 class LaunchContext:
     launch_configurations: dict[str, str]
+    argv: list[str] = field(default_factory=list)
+    event: Any = None
+
+    def get_locals_as_dict(self) -> dict[str, Any]:
+        return {"event": self.event}
 
 
 @dataclass
@@ -97,7 +105,8 @@ class Launched:
     """
 
     def __init__(self, path: Path) -> None:
-        entities = runpy.run_path(str(path))["generate_launch_description"]().entities
+        self._description = runpy.run_path(str(path))["generate_launch_description"]()
+        entities = self._description.entities
         self.arguments = {each.name: each for each in entities if isinstance(each, DeclareLaunchArgument)}
         self.environment = {each.name: each.value for each in entities if isinstance(each, SetEnvironmentVariable)}
         self._functions = [each.function for each in entities if isinstance(each, OpaqueFunction)]
@@ -106,7 +115,18 @@ class Launched:
         """Return the nodes, by name, when these arguments are given."""
         assert given.keys() <= self.arguments.keys()
         defaults = {name: argument.default_value for name, argument in self.arguments.items()}
-        context = LaunchContext({**defaults, **given})
+        return self.visited(LaunchContext({**defaults, **given}))
+
+    def commanded(self, *words: str, including: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Return the nodes when a command line says these words to a file that declares `including` besides ours."""
+        given = dict(word.split(":=", 1) for word in words)
+        others = [DeclareLaunchArgument(name, default_value="", description="") for name in including]
+        root = LaunchDescription([*others, *self._description.entities])
+        defaults = {argument.name: argument.default_value for argument in root.get_launch_arguments()}
+        return self.visited(LaunchContext(defaults | given, list(words), SimpleNamespace(launch_description=root)))
+
+    def visited(self, context: LaunchContext) -> dict[str, Any]:
+        """Return the nodes in a context."""
         return {node.name: node for function in self._functions for node in function(context)}
 
     def parameters(self, node: str, **given: str) -> dict[str, Any]:

@@ -182,6 +182,33 @@ def test_arguments_stand_over_the_users_file_and_that_over_the_base(robot: str, 
         launched.nodes(config="nowhere")
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("sped:=0.05", "sped:=0.05: there is no such argument, did you mean speed:=?"),
+        ("realtime:=true", "realtime:=true: there is no such argument; other parameters go into a file, config:=FILE"),
+        ("workspace_low:=[0.3, 0.0, 0.1]", "workspace_low:=[0.3, 0.0, 0.1]: there is no such argument"),
+        ("seed:=4", "seed:=4: there is no such argument"),
+    ],
+)
+@pytest.mark.parametrize("robot", ["real"])
+def test_an_argument_that_is_none_is_refused_with_the_nearest(launched: Any, word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        launched.commanded("hostname:=10.1.1.1", word)
+    assert "\n" not in str(error.value)
+
+
+def test_what_launch_reads_itself_and_what_an_including_file_declares_passes(launched: Any) -> None:
+    words = ["log_level:=debug", "launch-prefix:=nice", "sigkill_timeout:=20", "ros_namespace:=left"]
+    assert launched.commanded(*words).keys() == launched.nodes().keys()
+    assert (
+        launched.commanded(*words, "camera_height:=2", including=("camera_height",)).keys() == launched.nodes().keys()
+    )
+    first = next(iter(launched.nodes()))
+    node = launched.commanded("shelf:=2", including=("shelf",))[first]
+    assert all(isinstance(each, str) for each in node.parameters), "it is no parameter of ours"
+
+
 def test_the_robot_is_told_to_stop_last_and_one_end_is_the_end_of_all(robot: str, launched: Any) -> None:
     nodes = launched.nodes(**EVERYTHING[robot])
     assert next(iter(nodes)) == {"sim": "diwa_sim", "real": "diwa_bridge"}[robot]

@@ -39,10 +39,21 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 path, *arguments = sys.argv[1:]
 pairs = [tuple(argument.split(":=", 1)) for argument in arguments]
-service = LaunchService(noninteractive=True)
+service = LaunchService(argv=arguments, noninteractive=True)
 included = IncludeLaunchDescription(PythonLaunchDescriptionSource(path), launch_arguments=pairs)
 service.include_launch_description(LaunchDescription([included]))
 sys.exit(service.run())
+"""
+INCLUDES = """
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, SetLaunchConfiguration
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+
+def generate_launch_description():
+    included = IncludeLaunchDescription(PythonLaunchDescriptionSource({path!r}), launch_arguments=[("seed", "7")])
+    shelf = DeclareLaunchArgument("shelf", default_value="1")
+    return LaunchDescription([shelf, SetLaunchConfiguration("lamp", "on"), included])
 """
 
 
@@ -168,6 +179,24 @@ def test_an_argument_stands_over_the_users_file(make_launch: Callable[..., Launc
     launch = make_launch(config=str(config), start="elsewhere")
     assert launch.wait() == [("diwa_sim", 2)]
     assert launch.said("error: start 'elsewhere' is not one of narrow")
+
+
+def test_an_argument_that_nobody_declares_ends_it_before_anything_starts(make_launch: Callable[..., Launch]) -> None:
+    launch = make_launch("real_robot.launch.py", hostname="127.0.0.99", sped="0.05")
+    assert launch.wait() == []
+    assert launch.process.returncode == 1
+    assert len(launch.said(r"\[ERROR\].*: sped:=0.05: there is no such argument, did you mean speed:=\?; .*")) == 1
+    assert not launch.said("process started")
+
+
+def test_a_file_that_includes_ours_has_arguments_of_its_own(make_launch: Callable[..., Launch], tmp_path: Path) -> None:
+    lab = tmp_path / "lab.launch.py"
+    lab.write_text(INCLUDES.format(path=str(LAUNCH / "sim.launch.py")), encoding="utf-8")
+    launch = make_launch(str(lab), shelf="2", start="nowhere")
+    assert launch.wait() == [("diwa_sim", 2)], "so far it comes: the simulator is started, and refuses its parameter"
+    launch = make_launch(str(lab), shelf="2", star="far")
+    assert launch.wait() == []
+    assert launch.said(r"star:=far: there is no such argument, did you mean start:=\?")
 
 
 def test_nobody_at_the_robots_address_is_one_line_and_the_end(make_launch: Callable[..., Launch]) -> None:
