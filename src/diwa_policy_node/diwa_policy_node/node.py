@@ -37,7 +37,6 @@ from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, one_line
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC, Outcome, RunState
-from diwa_runtime.robot_messages import ROBOT_STATE
 from diwa_runtime.run_log import RunRecord
 from diwa_runtime.skill_run import Decision, Ended, Goal, SkillRunner
 from diwa_runtime.skills import load_skills, warm_up
@@ -104,6 +103,7 @@ class PolicyNode(LifecycleNode):
         self._goal: ServerGoalHandle | None = None
         self._record: RunRecord | None = None
         self._last: Ended | None = None
+        self._refused = ""
         self.concluding = 0
         self.on_active: Callable[[], None] = lambda: None
         self._robot_spec: Spec | None = None
@@ -191,9 +191,9 @@ class PolicyNode(LifecycleNode):
         """
         runner = self._needed_runner()
         self._check_robot(runner.spec)
-        if not self.count_publishers(ROBOT_STATE[0]):
+        if not self.count_publishers(runner.robot_topic):
             raise InputError(
-                f"not active: nobody publishes {ROBOT_STATE[0]}, so a stop of the robot would not be heard"
+                f"not active: nobody publishes {runner.robot_topic}, so a stop of the robot would not be heard"
             )
         if silent := runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
@@ -238,7 +238,10 @@ class PolicyNode(LifecycleNode):
         try:
             ours()
         except DiwaError as error:
-            self.get_logger().error(one_line(error))
+            line, before = one_line(error), self._refused
+            self._refused = line
+            if not self.settings.autostart or line != before:  # autostart tries ten times a second
+                self.get_logger().error(line)
             return FAILURE
         except Exception:  # the edge: whatever it was, say it and leave the robot held
             self._active = False
@@ -261,18 +264,19 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().info(f"waiting for a robot on {SPEC_TOPIC}", throttle_duration_sec=5.0)
             elif self.trigger_configure() is not SUCCESS:
                 raise InputError("diwa_policy could not be configured; the reason stands above")
-        elif not self.runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
+        elif silent := self.runner.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
+            self.get_logger().info(f"waiting for {'; '.join(silent)}", throttle_duration_sec=5.0)
+        else:
             self.trigger_activate()
 
     def _make_entities(self, runner: SkillRunner) -> None:
         cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
         for topic, kind in runner.topics.items():
             qos = NEWEST if topic in cameras else RELIABLE
-            subscription = self.create_subscription(message_class(kind), topic, self._listener(topic, kind), qos)
+            subscription = self.create_subscription(message_class(kind), topic, self._listener(topic), qos)
             self._undo(self.destroy_subscription, subscription)
-        if ROBOT_STATE[1] not in runner.topics.values():
-            topic, kind = ROBOT_STATE
-            robot = self.create_subscription(message_class(kind), topic, self._on_robot, RELIABLE)
+        if runner.robot_topic not in runner.topics:
+            robot = self.create_subscription(RobotState, runner.robot_topic, self._on_robot_alone, RELIABLE)
             self._undo(self.destroy_subscription, robot)
         heard = self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
         self._undo(self.destroy_subscription, heard)
@@ -314,13 +318,19 @@ class PolicyNode(LifecycleNode):
         self._needed_runner().on_robot(message.mode, nanoseconds_of(message.answered_stamp))
         self._conclude_if_ended()
 
-    def _listener(self, topic: str, kind: str) -> Callable[[Any, dict[str, Any]], None]:
+    def _on_robot_alone(self, message: RobotState) -> None:
+        """Hear a robot of which the policy observes nothing here."""
+        runner = self._needed_runner()
+        runner.watch.note(runner.robot_topic, time.monotonic_ns())
+        self._on_robot(message)
+
+    def _listener(self, topic: str) -> Callable[[Any, dict[str, Any]], None]:
         receipts = Receipts()
 
         def on_message(message: Any, info: dict[str, Any]) -> None:
             runner = self._needed_runner()
             received_ns = receipts.of(info["received_timestamp"], time.time_ns(), time.monotonic_ns())
-            if kind == ROBOT_STATE[1]:
+            if topic == runner.robot_topic:
                 self._on_robot(message)
             decision = runner.on_message(topic, message, received_ns)
             if decision is not None:

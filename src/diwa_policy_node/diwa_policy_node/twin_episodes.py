@@ -21,8 +21,8 @@ from diwa_msgs.msg import EpisodeEvent
 from diwa_policy_node.client import SkillClient
 from diwa_ros.process import ros_process, spin_until
 from diwa_runtime.cli import run_verb
-from diwa_runtime.config import load_config
-from diwa_runtime.errors import InputError
+from diwa_runtime.config import check_bounds, load_config
+from diwa_runtime.errors import InputError, one_line
 from diwa_runtime.events import TOPIC, EventKind
 from diwa_runtime.files import written_whole
 from diwa_runtime.robot import Outcome
@@ -48,6 +48,9 @@ class TwinEpisodesConfig:
     episodes: int = 50
     timeout: float = 0.0
     against: Path | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, episodes=(1, None), timeout=(0, None))
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,7 @@ def run(argv: Sequence[str]) -> None:
         InputError: simulator or policy node are not there.
     """
     config = load_config(TwinEpisodesConfig, argv)
+    offline = None if config.against is None else _read_evaluation(config.against)
     episodes: list[Episode] = []
     with ros_process(args=[]):
         client = TwinClient()
@@ -139,16 +143,26 @@ def run(argv: Sequence[str]) -> None:
     }
     with written_whole(config.output) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    print(f"{config.skill} through ROS: {successes} of {len(episodes)}{_beside(config.against, report)}")
+    print(f"{config.skill} through ROS: {successes} of {len(episodes)}{_beside(offline, report)}")
 
 
-def _beside(path: Path | None, report: dict[str, Any]) -> str:
+def _read_evaluation(path: Path) -> dict[str, Any]:
+    try:
+        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"seeds", "interval95", "successes", "episodes", "episodes_detail"} - data.keys()
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: cannot be read ({one_line(error)}); name what `evaluate` wrote") from None
+    if missing:
+        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; name what `evaluate` wrote")
+    return data
+
+
+def _beside(offline: dict[str, Any] | None, report: dict[str, Any]) -> str:
     """Say what the offline evaluator found on the same seeds."""
-    if path is None:
+    if offline is None:
         return ""
-    offline = json.loads(path.read_text(encoding="utf-8"))
     if offline["seeds"] != report["seeds"]:
-        raise InputError(f"{path}: has other seeds than the simulator gave; run `evaluate` from the same first seed")
+        raise InputError("--against has other seeds than the simulator gave; run `evaluate` from the same first seed")
     low, high = offline["interval95"]
     inside = low <= report["successes"] / report["episodes"] <= high
     same = sum(

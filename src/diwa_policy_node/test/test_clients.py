@@ -17,6 +17,8 @@ pytest.importorskip("rclpy")
 
 from policy_rig import PATIENT, Rig, node_environment, write_skill
 
+from diwa_policy_node import twin_episodes
+from diwa_runtime.errors import DiwaError
 from diwa_runtime.robot import Outcome
 from diwa_sim.node import SimulatorNode
 
@@ -85,15 +87,16 @@ def test_run_skill_says_how_it_ended(
     assert "Traceback" not in error
 
 
-def test_ctrl_c_cancels_the_goal(
-    make_rig: Callable[..., Rig], start_client: Callable[..., Process], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["Ctrl-C", "its terminal is closed"])
+def test_a_client_that_is_told_to_stop_cancels_the_goal(
+    make_rig: Callable[..., Rig], start_client: Callable[..., Process], tmp_path: Path, number: int
 ) -> None:
     rig = make_rig(write_skill(tmp_path), **PATIENT)
     robot = rig.robot()
     policy = rig.bring_up()
     process = start_client("client", "open_drawer")
     rig.spin_until(lambda: len(robot.commands) > 5)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     code, _, error = said(rig, process)
     assert (code, error) == (130, "interrupted\n")
     assert policy._last is not None
@@ -129,3 +132,16 @@ def test_twin_episodes_counts_what_the_simulator_says_seed_by_seed(
     assert report["successes"] == 0, "the bundle believes in its success, the simulator does not"
     assert {episode["outcome"] for episode in report["episodes_detail"]} == {"SUCCESS"}
     assert "0 of 2; offline 1 of 2 [10, 90] %: outside; 1 of 2 episodes ended alike" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--episodes", "0"], "episodes is 0, must be at least 1"),
+        (["--against", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--against", __file__], "test_clients.py: cannot be read"),
+    ],
+)
+def test_twin_episodes_says_what_is_wrong_before_it_runs_any(tmp_path: Path, arguments: list[str], line: str) -> None:
+    with pytest.raises(DiwaError, match=line):
+        twin_episodes.run(["--skill", "open_drawer", "--output", str(tmp_path / "out.json"), *arguments])

@@ -1,4 +1,6 @@
-"""A ROS process that is told to stop by Ctrl-C or SIGTERM while its topics still work, so that it can say goodbye.
+"""A ROS process that is told to stop while its topics still work, so that it can say goodbye.
+
+By Ctrl-C, by SIGTERM, or by SIGHUP, which comes when its terminal is closed or the connection to it is lost.
 
 The handlers raise nothing: an exception out of one lands in the middle of whatever runs, and rclpy's C++ turns a
 KeyboardInterrupt into a RuntimeError. They leave a mark, and the loops here look at it between two callbacks.
@@ -21,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from diwa_runtime.errors import ConfigError
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TURN_S = 0.1
 """No loop waits longer than this before it looks whether it was told to stop."""
 AGAIN_S = 1.0
@@ -32,7 +34,7 @@ _told_at: float | None = None
 
 
 def told_to_stop() -> bool:
-    """Whether Ctrl-C or SIGTERM came since `ros_process` began."""
+    """Whether one of `SIGNALS` came since `ros_process` began."""
     return _told_at is not None
 
 
@@ -51,7 +53,7 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
         rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's, whose kinds are private
         raise ConfigError(f"ROS does not take these arguments: {error}") from None
-    # What started this process in the background of a shell has it ignore Ctrl-C; that stays so.
+    # What started this process in the background of a shell has it ignore Ctrl-C, and nohup SIGHUP; that stays so.
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, _tell) for number in heard}
     try:
@@ -63,7 +65,7 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
 
 
 def spin_until_told(node: Node, finished: Callable[[], bool] = lambda: False) -> None:
-    """Run callbacks until Ctrl-C, SIGTERM, a shutdown of ROS, or `finished()`; none is cut short."""
+    """Run callbacks until told to stop, a shutdown of ROS, or `finished()`; none is cut short."""
     # Nothing else ends a wait for messages that never come; a timer costs less than a limit to each wait.
     turn = node.create_timer(TURN_S, _nothing, clock=Clock(clock_type=ClockType.STEADY_TIME))
     try:

@@ -49,6 +49,8 @@ class Row:
             the gripper's command.
         first: whether a segment starts here.
         held: whether this repeats the row before, because nothing came in time.
+        received: as far as it was told, when the row was received, ns: its reference, or a part of it that came earlier
+            than its stamp explains, because its sender's clock runs ahead.
     """
 
     stamp: int
@@ -56,6 +58,7 @@ class Row:
     executed: NDArray[np.float32]
     first: bool = False
     held: bool = False
+    received: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,30 +115,32 @@ class _Buffer:
 
     stamps: list[int] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
+    received: list[int] = field(default_factory=list)
 
-    def append(self, stamp: int, value: Any) -> None:
+    def append(self, stamp: int, value: Any, received: int) -> None:
         self.stamps.append(stamp)
         self.values.append(value)
+        self.received.append(received)
 
-    def nearest(self, stamp: int, max_age: float) -> Any:
-        """Return the value nearest to `stamp`, the earlier of two as near; None where none is within `max_age` ns."""
+    def nearest(self, stamp: int, max_age: float) -> int | None:
+        """Return which is nearest to `stamp`, the earlier of two as near; None where none is within `max_age` ns."""
         after = bisect_right(self.stamps, stamp)
         candidates = [index for index in (after - 1, after) if 0 <= index < len(self.stamps)]
         index = min(candidates, key=lambda i: abs(self.stamps[i] - stamp), default=None)
-        if index is None or abs(self.stamps[index] - stamp) > max_age:
-            return None
-        return self.values[index]
+        return None if index is None or abs(self.stamps[index] - stamp) > max_age else index
 
-    def held(self, stamp: int, max_age: float) -> Any:
-        """Return the last value at or before `stamp`; None where it is older than `max_age` ns."""
+    def held(self, stamp: int, max_age: float) -> int | None:
+        """Return which is the last at or before `stamp`; None where it is older than `max_age` ns."""
         index = bisect_right(self.stamps, stamp) - 1
-        if index < 0 or stamp - self.stamps[index] > max_age:
-            return None
-        return self.values[index]
+        return None if index < 0 or stamp - self.stamps[index] > max_age else index
 
-    def first_until(self, stamp: int) -> Any:
-        """Return any value at or before `stamp`; None where there is none."""
-        return self.values[0] if self.stamps and self.stamps[0] <= stamp else None
+    def first_until(self, stamp: int) -> int | None:
+        """Return the first if it is at or before `stamp`; None where there is none."""
+        return 0 if self.stamps and self.stamps[0] <= stamp else None
+
+    def received_for(self, index: int, stamp: int) -> int:
+        """Return when it came, or would have come with `stamp`: one that is older by its stamp came as much earlier."""
+        return self.received[index] + max(0, stamp - self.stamps[index])
 
     def last_until(self, stamp: int) -> Any:
         """Return the last value at or before `stamp`, however old; there must be one."""
@@ -150,7 +155,7 @@ class _Buffer:
         """Drop what no row at or after `stamp` can ask for."""
         index = bisect_right(self.stamps, stamp) - 1
         if index > FORGET_AFTER:
-            del self.stamps[:index], self.values[:index]
+            del self.stamps[:index], self.values[:index], self.received[:index]
 
 
 class Assembler:
@@ -202,13 +207,14 @@ class Assembler:
         self.repeated: Counter[str] = Counter()
         self.faults: list[Fault] = []
 
-    def feed(self, index: int, stamp: int, value: Any) -> None:
+    def feed(self, index: int, stamp: int, value: Any, received: int = 0) -> None:
         """Take one message of stream `index`.
 
         Args:
             index: into `streams`.
             stamp: ns on the stream's timeline.
             value: (k,) float64, or a camera's payload of any kind.
+            received: when it came, ns on any clock; what a row's `received` is made of.
 
         Raises:
             InputError: its time went backwards; says by how much and where.
@@ -230,7 +236,7 @@ class Assembler:
             return
         if index == self.reference:
             self._pending.append((stamp, stamp - newest if newest >= 0 else 0))
-        self._buffers[index].append(stamp, value)
+        self._buffers[index].append(stamp, value, received)
 
     def advance(self, index: int, stamp: int) -> None:
         """Say that stream `index` will bring nothing older than `stamp`, ns, any more."""
@@ -256,22 +262,22 @@ class Assembler:
         last = self._last
         if last is not None and stamp < self._next_tick - interval // 2:
             return []
-        values = self._values_at(stamp)
-        if values is None:
+        found = self._values_at(stamp)
+        if found is None:
             self._next_tick = self._row_tick + (self._ticks_until(stamp) + 1) * self._period
             return []
         if last is None or stamp - last.stamp > self._max_gap:
-            made = [Row(stamp, values, self._executed(stamp, stamp), first=True)]
+            made = [Row(stamp, found[0], self._executed(stamp, stamp), first=True, received=found[1])]
             self._row_tick = stamp
         else:
-            made = self._continued(last, stamp, values)
+            made = self._continued(last, stamp, *found)
         self._next_tick = self._row_tick + self._period
         self._last = made[-1]
         for buffer in self._buffers:
             buffer.forget_before(stamp)
         return made
 
-    def _continued(self, last: Row, stamp: int, values: Mapping[str, Any]) -> list[Row]:
+    def _continued(self, last: Row, stamp: int, values: Mapping[str, Any], received: int) -> list[Row]:
         """Make the row at `stamp`, after as many copies of the last one as there are ticks between the two."""
         ticks = self._ticks_until(stamp)
         between = [self._row_tick + tick * self._period for tick in range(1, ticks)]
@@ -280,27 +286,38 @@ class Assembler:
         expected = self._row_tick + ticks * self._period
         self._row_tick = expected + (stamp - expected) // PHASE_SHARE
         self.held += len(between)
-        held = [Row(at, last.values, action, held=True) for at, action in zip(between, executed[:-1], strict=True)]
-        return [*held, Row(stamp, values, executed[-1])]
+        held = [
+            Row(at, last.values, action, held=True, received=last.received)
+            for at, action in zip(between, executed[:-1], strict=True)
+        ]
+        return [*held, Row(stamp, values, executed[-1], received=received)]
 
     def _ticks_until(self, stamp: int) -> int:
         """Return how many ticks after the last row's the nearest one to `stamp` is; at least 1."""
         return max(1, (2 * (stamp - self._row_tick) + self._period) // (2 * self._period))
 
-    def _values_at(self, stamp: int) -> dict[str, Any] | None:
-        """Return the row's values by field; None where a stream has nothing fresh enough, which is counted."""
+    def _values_at(self, stamp: int) -> tuple[dict[str, Any], int] | None:
+        """Return the row's values by field, and when it was received.
+
+        None where a stream has nothing fresh enough, which is counted.
+        """
         parts: dict[str, list[Any]] = {name: [] for name in self.fields}
+        received = []
         for index, stream in enumerate(self.streams):
-            value = self._value_at(index, stamp)
-            if value is None:
+            found = self._found_at(index, stamp)
+            if found is None:
                 if self._last is not None:
                     self.missing[stream.topic] += 1
                 return None
             if stream.field != "action":
-                parts[stream.field].append(value)
-        return {name: part[0] if name in self._cameras else self._joined(name, part) for name, part in parts.items()}
+                buffer = self._buffers[index]
+                parts[stream.field].append(buffer.values[found])
+                received.append(buffer.received_for(found, stamp))
+        values = {name: part[0] if name in self._cameras else self._joined(name, part) for name, part in parts.items()}
+        return values, min(received)
 
-    def _value_at(self, index: int, stamp: int) -> Any:
+    def _found_at(self, index: int, stamp: int) -> int | None:
+        """Return which of a stream's messages the row at `stamp` takes; of actions, whether there are any."""
         buffer, align = self._buffers[index], self.streams[index].align
         if self._last is None and buffer.first_until(stamp) is None:
             return None
@@ -395,11 +412,6 @@ class LiveAssembler:
         self.topics = {stream.topic: stream.type for stream in self._assembler.streams}
 
     @property
-    def reference(self) -> StreamSpec:
-        """The stream whose messages the rows are."""
-        return self._assembler.streams[self._assembler.reference]
-
-    @property
     def faults(self) -> list[Fault]:
         """The messages that were refused since the last reset."""
         return self._assembler.faults
@@ -418,13 +430,14 @@ class LiveAssembler:
         """Forget everything, as before an episode."""
         self._assembler.reset()
 
-    def feed(self, topic: str, message: Any, receipt_ns: int) -> list[Row]:
+    def feed(self, topic: str, message: Any, receipt_ns: int, received_ns: int | None = None) -> list[Row]:
         """Take one message and return the rows that it makes certain, images decoded.
 
         Args:
             topic: as the Spec names it.
             message: with the fields of the ROS message as attributes.
-            receipt_ns: when it was received.
+            receipt_ns: when it was received, on the clock of the day as in a bag.
+            received_ns: the same on the clock that `Row.received` is to be on; None: on that one.
 
         Raises:
             InputError: its time went backwards, it lacks a selected field, or an image cannot be decoded.
@@ -433,7 +446,8 @@ class LiveAssembler:
             if stream.topic == topic:
                 selection = self._selections[index]
                 value = message if selection is None else selection.values(message)
-                self._assembler.feed(index, stamp_of(message, stream, receipt_ns), value)
+                stamp = stamp_of(message, stream, receipt_ns)
+                self._assembler.feed(index, stamp, value, receipt_ns if received_ns is None else received_ns)
             elif stream.timeline == "receipt":
                 self._assembler.advance(index, receipt_ns)
         return [self._decoded(row) for row in self._assembler.rows()]

@@ -33,9 +33,16 @@ def message_definitions() -> dict[str, str]:
 
 
 def message_class(kind: str) -> Any:
-    """Return the class of a ROS message type such as ``diwa_msgs/msg/RobotState``; for processes that have ROS."""
-    package, _, name = kind.split("/")
-    return getattr(importlib.import_module(f"{package}.msg"), name)
+    """Return the class of a ROS message type such as ``diwa_msgs/msg/RobotState``; for processes that have ROS.
+
+    Raises:
+        InputError: there is none of that name here.
+    """
+    package, _, name = kind.partition("/msg/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), name)
+    except (ImportError, AttributeError, TypeError, ValueError):
+        raise InputError(f"{kind}: no message type of that name here; source the workspace that has it") from None
 
 
 def message_folders() -> list[Path]:

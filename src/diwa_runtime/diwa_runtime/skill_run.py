@@ -16,16 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.assembler import LiveAssembler, Row
+from diwa_runtime.assembler import MAX_GAP_S, LiveAssembler, Row
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.divergence import Divergence, DivergenceSum, divergence_of
 from diwa_runtime.errors import DiwaError, nearest
 from diwa_runtime.overlap import OverlappedSession, SeamLimits, ThreadPlanner
 from diwa_runtime.robot import Outcome, RobotMode, RunState
+from diwa_runtime.robot_messages import ROBOT_STATE
 from diwa_runtime.session import PolicySession
 from diwa_runtime.start_gate import GateLimits, objection
 from diwa_runtime.stream_watch import StreamWatch, StuckCameras
-from diwa_runtime.streams import NANOSECONDS, stamp_of
+from diwa_runtime.streams import NANOSECONDS
 
 UNWILLING = {
     RobotMode.GUIDED: "a person moves the arm by hand",
@@ -109,7 +110,7 @@ class Decision:
         send: whether the robot is to be commanded: not in shadow mode, and not when inference took too long.
         begins_chunk: whether the action is the first of its chunk.
         probability: of success, before the action.
-        observation_age_s: from the receipt of the robot's state to the decision.
+        observation_age_s: from the observation's receipt (`Row.received`) to the decision.
         inference_s: filter, policy and reward.
         executed: (7,) what was accepted since the observation before.
         latent_norm, latent_change: Euclidean norm of the latent, and of its change.
@@ -177,6 +178,7 @@ class SkillRunner:
     Attributes:
         skills: the bundles by skill.
         topics: message type by topic: what to feed.
+        robot_topic: where the robot says its mode; not one of `topics` where the Spec reads nothing from there.
         watch: which of them live.
         late: decisions of the goal that runs, or ran last, that came too late to be sent.
         divergence: shadow mode's means of the goal that runs, or ran last.
@@ -187,17 +189,28 @@ class SkillRunner:
         skills: Mapping[str, Bundle],
         limits: RunLimits | None = None,
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        day_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Run `skills`, all of one Spec; `clock_ns` is the clock of every `now_ns` and `received_ns`."""
+        """Run `skills`, all of one Spec.
+
+        Args:
+            skills: by name.
+            limits: None = the default ones.
+            clock_ns: the clock of every `now_ns` and `received_ns`; it is steady.
+            day_ns: the clock of the day, by which streams without stamps go, as in a bag.
+        """
         self.skills, self.limits, self._clock_ns = dict(skills), limits or RunLimits(), clock_ns
         self.spec = next(iter(self.skills.values())).spec
         self._planner = ThreadPlanner() if self.limits.overlapped else None
         self._assembler = LiveAssembler(self.spec)
         self._cameras = {s.topic for s in self.spec.streams if s.field in {c.name for c in self.spec.cameras}}
         self._stuck = StuckCameras(self.limits.stuck_after_s, self.limits.stuck_moved_m)
+        self._day_ns, self._day_ahead_ns = day_ns, 0
         self._half_period_ns = round(NANOSECONDS / self.spec.rate_hz / 2)
         self.topics = self._assembler.topics
-        self.watch = StreamWatch(self.topics)
+        topic, kind = ROBOT_STATE
+        self.robot_topic = next((name for name, of in self.topics.items() if of == kind), topic)
+        self.watch = StreamWatch([*self.topics, self.robot_topic])
         self.divergence = DivergenceSum()
         self.late = self.steps = 0
         self._episode: _Episode | None = None
@@ -206,7 +219,6 @@ class SkillRunner:
         self._mode: RobotMode | None = None
         self._answered_ns: int | None = None
         self._active_ns: int | None = None
-        self._received: dict[int, int] = {}
         self._dropped_before: Counter[str] = Counter()
         self._foreign: tuple[str, int] | None = None
 
@@ -256,12 +268,9 @@ class SkillRunner:
         if self._episode is None or received_ns < self._episode.begun_ns:
             return None
         try:
-            if topic == self._assembler.reference.topic:
-                stamp = stamp_of(message, self._assembler.reference, received_ns)
-                self._received.setdefault(stamp, received_ns)
             if topic in self._cameras and (reason := self._stuck.objection(topic, message, received_ns)):
                 raise _Over(Outcome.FAULT, f"{reason}; look at the camera")
-            rows = self._assembler.feed(topic, message, received_ns)
+            rows = self._assembler.feed(topic, message, received_ns + self._day_ahead_ns, received_ns)
             return self._on_rows(rows, received_ns) if rows else None
         except _Over as over:
             self._end(over.outcome, over.reason)
@@ -294,6 +303,11 @@ class SkillRunner:
         episode = self._episode
         if episode is None:
             return
+        if self.robot_topic not in self.topics and not self.limits.shadow:
+            age_s = self.watch.age_s(self.robot_topic, now_ns)
+            if age_s > self.limits.give_up_after_s:
+                self._end(Outcome.FAULT, f"{self.robot_topic} silent for {age_s:.2f} s: a stop would not be heard")
+                return
         first = episode.observed_ns is None
         limit_s = self.limits.first_observation_s if first else self.limits.give_up_after_s
         if self._silence_s(episode, now_ns) > limit_s:
@@ -340,6 +354,8 @@ class SkillRunner:
             return f"streams are missing: {'; '.join(silent)}"
         if self.limits.shadow:
             return None
+        if self._mode is None:
+            return "the robot has not said yet in which mode it is"
         if self._mode in UNWILLING:
             return UNWILLING[self._mode]
         if self._foreign and now_ns - self._foreign[1] < self.limits.unanswered_s * NANOSECONDS:
@@ -355,7 +371,7 @@ class SkillRunner:
         )
         self._assembler.reset()
         self._stuck.reset()
-        self._received.clear()
+        self._day_ahead_ns = self._day_ns() - self._clock_ns()  # once a skill: the clock of the day may be set
         self._episode = _Episode(goal, index, session, begun_ns=now_ns)
 
     def _end(self, outcome: Outcome, reason: str) -> None:
@@ -387,12 +403,16 @@ class SkillRunner:
     def _on_rows(self, rows: list[Row], received_ns: int) -> Decision | None:
         episode = self._episode
         assert episode is not None
-        if any(row.first for row in rows) and episode.observed_ns is not None:
-            gap_s = (rows[-1].stamp - (episode.last.stamp_ns if episode.last else 0)) / NANOSECONDS
-            raise _Over(Outcome.FAULT, f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock")
         newest = rows[-1]
-        if any(fault.stamp == newest.stamp for fault in self._assembler.faults):
-            return None  # part of it is not sound: neither looked at nor answered, as if it had not come
+        if any(row.first for row in rows) and episode.observed_ns is not None:
+            gap_s = (newest.stamp - (episode.last.stamp_ns if episode.last else 0)) / NANOSECONDS
+            silence_s = (newest.received - episode.observed_ns) / NANOSECONDS
+            why = (
+                f"no whole observation came for {silence_s:.2f} s, longer than {MAX_GAP_S:g} s cannot be bridged"
+                if abs(silence_s - gap_s) < MAX_GAP_S / 2
+                else f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock"
+            )
+            raise _Over(Outcome.FAULT, why)
         if episode.observed_ns is None:
             episode.first_stamp = rows[0].stamp
             reason = objection(episode.session.bundle.manifest, rows[0].values, self.limits.gate)
@@ -401,14 +421,10 @@ class SkillRunner:
         for row in rows[:-1]:  # the arm held meanwhile: time passed for the policy, but nothing is to be sent
             episode.session.step(row.values, row.executed)
             self.steps += 1
-        episode.observed_ns = self._receipt_of(newest.stamp)
+        if any(fault.stamp == newest.stamp for fault in self._assembler.faults):
+            return None  # part of it is not sound: neither looked at nor answered
+        episode.observed_ns = newest.received
         return self._on_row(episode, newest, received_ns)
-
-    def _receipt_of(self, stamp: int) -> int:
-        """When the robot's state of that stamp was received; older ones are forgotten."""
-        received = self._received[stamp]
-        self._received = {later: at for later, at in self._received.items() if later > stamp}
-        return received
 
     def _on_row(self, episode: _Episode, row: Row, received_ns: int) -> Decision | None:
         if self._is_unanswered(episode, row):

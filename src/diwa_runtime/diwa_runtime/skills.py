@@ -10,7 +10,7 @@ import numpy as np
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.bundle import MANIFEST, Bundle, observation_type
-from diwa_runtime.errors import BundleError
+from diwa_runtime.errors import BundleError, one_line
 from diwa_runtime.spec import check_same_spec
 
 WARM_UPS = 5
@@ -54,7 +54,11 @@ def bundle_folders(folder: Path) -> list[Path]:
 
 
 def warm_up(bundle: Bundle) -> float:
-    """Run every graph a few times on zeros, for the first inference is the slowest; return the last one's seconds."""
+    """Run every graph a few times on zeros, for the first inference is the slowest; return the last one's seconds.
+
+    Raises:
+        BundleError: a graph cannot be run.
+    """
     manifest, spec = bundle.manifest, bundle.spec
     types = {name: observation_type(spec, name) for name in spec.observation_fields}
     observation = {name: np.zeros((1, *shape), dtype) for name, (dtype, shape) in types.items()}
@@ -63,8 +67,11 @@ def warm_up(bundle: Bundle) -> float:
     seconds = 0.0
     for _ in range(WARM_UPS):
         start = time.perf_counter()
-        bundle.filter(observation, np.zeros((1, ACTION_SIZE), np.float32), latent)
-        bundle.policy(latent, noise)
-        bundle.probability(latent)
+        try:
+            bundle.filter(observation, np.zeros((1, ACTION_SIZE), np.float32), latent)
+            bundle.policy(latent, noise)
+            bundle.probability(latent)
+        except Exception as error:  # the edge to ONNX Runtime, whose errors have no common kind
+            raise BundleError(f"{bundle.source}: cannot be run ({one_line(error)}); export it again") from None
         seconds = time.perf_counter() - start
     return seconds

@@ -204,6 +204,24 @@ def test_what_is_no_number_of_a_robot_is_a_fault(value):
     assert all(np.isfinite(rows.values["proprio"]).all() for rows in assembly.segments)
 
 
+def test_a_row_is_as_old_as_its_message_that_came_too_early_for_its_stamp():
+    """A slow stream is meant to be behind; one whose clock runs ahead shows what was before."""
+    stamps, late = regular(9), 5_000_000
+    for ahead in (0, 40_000_000):
+        assembler = Assembler(SPEC)
+        proprio, accepted, gripper = robot_stream(stamps)
+        for row, stamp in enumerate(stamps):
+            if row % 3 == 0:
+                assembler.feed(1, int(stamp) + ahead, np.zeros(24), int(stamp) + late)
+            for index, values in ((0, proprio), (2, accepted), (3, gripper)):
+                assembler.feed(index, int(stamp), values[row], int(stamp) + late)
+        rows = assembler.rows(final=True)
+        assert len(rows) > 5
+        ages = {row.stamp + late - row.received for row in rows}
+        assert max(ages) == ahead
+        assert min(ages) >= 0
+
+
 def test_an_action_cannot_be_the_nearest_one():
     streams = (*SPEC.streams[:2], StreamSpec("action", "robot/state", "x/msg/Y", ("a",), align="nearest"))
 

@@ -43,3 +43,9 @@ def test_missing_definitions_are_one_clear_line(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
     with pytest.raises(InputError, match="source"):
         interfaces.message_definitions()
+
+
+@pytest.mark.parametrize("kind", ["nowhere_msgs/msg/Arm", "Arm", "", "json/msg/Arm"])
+def test_a_type_that_is_not_there_is_one_line(kind: str) -> None:
+    with pytest.raises(InputError, match="no message type of that name here"):
+        interfaces.message_class(kind)

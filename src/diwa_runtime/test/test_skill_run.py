@@ -28,7 +28,7 @@ START_NS = 1_000 * SECOND
 """Where the observations' stamps begin; receipt has another clock."""
 
 
-def write_skill(folder: Path, name: str, drawer: float = 0.1, max_steps: int = 60) -> None:
+def write_skill(folder: Path, name: str, drawer: float = 0.1, max_steps: int = 60, spec: Spec = SPEC) -> None:
     """A policy that goes right while the gripper is open, and succeeds when the drawer is open further than that."""
     latent = 4
     observe = np.zeros((39, latent), np.float32)
@@ -37,21 +37,25 @@ def write_skill(folder: Path, name: str, drawer: float = 0.1, max_steps: int = 6
     decide[0, :3], decide[0, 6], judge[1] = (0.5, 0.0, 0.0), 1.0, 100.0
     zeros = np.zeros((latent, latent), np.float32), np.zeros((7, latent), np.float32)
     weights = ToyWeights(zeros[0], observe, zeros[1], decide, judge, judge_bias=-100 * drawer, noise_scale=0.02)
-    manifest = replace(toy_manifest(SPEC, latent), skill=name, max_steps=max_steps)
-    write_bundle(folder / name, manifest, toy_graphs(SPEC, weights))
+    manifest = replace(toy_manifest(spec, latent), skill=name, max_steps=max_steps)
+    write_bundle(folder / name, manifest, toy_graphs(spec, weights))
 
 
 class Robot:
     """A robot at 30 Hz, its sensor clock far from the clock of receipt, and a runner that hears it."""
 
+    spec, state_topic = SPEC, "robot/state"
+    scene_ahead_ns = 0
+    """By how much the scene's clock is ahead of the robot's."""
+
     def __init__(self, folder: Path, limits: RunLimits | None = None, **skills: float) -> None:
         for name, drawer in (skills or {"open_drawer": 0.1}).items():
-            write_skill(folder, name, drawer)
+            write_skill(folder, name, drawer, spec=self.spec)
         bundles = {path.name: Bundle.load(path) for path in sorted(folder.iterdir())}
         self.now_ns, self.tick, self.drawer, self.thinking_ns = 5 * SECOND, 0, 0.0, 0
         self.last: Decision | None = None
         self.decisions: list[Decision] = []
-        self.runner = SkillRunner(bundles, limits, self.clock)
+        self.runner = SkillRunner(bundles, limits, self.clock, lambda: self.now_ns + START_NS - 5 * SECOND)
 
     def clock(self) -> int:
         """Every look at the clock finds it later by half of the time that an inference takes."""
@@ -66,8 +70,9 @@ class Robot:
         last = self.last.action if self.last is not None and self.last.send and obeys else np.zeros(7)
         message = robot_state(stamp, accepted=np.repeat([0.02, 0.05], 3) * last[:6])
         self.runner.on_robot(RobotMode.MOVING, self.last.stamp_ns if self.last is not None and obeys else 0)
-        self.runner.on_message("scene/state", scene_state(stamp, self.drawer), self.now_ns)
-        self.last = self.runner.on_message("robot/state", state(message), self.now_ns)
+        scene = scene_state(stamp + self.scene_ahead_ns, self.drawer)
+        self.runner.on_message("scene/state", scene, self.now_ns)
+        self.last = self.runner.on_message(self.state_topic, state(message), self.now_ns)
         self.runner.check(self.now_ns)
         if self.last is not None:
             self.decisions.append(self.last)
@@ -232,6 +237,66 @@ def test_f02_messages_that_waited_for_their_turn_are_as_old_as_they_are(robot: R
     assert sent == [False, True, True, True, True], "the first had waited for 0.13 s"
 
 
+@pytest.mark.parametrize("ahead_s", [0.15, 0.3, 0.9])
+def test_f02_what_a_clock_that_is_ahead_makes_look_fresh_is_never_acted_upon(tmp_path: Path, ahead_s: float) -> None:
+    """By its stamp each scene fits the robot's state; by its receipt it is so much older."""
+    robot = Robot(tmp_path, RunLimits(first_observation_s=2.0))
+    robot.scene_ahead_ns = round(ahead_s * SECOND)
+    robot.run(steps=60)
+    assert not any(decision.send for decision in robot.decisions)
+    if ahead_s > 0.2:
+        outcome, reason = robot.ended
+        assert outcome is Outcome.FAULT
+        assert "stamps do not fit together" in reason
+
+
+def test_a_clock_that_is_a_little_ahead_does_no_harm(tmp_path: Path) -> None:
+    robot = Robot(tmp_path)
+    robot.scene_ahead_ns = PERIOD
+    robot.run(steps=8)
+    assert len(robot.decisions) > 5
+    assert all(decision.send for decision in robot.decisions)
+
+
+def test_a_stream_without_stamps_goes_by_the_clock_of_the_day_as_in_a_bag(tmp_path: Path) -> None:
+    class Mixed(Robot):
+        spec = replace(
+            SPEC, streams=tuple(replace(s, timeline="receipt") if s.field == "scene" else s for s in SPEC.streams)
+        )
+
+    robot = Mixed(tmp_path)
+    robot.run(steps=5)
+    assert [decision.send for decision in robot.decisions[-3:]] == [True] * 3
+
+
+def test_a_robot_that_has_not_said_its_mode_refuses_a_goal(robot: Robot) -> None:
+    robot.step()
+    robot.runner._mode = None
+    assert "in which mode" in str(robot.runner.start(Goal(("open_drawer",)), robot.now_ns))
+
+
+def test_a_robot_of_which_nothing_is_observed_is_listened_to_all_the_same(tmp_path: Path) -> None:
+    """F09: else a stop would not be heard."""
+
+    class Elsewhere(Robot):
+        state_topic = "arm/state"
+        spec = replace(
+            SPEC,
+            streams=tuple(
+                replace(s, topic="arm/state", type="arm_msgs/msg/Arm") if s.topic == "robot/state" else s
+                for s in SPEC.streams
+            ),
+        )
+
+    robot = Elsewhere(tmp_path)
+    robot.runner.watch.note("robot/state", robot.now_ns)
+    robot.run(steps=3)
+    assert robot.runner.running
+    for _ in range(5):  # the arm's observations go on
+        robot.step()
+    assert robot.ended == (Outcome.FAULT, "robot/state silent for 0.23 s: a stop would not be heard")
+
+
 def test_f02_silence_holds_after_a_tenth_of_a_second_and_then_ends(robot: Robot) -> None:
     """Age is counted from the receipt: the sensor's clock is far from ours, and has nothing to say in it."""
     robot.run()
@@ -311,6 +376,15 @@ def test_f01_a_state_of_which_only_a_part_is_sound_is_not_answered_either(robot:
     outcome, reason = robot.ended
     assert outcome is Outcome.FAULT
     assert "robot/state: not finite" in reason
+
+
+def test_ticks_that_were_held_before_such_an_observation_count_all_the_same(robot: Robot) -> None:
+    robot.run(steps=3)
+    robot.wait(0.06)
+    robot.tick += 2
+    assert robot.step(state=nan_accepted) is None
+    assert robot.step() is not None
+    assert robot.decisions[-1].step == 3 + 2 + 1
 
 
 def test_f02_a_stamp_that_comes_again_does_not_make_an_observation_young(robot: Robot) -> None:

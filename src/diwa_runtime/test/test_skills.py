@@ -49,3 +49,14 @@ def test_bundles_of_two_robots_are_refused(tmp_path: Path) -> None:
 def test_a_folder_without_bundles_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no bundle there"):
         load_skills([tmp_path])
+
+
+def test_a_bundle_that_cannot_be_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (bundle,) = load_skills([write(tmp_path / "a", "open_drawer")]).values()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no kernel for this node")
+
+    monkeypatch.setattr(bundle, "policy", fails)
+    with pytest.raises(BundleError, match=r"a: cannot be run \(.*no kernel for this node\); export it again"):
+        warm_up(bundle)
