@@ -20,7 +20,7 @@ check:  ## lint, format and types
 demo:  ## from nothing to three better policies, in at most 30 minutes on 2 cores
 	@scripts/demo $(ARGS)
 
-results:  ## all eight tasks and the ablation, about 3 hours; writes docs/results.md
+results:  ## all eight tasks and the ablation, 1.5 to 3 hours; writes docs/results.md
 	@scripts/results $(ARGS)
 
 bench:  ## measure what the project claims; writes benchmarks/results.json and docs/performance.md
