@@ -187,7 +187,10 @@ _SAMPLING = f"`policy.onnx`, one deployed chunk at batch 1; {SIZES}"
 _IMAGINATION = f"{EPISODES} rollouts of {CHUNKS} chunks, RSSM 1,024 + 32 x 32, hidden 1,000; {SIZES}"
 _UPDATE = f"one minibatch of {{}} env steps with their 10 denoising steps, actor and critic; {SIZES}"
 _UPDATE_BC = f"{_UPDATE}; with the BC term, its share of drawing the frozen policy's chains included"
-_PAIRS = f"{_DPPO}; its rows are as many (env step, denoising step) pairs"
+_PAIRS = (
+    f"{_DPPO}; its rows are as many (env step, denoising step) pairs "
+    "(the form of DPPO's own code; row `{}` has the DiWA authors')"
+)
 _LEAN_STEPS = "as `ppo_update_steps`, the frozen net asked only where its answer is used"
 _STEPS = f"{_DPPO}; its rows are the same env steps (the DiWA authors' form)"
 _ANEW = "; chains of the frozen policy drawn through all K steps for every row of every minibatch"
@@ -200,12 +203,26 @@ BENCHMARKS = (
     ),
     Benchmark("imagination", "env-steps/s", 1.7, _IMAGINATION, _DPPO, imagination(lean=False)),
     Benchmark("imagination_lean", "env-steps/s", None, _IMAGINATION, _LEAN, imagination(lean=True)),
-    Benchmark("ppo_update", "ms", 3.5, _UPDATE.format(512), _PAIRS, ppo_update(512, 0.0, pairs=True)),
+    Benchmark(
+        "ppo_update",
+        "ms",
+        3.5,
+        _UPDATE.format(512),
+        _PAIRS.format("ppo_update_steps"),
+        ppo_update(512, 0.0, pairs=True),
+    ),
     Benchmark("ppo_update_steps", "ms", None, _UPDATE.format(512), _STEPS, ppo_update(512, 0.0, pairs=False)),
     Benchmark(
         "ppo_update_lean", "ms", None, _UPDATE.format(512), _LEAN_STEPS, ppo_update(512, 0.0, pairs=False, lean=True)
     ),
-    Benchmark("ppo_update_bc", "ms", 10, _UPDATE_BC.format(128), _PAIRS + _ANEW, ppo_update(128, 0.05, pairs=True)),
+    Benchmark(
+        "ppo_update_bc",
+        "ms",
+        10,
+        _UPDATE_BC.format(128),
+        _PAIRS.format("ppo_update_bc_steps") + _ANEW,
+        ppo_update(128, 0.05, pairs=True),
+    ),
     Benchmark(
         "ppo_update_bc_steps", "ms", None, _UPDATE_BC.format(512), _STEPS + _ANEW, ppo_update(512, 0.05, pairs=False)
     ),

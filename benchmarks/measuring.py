@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import statistics
@@ -11,6 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+
+def nothing_lacks() -> str:
+    """Say that a row can be measured wherever the others can."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Benchmark:
         what: what is measured, with its sizes.
         reference: what it is compared with.
         measure: return (ours, reference).
+        one_run: both figures are taken from one run, however many repeats are asked for.
+        lacks: say what the row needs and is not here, and what helps; "" where it can be measured.
     """
 
     name: str
@@ -45,6 +53,8 @@ class Benchmark:
     what: str
     reference: str
     measure: Callable[[Effort], tuple[float, float]]
+    one_run: bool = False
+    lacks: Callable[[], str] = nothing_lacks
 
     def ratio(self, ours: float, reference: float) -> float:
         """Say how many times better ours is."""
@@ -91,6 +101,11 @@ def repeated(call: Callable[[], object], times: int) -> Callable[[], None]:
             call()
 
     return many
+
+
+def missing_modules(*names: str) -> list[str]:
+    """Return the top-level modules that are not installed; none is imported."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
 
 
 def machine() -> str:

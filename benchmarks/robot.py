@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from measuring import Benchmark, Effort
+from measuring import Benchmark, Effort, missing_modules
 from numpy.typing import NDArray
 
-sys.path.append(str(Path(__file__).resolve().parent.parent / "src" / "diwa_bridge" / "test"))
+BRIDGE = Path(__file__).resolve().parent.parent / "src" / "diwa_bridge"
+sys.path += [str(BRIDGE), str(BRIDGE / "test")]  # its core needs no ROS, and without ROS nothing installs it
 
 if TYPE_CHECKING:
     from robot_rig import Rig
 
-HOSTNAME = "127.0.0.41"
+SIMULATOR, HOSTNAME = "franky-sim", "127.0.0.41"
 MOVED_M = 1e-4
 SILENCE_S, REST_S = 0.1, 0.15
 
@@ -53,7 +54,7 @@ def measured_run(quick: bool) -> RobotRun:
     leads: list[float] = []
     delays: list[float] = []
     rests: list[float] = []
-    with simulator("franky-sim", HOSTNAME) as running:
+    with simulator(SIMULATOR, HOSTNAME) as running:
         rig = Rig(running.hostname)
         servo = rig.bridge.servo
         assert servo is not None, "made by the rig"
@@ -99,6 +100,19 @@ def _delay_s(rig: Rig, motion: NDArray[np.float64]) -> float:
     return (rig.arm.read().time_ns - commanded.time_ns) / 1e9
 
 
+def lacks() -> str:
+    """Say what there is not of franky and the simulated arm."""
+    if missing_modules("franky"):
+        return "there is no franky; make setup installs it"
+    from robot_rig import NotInstalledError, check_installed
+
+    try:
+        check_installed(SIMULATOR)
+    except NotInstalledError as error:
+        return str(error)
+    return ""
+
+
 def row(figure_of: Callable[[RobotRun], float], reference: float) -> Callable[[Effort], tuple[float, float]]:
     """One figure of the run beside its limit."""
 
@@ -118,6 +132,8 @@ BENCHMARKS = (
         f"median distance of the TCP behind its target while it moves, {_WHAT}",
         "the furthest that the target may be ahead",
         row(lambda run: float(np.median(run.lead_mm)), 60.0),
+        one_run=True,
+        lacks=lacks,
     ),
     Benchmark(
         "servo_delay",
@@ -126,6 +142,8 @@ BENCHMARKS = (
         f"median time from a command to 0.1 mm of motion, {_WHAT}",
         "a control period",
         row(lambda run: float(np.median(run.delay_ms)), 1000 / 30),
+        one_run=True,
+        lacks=lacks,
     ),
     Benchmark(
         "servo_rest",
@@ -134,5 +152,7 @@ BENCHMARKS = (
         f"longest time from the last command to rest, {_WHAT}",
         "the limit: 0.1 s of silence and 0.15 s to come to rest, seen at 30 Hz",
         row(lambda run: float(np.max(run.rest_ms)), 1000 * (SILENCE_S + REST_S + 1 / 30)),
+        one_run=True,
+        lacks=lacks,
     ),
 )

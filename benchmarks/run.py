@@ -52,23 +52,43 @@ class BenchConfig:
 
 
 def run(config: BenchConfig, results: Path, page: Path) -> None:
-    """Measure, print a line a row, and write both files unless it is only a trial."""
+    """Measure, print a line a row, and write both files after each unless it is only a trial."""
     torch.set_num_threads(1)
-    before = [] if config.quick else load_rows(results)
-    measured = []
-    for name in config.only or BENCHMARKS:
-        row = measure(BENCHMARKS[name], Effort(config.repeats, config.quick))
-        measured.append(row)
+    rows = [] if config.quick else load_rows(results)
+    for benchmark in measurable(config.only):
+        row = measure(benchmark, Effort(config.repeats, config.quick))
         target = "" if row.target is None or config.quick else f"   target {row.target:g}x: {row.verdict}"
         print(
             f"{row.name:26} {figure(row.value):>9} against {figure(row.reference):>9} {row.unit:18}"
             f"{row.ratio:8.1f}x{target}",
             flush=True,
         )
+        if not config.quick:  # at once: a later row may fail, and the last ones take ten minutes
+            rows = merged(rows, [row], tuple(BENCHMARKS))
+            write_rows(rows, results, page)
     if config.quick:
         print("quick: sizes too small to mean anything; nothing was written")
-        return
-    write_rows(merged(before, measured, tuple(BENCHMARKS)), results, page)
+
+
+def measurable(names: Sequence[str]) -> list[Benchmark]:
+    """Return the benchmarks of these names; of all when there are none, without those that this machine cannot measure.
+
+    Raises:
+        ConfigError: one that was named cannot be measured here; says what it needs.
+    """
+    chosen = [BENCHMARKS[name] for name in names or BENCHMARKS]
+    lacking: dict[str, list[str]] = {}
+    for benchmark in chosen:
+        if reason := benchmark.lacks():
+            lacking.setdefault(reason, []).append(benchmark.name)
+    if not lacking:
+        return chosen
+    line = "; ".join(f"{', '.join(those)} ({reason})" for reason, those in lacking.items())
+    if names:
+        raise ConfigError(f"cannot be measured here: {line}")
+    print(f"left out, cannot be measured here: {line}", file=sys.stderr)
+    unmeasurable = {name for those in lacking.values() for name in those}
+    return [benchmark for benchmark in chosen if benchmark.name not in unmeasurable]
 
 
 def measure(benchmark: Benchmark, effort: Effort) -> Row:
@@ -79,11 +99,11 @@ def measure(benchmark: Benchmark, effort: Effort) -> Row:
         float(f"{ours:.4g}"),
         benchmark.unit,
         float(f"{reference:.4g}"),
-        round(benchmark.ratio(ours, reference), 2),
+        benchmark.ratio(ours, reference),
         benchmark.target,
         benchmark.what,
         benchmark.reference,
-        effort.repeats,
+        1 if benchmark.one_run else effort.repeats,
         machine(),
     )
 

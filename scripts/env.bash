@@ -6,10 +6,13 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=$root/.venv/bin/python
 system_ros=/opt/ros/jazzy
 
-# The Python that the virtual environment is made with: the system's for the system's ROS, 3.11 for the wheels.
+# The Python that the virtual environment is made with: the system's for the system's ROS, 3.11 for the wheels. Below, .venv's
+# own stands first on PATH: what it was made with stays, unless PYTHON names another, which is therefore not looked for there.
 base_python() {
-  if [ -f $system_ros/setup.bash ]; then echo "${PYTHON:-/usr/bin/python3}"; return; fi
-  echo "${PYTHON:-$(command -v python3.11 || command -v python3)}"
+  if [ -n "${PYTHON:-}" ]; then
+    (PATH=${PATH//"$root/.venv/bin:"/} && command -v "$PYTHON") || { echo "there is no Python $PYTHON (PYTHON=...)" >&2; return 1; }
+  elif [ -f $system_ros/setup.bash ]; then echo /usr/bin/python3
+  else command -v python3.11 || command -v python3 || true; fi
 }
 
 which_ros() {

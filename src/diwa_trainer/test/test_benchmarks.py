@@ -4,20 +4,25 @@ import json
 
 import numpy as np
 import pytest
+import robot
 import rows
 import run
 from measuring import Benchmark, Effort, alternate
 from plain_windows import StepFiles
 from rows import Row
 
-from diwa_runtime.errors import InputError
+from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
 
 NEED_OPENGL = {"ingest", "sim_cameras"}
-NEED_ROS = {"observation_to_command", "observation_to_command_p99", "command_gap"}
 CLAIMS = [name for name, benchmark in run.BENCHMARKS.items() if benchmark.target is not None]
 FIELDS = ("proprio", "scene", "action")
+LIVE = ("observation_to_command", "observation_to_command_p99", "command_gap")
+
+
+def benchmark(name, target=None, ours=1.0, reference=1.0, **more):
+    return Benchmark(name, "ms", target, "what", "against", lambda _: (ours, reference), **more)
 
 
 def row(name, ratio=2.0, target=1.5):
@@ -30,7 +35,7 @@ def row(name, ratio=2.0, target=1.5):
 def test_row_runs(name):
     if name == "policy_sampling_diffusers":
         pytest.importorskip("diffusers")
-    if name in NEED_ROS:
+    if name in LIVE:
         pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
     measured = run.measure(run.BENCHMARKS[name], Effort(quick=True))
     assert measured.name == name
@@ -63,6 +68,61 @@ def test_a_row_measured_alone_leaves_the_others(tmp_path):
     assert {"name", "value", "unit", "reference", "ratio", "target"} <= written[0].keys()
     assert "| `second` | 2,000 | 2,000 | steps/s | 1.0x | >= 1.5x | missed |" in page.read_text()
     assert "| `first` | 2,000 | 1,000 | steps/s | 2.0x | >= 1.5x | reached |" in page.read_text()
+
+
+def test_what_was_measured_stays_when_a_later_row_fails(tmp_path, monkeypatch):
+    def fails(_):
+        raise RuntimeError("the arm does not move")
+
+    third = Benchmark("third", "ms", None, "what", "against", fails)
+    rows_by_name = {"first": benchmark("first"), "second": benchmark("second"), "third": third}
+    monkeypatch.setattr(run, "BENCHMARKS", rows_by_name)
+    with pytest.raises(RuntimeError):
+        run.run(run.BenchConfig(), tmp_path / "results.json", tmp_path / "page.md")
+    assert [one.name for one in rows.load_rows(tmp_path / "results.json")] == ["first", "second"]
+    assert "`second`" in (tmp_path / "page.md").read_text()
+
+
+def test_what_cannot_be_measured_here_is_left_out_in_one_line(monkeypatch, capsys):
+    lacking = {name: benchmark(name, lacks=lambda: "there is no arm") for name in ("first", "third")}
+    monkeypatch.setattr(run, "BENCHMARKS", {**lacking, "second": benchmark("second")})
+    assert [one.name for one in run.measurable(())] == ["second"]
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "first, third (there is no arm)" in error
+
+
+def test_a_row_that_cannot_be_measured_here_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(run, "BENCHMARKS", {"first": benchmark("first", lacks=lambda: "there is no arm")})
+    with pytest.raises(ConfigError, match=r"first \(there is no arm\)"):
+        run.measurable(("first",))
+
+
+def test_without_the_arms_simulator_its_rows_say_what_installs_it(tmp_path, monkeypatch):
+    rig = pytest.importorskip("robot_rig", reason="needs franky-control")
+    monkeypatch.setattr(rig, "ROOT", tmp_path)
+    assert robot.lacks() == "franky-sim is not installed; scripts/robot-simulators does it"
+
+
+def test_a_limit_just_missed_is_missed():
+    measured = run.measure(benchmark("p50", 1.0, ours=10.04, reference=10.0), Effort())
+    assert measured.verdict == "missed"
+    assert run.measure(benchmark("p50", 1.0, ours=10.0, reference=10.0), Effort()).verdict == "reached"
+
+
+def test_figures_of_one_run_are_no_medians_of_repeats():
+    assert run.measure(benchmark("cached", one_run=True), Effort(repeats=9)).repeats == 1
+    assert run.measure(benchmark("timed"), Effort(repeats=9)).repeats == 9
+    of_one_run = {name for name, one in run.BENCHMARKS.items() if one.one_run}
+    assert of_one_run == {"servo_tracking", "servo_delay", "servo_rest", *LIVE}
+
+
+def test_the_page_names_the_targets_that_no_row_measures():
+    assert rows.NOT_MEASURED
+    text = rows.page_text([row("first")])
+    for goal in rows.NOT_MEASURED:
+        assert goal.name not in run.BENCHMARKS, "measured: take it out of NOT_MEASURED"
+        assert f"| `{goal.name}` |  |  |  |  | >= {goal.target:g}x | not measured |" in text
 
 
 def test_damaged_results_are_refused(tmp_path):
