@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.assembler import LARGEST
+
 
 @dataclass(frozen=True)
 class Command:
@@ -73,9 +75,10 @@ class CommandGate:
         self._not_before_ns = not_before_ns
 
     def _objection(self, command: Command, now_ns: int) -> str | None:
-        # Finiteness comes first: NaN passes every comparison and limiter behind it.
-        if command.motion.shape != (6,) or not np.isfinite([*command.motion, command.gripper]).all():
-            return f"the command of {command.source!r} is not finite"
+        # Finiteness comes first: NaN passes every comparison and limiter behind it, and what is huge overflows there.
+        values = np.array([*command.motion, command.gripper])
+        if command.motion.shape != (6,) or not (np.abs(values) < LARGEST).all():  # nan is no less than anything
+            return f"the command of {command.source!r} is not finite (or beyond 1e9)"
         if 0 < command.answers_ns < self._not_before_ns:
             return f"the command of {command.source!r} answers an observation from before the reset"
         if not self.commander or now_ns - self._heard_ns > self.silence_ns:

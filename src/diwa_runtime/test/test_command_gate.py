@@ -32,12 +32,14 @@ def test_a_command_is_given_once_and_the_newest_wins(gate: CommandGate) -> None:
         Command(np.array([np.nan, 0, 0, 0, 0, 0]), 1.0, "policy"),
         Command(np.array([0, 0, 0, 0, 0, np.inf]), 1.0, "policy"),
         Command(np.zeros(6), np.nan, "policy"),
+        Command(np.array([0, 1e307, 0, 0, 0, 0]), 1.0, "policy"),
+        Command(np.zeros(6), -1e307, "policy"),
         Command(np.zeros(5), 1.0, "policy"),
     ],
-    ids=["nan", "inf", "gripper", "size"],
+    ids=["nan", "inf", "gripper", "huge", "huge gripper", "size"],
 )
 def test_an_unsound_command_is_refused_and_moves_nothing(gate: CommandGate, wrong: Command) -> None:
-    assert gate.offer(wrong, 0) == "the command of 'policy' is not finite"
+    assert gate.offer(wrong, 0) == "the command of 'policy' is not finite (or beyond 1e9)"
     assert gate.take() is None
     assert gate.commander == ""
 

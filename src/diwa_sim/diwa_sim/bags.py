@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +19,9 @@ from rosbags.typesys.store import Typestore
 
 from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
-from diwa_runtime.errors import StorageError
+from diwa_runtime.errors import DiwaError, StorageError, one_line
 from diwa_runtime.events import EventKind
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import TEMPORARY_SUFFIX, written_whole
 from diwa_runtime.interfaces import message_definitions
 from diwa_runtime.robot_messages import Fields
 from diwa_runtime.spec import ActionScale
@@ -30,6 +32,12 @@ RELIABLE = Qos(
     QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE,
     _NEVER, _NEVER, QosLiveliness.AUTOMATIC, _NEVER, avoid_ros_namespace_conventions=False,
 )  # fmt: skip
+
+Place = Callable[[Path], AbstractContextManager[Path]]
+"""Gives a temporary path for a path, and puts the one in the other's place when all went well."""
+
+_HEAD_BYTES = 100
+"""Before its first chunk a file of rosbags is smaller."""
 
 
 @cache
@@ -56,15 +64,49 @@ def make_message(store: Typestore, name: str, fields: Fields) -> Any:
     return store.types[name](**made)
 
 
-class BagWriter(AbstractContextManager["BagWriter"]):
-    """One bag, written whole or not at all.
+@contextmanager
+def kept_on_failure(path: Path) -> Iterator[Path]:
+    """As `written_whole`, for what cannot be made again: what an exception cuts off stays, and the error says where.
 
-    While it is written it lies beside its place as ``.NAME.PID.partial``; its chunks go to disk as they fill, so that
-    what a killed process leaves there can still be read up to its last whole chunk.
+    It lies beside its place as ``NAME.PID.partial``, which `remove_orphans` leaves alone.
+
+    Raises:
+        StorageError: the disk refused.
+        KeyboardInterrupt: interrupted, with what to say.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.sync()
+        temporary.replace(path)
+    except BaseException as error:
+        if not any(file.stat().st_size > _HEAD_BYTES for file in temporary.rglob("*.mcap")):
+            shutil.rmtree(temporary, ignore_errors=True)
+            kept = "nothing was recorded"
+        else:
+            kept = f"what was recorded is kept up to its last whole chunk: ingest --bags {temporary}"
+        if isinstance(error, OSError):
+            raise StorageError(f"{path}: could not be written ({error.strerror or error}); {kept}") from error
+        if isinstance(error, DiwaError | KeyboardInterrupt):
+            raise type(error)("; ".join(filter(None, (one_line(error), kept)))) from error
+        error.add_note(kept)
+        raise
+
+
+class BagWriter(AbstractContextManager["BagWriter"]):
+    """One bag, which appears under its name when it is whole.
+
+    While it is written it lies beside its place, by default as ``.NAME.PID.partial``; its chunks go to disk as they
+    fill, so that what a killed process leaves there can still be read up to its last whole chunk.
     """
 
     def __init__(
-        self, folder: Path | str, scale: ActionScale | None = None, notes: Mapping[str, str] | None = None
+        self,
+        folder: Path | str,
+        scale: ActionScale | None = None,
+        notes: Mapping[str, str] | None = None,
+        place: Place = written_whole,
     ) -> None:
         """Prepare to write.
 
@@ -72,15 +114,17 @@ class BagWriter(AbstractContextManager["BagWriter"]):
             folder: the bag; a bag that is there already is replaced at the end.
             scale: what an action of 1 means.
             notes: text by name, kept in the bag's metadata as rosbag2's custom data.
+            place: what becomes of a bag that is cut off: `written_whole` removes it, `kept_on_failure` does not.
         """
         self.folder = Path(folder)
         self._scale = scale or ActionScale()
         self._notes = dict(notes or {})
+        self._place = place
         self._store = typestore()
         self._connections: dict[str, Connection] = {}
 
     def __enter__(self) -> Self:
-        self._whole = written_whole(self.folder)
+        self._whole = self._place(self.folder)
         self._temporary = self._whole.__enter__()
         # rosbags names the file after its folder: give it the final name inside, and lift it out when closed.
         self._writer = Writer(self._temporary / self.folder.name, version=9, storage_plugin=StoragePlugin.MCAP)
@@ -143,7 +187,8 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self.write((events.TOPIC, events.TYPE), messages.episode_event(kind, stamp_ns, task, seed), stamp_ns)
 
     def _abandon(self, error: BaseException) -> None:
-        self._writer.abort()
+        with suppress(OSError):  # on a full disk it is what could not be written before
+            self._writer.abort()
         if isinstance(error, WriterError):
             error = StorageError(f"{self.folder}: {error}")
         self._whole.__exit__(type(error), error, error.__traceback__)

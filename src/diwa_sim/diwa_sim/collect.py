@@ -9,11 +9,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +27,13 @@ import yaml
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import remove_orphans
-from diwa_runtime.spec import TASKS, Spec
+from diwa_runtime.spec import TASKS, Mode, Spec
 from diwa_runtime.streams import NANOSECONDS
 from diwa_sim.bags import BagWriter
 from diwa_sim.demonstrations import DEMONSTRATION_NOISE, FRAMES_AFTER_SUCCESS, Demonstration, demonstration
 from diwa_sim.environment import RATE_HZ, PlayTable
 from diwa_sim.play import PLAY_STEPS, Player, PlaySettings, PlayStep
+from diwa_sim.starts import start_difficulty
 
 FIRST_SEED = 1_000_000
 """Seeds of `--seed s` lie in [FIRST_SEED * (s + 1), FIRST_SEED * (s + 2)): play in the lower half, tries above."""
@@ -56,7 +61,9 @@ class CollectConfig:
         default=tuple(task.name for task in TASKS), metadata={"help": "what to demonstrate; play has every task"}
     )
     noise: float = field(default=DEMONSTRATION_NOISE, metadata={"help": "noise on a demonstration's actions"})
-    start: str = field(default="wide", metadata={"help": "spread of the starts: narrow, medium, wide, or 0 to 1"})
+    start: str | float = field(
+        default="wide", metadata={"help": "spread of the starts: narrow, medium, wide, far, or 0 to 2"}
+    )
     seed: int = field(default=0, metadata={"help": "another seed gives other bags, the same seed the same"})
     cameras: int = field(default=0, metadata={"help": "height and width of the images in pixels; 0: no images"})
     workers: int = field(default=2, metadata={"help": "bags written at the same time"})
@@ -70,6 +77,11 @@ class CollectConfig:
         for name in ("play_episode_steps", "episodes_per_bag", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"collect: {name} must be at least 1, not {getattr(self, name)}")
+        if not self.play_noise:
+            raise ConfigError("collect: play_noise must name at least one level; 0 is none")
+        if any(level < 0 for level in self.play_noise):
+            raise ConfigError(f"collect: play_noise must not be negative, not {min(self.play_noise)}")
+        start_difficulty(self.start)
 
 
 @dataclass(frozen=True)
@@ -152,12 +164,8 @@ def write_bag(config: CollectConfig, job: BagJob) -> BagSummary:
 
 
 def _make_table(config: CollectConfig, task: str | None) -> PlayTable:
-    mode, size = ("vision", config.cameras) if config.cameras else ("state", 64)
-    try:
-        start: str | float = float(config.start)
-    except ValueError:
-        start = config.start
-    return PlayTable(task=task, mode=mode, image_size=size, start=start)  # type: ignore[arg-type]
+    mode: Mode = "vision" if config.cameras else "state"
+    return PlayTable(task=task, mode=mode, image_size=config.cameras or 64, start=config.start)
 
 
 def _record_play(recorder: _Recorder, env: PlayTable, config: CollectConfig, job: BagJob) -> BagSummary:
@@ -221,19 +229,55 @@ def _written(config: CollectConfig, jobs: list[BagJob]) -> Iterator[BagSummary]:
         return
     # Forked processes would share OpenGL and the parent's threads: start fresh ones.
     context = multiprocessing.get_context("spawn")
+    waiting, running = iter(jobs), set[Future[BagSummary]]()
     with ProcessPoolExecutor(min(config.workers, len(jobs)), mp_context=context) as pool:
-        futures = [pool.submit(write_bag, config, job) for job in jobs]
         try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            while True:
+                # No more than can run at once: what a pool has queued it does not take back.
+                with _interrupts_held():
+                    free = config.workers - len(running)
+                    running |= {pool.submit(_work, config, job) for job in islice(waiting, free)}
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+        except (KeyboardInterrupt, GeneratorExit):
+            # Ctrl-C reaches the workers too; a signal to this process alone does not.
+            for worker in multiprocessing.active_children():
+                if worker.pid is not None:
+                    os.kill(worker.pid, signal.SIGINT)
             raise
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold Ctrl-C back. Processes started meanwhile are born so: none prints a traceback while it loads or idles."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _work(config: CollectConfig, job: BagJob) -> BagSummary:
+    """Write one bag in a worker, which hears Ctrl-C meanwhile, once: a second may not cut short the tidying up."""
+
+    def interrupt(*_: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    try:
+        return write_bag(config, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _settings(config: CollectConfig, job: BagJob) -> dict[str, Any]:
     """Return what determines the bag's content, as it is noted in the bag."""
-    shared: dict[str, Any] = {"start": config.start, "cameras": config.cameras}
+    shared: dict[str, Any] = {"start": str(config.start), "cameras": config.cameras}
     noise: dict[str, Any] = {"play_noise": list(config.play_noise)} if job.task is None else {"noise": config.noise}
     return json.loads(json.dumps({**dataclasses.asdict(job), **shared, **noise}))
 
@@ -253,13 +297,22 @@ def _is_done(config: CollectConfig, job: BagJob) -> bool:
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
         raise ConfigError(f"{folder}: is no bag of this command; choose another --output or move it away") from None
     wanted = _settings(config, job)
-    for name in wanted:
+    # Other lengths bring other seeds along: say first what was asked for.
+    for name in ("lengths", *wanted):
         if found.get(name) != wanted[name]:
-            raise ConfigError(
-                f"{folder}: was collected with {name} = {found.get(name)}, now it is {wanted[name]}; "
-                "choose another --output or delete the bag"
-            )
+            said = _asked_otherwise(job).get(name) or f"{name} = {found.get(name)}, now it is {wanted[name]}"
+            raise ConfigError(f"{folder}: was collected with {said}; choose another --output or delete the bag")
     return True
+
+
+def _asked_otherwise(job: BagJob) -> dict[str, str]:
+    """Say by which settings a bag's own come to be others; those not named are settings themselves."""
+    play = "other play_steps, play_episode_steps or episodes_per_bag"
+    return {
+        "index": "other play_steps, play_episode_steps, episodes_per_bag or tasks",
+        "lengths": "another number of demonstrations" if job.task else play,
+        "seeds": "another seed",
+    }
 
 
 class _Progress:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION, accept_action
+from diwa_runtime.errors import DiwaError
 from diwa_runtime.geometry import quaternion_to_euler
 from diwa_runtime.spec import SCENE_NAMES, CameraSpec, Mode, Spec
 from diwa_sim.controller import TcpController, finger_target
@@ -26,6 +27,15 @@ _PRESSED_M, _RELEASED_M = 0.010, 0.007
 _SLIDER, _DRAWER, _BUTTON, _SWITCH, _BULB, _LED = range(6)
 _BLOCK_SCENE = 6
 _WXYZ_TO_XYZW = [1, 2, 3, 0]
+_DIVERGED = {
+    int(mujoco.mjtWarning.mjWARN_BADQPOS): "a position",
+    int(mujoco.mjtWarning.mjWARN_BADQVEL): "a velocity",
+    int(mujoco.mjtWarning.mjWARN_BADQACC): "an acceleration",
+}
+
+
+class DivergenceError(DiwaError):
+    """The physics left what is finite and sensible; the episode cannot go on."""
 
 
 class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
@@ -53,7 +63,7 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
             mode: `diwa_runtime.spec.Mode`; only the modes with cameras need OpenGL.
             image_size: height and width of the cameras' images.
             max_episode_steps: truncate here; None is never (`gymnasium.make` adds its own limit).
-            start: spread of the start states, a preset of `diwa_sim.starts.PRESETS` or a factor from 0 to 1.
+            start: spread of the start states, a preset of `diwa_sim.starts.PRESETS` or a factor from 0 to 2.
             render_mode: None or ``rgb_array``.
             render_size: height and width of `render`'s frames.
 
@@ -103,6 +113,7 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
 
         Raises:
             ValueError: the action has another size or is not finite.
+            DivergenceError: the physics diverged; `snapshot` stays the last sound one, and only `reset` goes on.
         """
         accepted = accept_action(action)
         if not self._started:
@@ -112,8 +123,8 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         self._gripper = float(accepted[-1])
         self._data.ctrl[:7] = joints
         self._data.ctrl[7:] = finger_target(self._gripper)
-        mujoco.mj_step(self._model, self._data, nstep=self._substeps)
         self._step_count += 1
+        self._advance()
         self._update_lights()
         self._snapshot = self._take_snapshot(accepted)
         self._update_achieved()
@@ -173,6 +184,25 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         self._button_pressed = False
         self._led = start.led
         self._bulb = fixtures["switch"] > self.layout.ranges["switch"] / 2
+
+    def _advance(self) -> None:
+        """Run the physics for one step."""
+        try:
+            mujoco.mj_step(self._model, self._data, nstep=self._substeps)
+            reason = self._divergence()
+        except mujoco.FatalError as error:
+            reason = f"MuJoCo: {error}"
+        if reason:
+            self._started = False
+            raise DivergenceError(
+                f"the physics diverged in step {self._step_count} of the episode with seed {self.np_random_seed} "
+                f"({reason}); only a reset goes on from here"
+            )
+
+    def _divergence(self) -> str:
+        """Say what MuJoCo found not finite or beyond 1e10 since the reset; "" is nothing."""
+        counts = self._data.warning.number
+        return " and ".join(f"{what} is not finite or huge" for kind, what in _DIVERGED.items() if counts[kind])
 
     def _update_lights(self) -> None:
         """The lever sets the bulb by its side of mid-travel; each fresh press past mid-travel toggles the LED."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import GRIPPER, HOLD_ACTION, motion_units
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.robot import RobotMode
-from diwa_runtime.spec import ActionScale
-from diwa_sim.environment import PlayTable
+from diwa_runtime.spec import SCENE_NAMES, ActionScale, TaskSpec
+from diwa_sim.environment import DivergenceError, PlayTable
 from diwa_sim.snapshot import Snapshot
 
 
@@ -25,7 +25,8 @@ class Tick:
         stamp_ns: simulated time of the snapshot.
         mode: the robot's mode.
         answered_ns: stamp of the observation that the newest command taken in answers; 0 = none.
-        achieved: what was achieved in this very tick: the table's task, or any task where the table has none (play).
+        achieved: what was achieved in this very tick: the table's task, once an episode, or where the table has none
+            (play) any task, each time anew.
     """
 
     snapshot: Snapshot
@@ -47,7 +48,8 @@ class LiveTable:
         self._mode = RobotMode.IDLE
         self._stopped = False
         self._answered_ns = 0
-        self._achieved: tuple[str, ...] = ()
+        self._watch: _Watch | None = None
+        self._succeeded = False
         self._held = HOLD_ACTION.copy()
         self._snapshot: Snapshot | None = None
         self.fault = ""
@@ -67,7 +69,8 @@ class LiveTable:
         self._env.reset(seed=seed)
         self._snapshot = self._env.snapshot()
         self._now_ns += self._period_ns
-        self._answered_ns, self._achieved, self.fault = 0, (), ""
+        self._answered_ns, self._succeeded, self.fault = 0, False, ""
+        self._watch = _Watch(self._env.contract.tasks, self._snapshot.scene) if self._env.task is None else None
         self._held[GRIPPER] = self._snapshot.gripper_command
         self._gate.clear(not_before_ns=self._now_ns)
         self._mode = RobotMode.STOPPED if self._stopped else RobotMode.IDLE
@@ -88,14 +91,11 @@ class LiveTable:
                 self._answered_ns = command.answers_ns
         try:
             *_, info = self._env.step(action)
-        except mujoco.FatalError as error:
-            return self._fail(f"the physics engine gave up ({error})")
-        snapshot = self._env.snapshot()
-        if not np.isfinite(snapshot.proprio()).all():
-            return self._fail("the arm's state is not finite")
-        self._snapshot = snapshot
-        self._held[GRIPPER] = self._snapshot.gripper_command
-        return self._tick(snapshot, self._newly_achieved(info["tasks"]))
+        except DivergenceError as error:
+            return self._fail(str(error))
+        snapshot = self._snapshot = self._env.snapshot()
+        self._held[GRIPPER] = snapshot.gripper_command
+        return self._tick(snapshot, self._newly_achieved(info["success"]))
 
     def stop(self) -> None:
         """Hold from the next tick on, whatever is commanded, until `release`, also through a fault and its recovery."""
@@ -129,14 +129,41 @@ class LiveTable:
         )
         return self._tick(self._snapshot)
 
-    def _newly_achieved(self, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        own = self._env.task
-        fresh = tuple(task for task in tasks if task not in self._achieved and (own is None or task == own.name))
-        self._achieved += fresh
-        return fresh
+    def _newly_achieved(self, success: bool) -> tuple[str, ...]:
+        if self._watch is not None:
+            return self._watch.newly_achieved(self._env.snapshot().scene)
+        fresh = success and not self._succeeded
+        self._succeeded = success
+        return (self._env.task.name,) if fresh and self._env.task is not None else ()
 
     def _tick(self, snapshot: Snapshot, achieved: tuple[str, ...] = ()) -> Tick:
         return Tick(snapshot, self._now_ns, self._mode, self._answered_ns, achieved)
+
+
+class _Watch:
+    """Says in play, which nobody cuts into segments, which tasks are achieved, each as often as it is.
+
+    A task counts from where its field was last furthest from success, not from the reset: a drawer that is open there
+    can be opened all the same, once it has been closed. What has been achieved must stop holding before it counts anew.
+    """
+
+    def __init__(self, tasks: Sequence[TaskSpec], scene: NDArray[np.float64]) -> None:
+        self._tasks = [(task, SCENE_NAMES.index(task.field)) for task in tasks]
+        self._from = {task.name: scene for task in tasks}
+        self._holding: set[str] = set()
+
+    def newly_achieved(self, scene: NDArray[np.float64]) -> tuple[str, ...]:
+        fresh = []
+        for task, index in self._tasks:
+            start = self._from[task.name]
+            holds = task.achieved(start, scene, SCENE_NAMES)
+            if holds and task.name not in self._holding:
+                self._holding.add(task.name)
+                fresh.append(task.name)
+            elif not holds and (task.name in self._holding or (scene[index] - start[index]) * task.change < 0):
+                self._holding.discard(task.name)
+                self._from[task.name] = scene
+        return tuple(fresh)
 
 
 def action_of(command: Command, scale: ActionScale) -> NDArray[np.float64]:

@@ -117,10 +117,12 @@ class SimulatorNode(Node):
         self.create_timer(1.0, self.on_diagnostics, clock=steady)
 
     def close(self) -> None:
-        """End the episode that runs and free the renderer."""
+        """End the episode that runs, or discard it in a fault, and free the renderer."""
         if self._episode_open:
             self._episode_open = False
-            self._publish_event(EventKind.END)
+            # What a fault repeats is no play: an END would make an episode of it.
+            faulty = self._table.mode is RobotMode.FAULT
+            self._publish_event(EventKind.DISCARD if faulty else EventKind.END)
             self._events.wait_for_all_acked(Duration(seconds=GOODBYE_S))
         self._env.close()
 

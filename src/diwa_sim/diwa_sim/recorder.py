@@ -16,7 +16,7 @@ from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
 from diwa_runtime.interfaces import message_class
-from diwa_sim.bags import BagWriter, typestore
+from diwa_sim.bags import BagWriter, kept_on_failure, typestore
 
 DEPTH = 1000
 """Messages that wait while the disk is slow: at 30 Hz, half a minute of one topic."""
@@ -88,9 +88,14 @@ class Recorder(Node):
 
 
 def record(argv: Sequence[str]) -> None:
-    """Record until Ctrl-C; the bag appears under its name when it is whole."""
+    """Record until Ctrl-C; the bag appears under its name when it is whole.
+
+    Raises:
+        StorageError: the disk refused; what was recorded until then is kept, and the message says where.
+        KeyboardInterrupt: told to stop a second time before the bag was whole; likewise.
+    """
     config = load_config(RecordConfig, argv)
-    with ros_process(args=[]), BagWriter(config.output) as bag:
+    with ros_process(args=[]), BagWriter(config.output, place=kept_on_failure) as bag:
         node = Recorder(bag, config.topics)
         spin_until_told(node)
     print(f"{config.output}: {sum(node.counts.values())} messages of {len(node.counts)} topics")

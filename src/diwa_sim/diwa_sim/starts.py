@@ -49,7 +49,7 @@ class Start:
 
 
 def start_difficulty(start: str | float) -> float:
-    """Turn a preset's name or a factor in [0, 1] into the factor.
+    """Turn a preset's name or a factor in [0, `HARDEST`] into the factor.
 
     Raises:
         ConfigError: no such preset, or out of range.

@@ -3,22 +3,33 @@
 import errno
 import multiprocessing
 import os
+import re
+import resource
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from rosbags.rosbag2 import Reader, Writer
 
+from diwa_runtime.config import load_config
 from diwa_runtime.errors import ConfigError, StorageError
 from diwa_runtime.events import EventKind
+from diwa_runtime.files import remove_orphans, written_whole
 from diwa_runtime.robot_messages import ROBOT_STATE
-from diwa_sim.bags import BagWriter, typestore
+from diwa_sim.__main__ import main
+from diwa_sim.bags import BagWriter, kept_on_failure, typestore
 from diwa_sim.collect import CollectConfig, collect, plan
+from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
 from diwa_trainer.bags import Bag, find_bags, reader_of
 
 CHUNK_BYTES, RECORD_HEAD_BYTES = 2**20, 31
+DISK_BYTES = 5 * CHUNK_BYTES // 2
 NOISE_IMAGE = np.random.default_rng(0).integers(0, 255, (96, 96, 3), dtype=np.uint8)
 
 
@@ -64,29 +75,108 @@ def test_a_bag_is_one_that_ros_reads_with_all_topics(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["play"]
 
 
-def test_a_bag_that_fails_leaves_nothing(tmp_path):
-    def write_and_fail():
-        with BagWriter(tmp_path / "play") as bag:
-            bag.write_snapshot(snapshot(0), stamp_of(0))
-            raise KeyboardInterrupt
+def fill(folder, snapshots, place=written_whole, error=None):
+    with BagWriter(folder, place=place) as bag:
+        for number in range(snapshots):
+            bag.write_snapshot(snapshot(number, {"static": NOISE_IMAGE}), stamp_of(number))
+        if error is not None:
+            raise error
 
+
+def fill_a_small_disk(folder, snapshots, place, limit, connection):
+    # The kernel itself refuses, as on a full disk: also what is left in buffers when the file is closed.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        fill(folder, snapshots, place)
+    except BaseException as error:
+        connection.send((type(error), str(error)))
+    else:
+        connection.send(None)
+
+
+def on_a_small_disk(folder, snapshots, place, limit=DISK_BYTES):
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=fill_a_small_disk, args=(folder, snapshots, place, limit, sender))
+    child.start()
+    answer = receiver.recv()
+    child.join()
+    return answer
+
+
+def robot_states(bag):
+    return [message for message in bag.messages() if message.channel.topic == f"/{ROBOT_STATE[0]}"]
+
+
+def test_a_bag_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        write_and_fail()
+        fill(tmp_path / "play", 300, error=KeyboardInterrupt())
 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("method", ["write", "close", "open"])
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize(
+    ("snapshots", "limit"),
+    [(100_000, DISK_BYTES), (120, DISK_BYTES), (1, 26_000)],
+    ids=["chunk", "last chunk", "index"],
+)
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, snapshots, limit):
+    kind, message = on_a_small_disk(tmp_path / "play", snapshots, written_whole, limit)
+
+    assert kind is StorageError
+    assert "play: could not be written (File too large)" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bag_that_cannot_be_opened_is_said_and_leaves_nothing(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Writer, method, refuse)
-    message = r"play: could not be written \(No space left"
-    with pytest.raises(StorageError, match=message), BagWriter(tmp_path / "play") as bag:
-        bag.write_snapshot(snapshot(0), stamp_of(0))
+    monkeypatch.setattr(Writer, "open", refuse)
+    for place in (written_whole, kept_on_failure):
+        with pytest.raises(StorageError, match=r"play: could not be written \(No space left"):
+            fill(tmp_path / "play", 1, place)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_keeps_a_recording_and_says_where(tmp_path):
+    kind, message = on_a_small_disk(tmp_path / "live", 100_000, kept_on_failure)
+
+    assert kind is StorageError
+    assert "live: could not be written (File too large); what was recorded is kept" in message
+    assert "\n" not in message
+    (kept,) = find_bags([Path(message.partition("--bags ")[2])])
+    assert len(robot_states(kept)) >= (DISK_BYTES - CHUNK_BYTES) // bytes_of_a_snapshot(tmp_path / "x") - 1
+
+
+@pytest.mark.parametrize("moment", ["while recording", "while closing"])
+def test_an_interrupted_recording_is_kept_and_said(tmp_path, monkeypatch, moment):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    if moment == "while closing":
+        monkeypatch.setattr(os, "sync", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"kept up to its last whole chunk: ingest --bags (?P<bag>.*)") as error:
+        fill(tmp_path / "live", 150, kept_on_failure, KeyboardInterrupt() if moment == "while recording" else None)
+
+    assert remove_orphans(tmp_path) == 0
+    (kept,) = find_bags([Path(str(error.value).partition("--bags ")[2])])
+    lost = CHUNK_BYTES // bytes_of_a_snapshot(tmp_path / "x") + 1 if moment == "while recording" else 0
+    assert len(robot_states(kept)) >= 150 - lost
+
+
+def test_a_recording_of_nothing_leaves_nothing_when_interrupted(tmp_path):
+    with pytest.raises(KeyboardInterrupt, match="nothing was recorded"):
+        fill(tmp_path / "live", 0, kept_on_failure, KeyboardInterrupt())
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_that_ends_well_is_whole_under_its_name(tmp_path):
+    fill(tmp_path / "live", 5, kept_on_failure)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["live"]
+    assert sorted(path.name for path in (tmp_path / "live").iterdir()) == ["live.mcap", "metadata.yaml"]
 
 
 def write_until_killed(folder, connection):
@@ -109,9 +199,9 @@ def test_f12_a_killed_writer_loses_at_most_its_last_chunk(tmp_path, point):
 
     (left,) = tmp_path.glob(".play.*.partial/play/play.mcap")
     bag = Bag(left, "play", (left,))
-    robot_states = [message for message in bag.messages() if message.channel.topic == f"/{ROBOT_STATE[0]}"]
-    assert len(robot_states) >= point - CHUNK_BYTES // bytes_of_a_snapshot(tmp_path) - 1
-    for number, message in enumerate(robot_states):
+    states = robot_states(bag)
+    assert len(states) >= point - CHUNK_BYTES // bytes_of_a_snapshot(tmp_path) - 1
+    for number, message in enumerate(states):
         read = reader_of(message.channel)(message.data)
         assert read.gripper_width == 0.01 * number, "no message is missing or shifted before the cut"
     assert len(bag.losses) == 1
@@ -181,6 +271,98 @@ def test_collect_refuses_bags_of_other_settings_and_names_them(tmp_path):
 
     with pytest.raises(ConfigError, match="play_000: was collected with start = wide, now it is narrow"):
         collect(small(tmp_path / "a", demonstrations=0, play_steps=30, start="narrow"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"play_steps": 60}, "demonstrations_turn_on_led: was collected with other play_steps, play_episode_steps, "),
+        ({"play_steps": 80}, "play_001: was collected with other play_steps, play_episode_steps or episodes_per_bag;"),
+        ({"demonstrations": 2}, "turn_on_led: was collected with another number of demonstrations;"),
+        ({"seed": 1}, "play_000: was collected with another seed;"),
+        ({"noise": 0.5}, "turn_on_led: was collected with noise = 0.25, now it is 0.5;"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else " ".join(value),
+)
+def test_collect_says_in_the_users_words_what_other_settings_there_were(collected, changes, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        collect(small(collected, **changes))
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("collected")
+    collect(small(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"play_noise": ()}, "play_noise must name at least one level"),
+        ({"play_noise": (0.1, -0.3)}, "play_noise must not be negative, not -0.3"),
+        ({"start": 2.5}, "a number from 0 to 2, not 2.5"),
+        ({"start": "wid"}, "did you mean 'wide'"),
+    ],
+)
+def test_collect_refuses_what_cannot_be(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        CollectConfig("bags", **changes)
+
+
+def test_a_start_is_a_name_or_a_number_on_the_command_line_and_in_a_file(tmp_path):
+    (tmp_path / "far.yaml").write_text("start: 1.5\n")
+    for argv, start in ((["--config", str(tmp_path / "far.yaml")], 1.5), (["--start", "0.5"], 0.5), ([], "wide")):
+        assert load_config(CollectConfig, ["--output", "bags", *argv]).start == start
+
+
+def start_collecting(folder):
+    command = [sys.executable, "-m", "diwa_sim", "collect", "--output", folder, "--episodes-per-bag", "200"]
+    settings = ["--workers", "2", "--play-steps", "1000000", "--demonstrations", "0"]
+    return subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def children_of(pid):
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+@pytest.mark.parametrize("tell", [os.killpg, os.kill], ids=["Ctrl-C", "one process"])
+@pytest.mark.parametrize("moment", ["loading", "writing"])
+def test_collect_with_workers_ends_at_once_when_interrupted(tmp_path, tell, moment):
+    process = start_collecting(tmp_path / "bags")
+    try:
+        if moment == "loading":  # a process that tracks resources, and two workers
+            wait_until(lambda: len(children_of(process.pid)) == 3)
+        else:
+            wait_until(lambda: len([*tmp_path.glob("bags/.play_*/*/*.mcap")]) == 2)
+        tell(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=15)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert said == "interrupted\n"
+    assert [*tmp_path.glob("bags/*")] == []
+
+
+def wait_until(reached):
+    end = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < end, "what the test waits for did not come"
+        time.sleep(0.01)
+
+
+def test_collect_says_in_one_line_that_the_physics_diverged(tmp_path, monkeypatch, capsys):
+    def place_badly(env, start):
+        place(env, start)
+        env._data.qvel[0] = 1e12
+
+    place = PlayTable._place
+    monkeypatch.setattr(PlayTable, "_place", place_badly)
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs where it stands
+    assert main(["collect", "--output", "bags", "--workers", "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: the physics diverged in step 1 of the episode with seed 1000000")
+    assert list((tmp_path / "bags").iterdir()) == []
 
 
 def test_collect_refuses_an_unknown_task_with_the_nearest():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.geometry import euler_to_matrix, quaternion_to_euler, quaternion_to_matrix
 from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, TASKS, Spec
-from diwa_sim.environment import PlayTable
+from diwa_sim.environment import DivergenceError, PlayTable
 
 NAMES = [task.name for task in TASKS]
 STILL = np.array([0, 0, 0, 0, 0, 0, 1], dtype=np.float32)
@@ -230,6 +231,31 @@ def open_drawer_without(geom: str | None) -> float:
     for _ in range(60):
         observation, *_ = env.step(expert.act(observation))
     return float(env.snapshot().scene[SCENE["drawer"]] - start)
+
+
+@pytest.mark.parametrize(
+    ("vector", "value", "reason"),
+    [
+        ("qpos", np.nan, "a position is not finite or huge"),
+        ("qvel", 1e12, "a velocity is not finite or huge"),
+        ("qvel", 1e9, "an acceleration is not finite or huge"),
+    ],
+)
+def test_a_diverged_state_is_said_and_pays_no_success(
+    vector: str, value: float, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs where it stands
+    env = PlayTable(task="open_drawer")
+    env.reset(seed=2)
+    env.step(STILL)
+    sound = env.snapshot()
+    getattr(env._data, vector)[0] = value
+    with pytest.raises(DivergenceError, match=rf"diverged in step 2 of the episode with seed 2 \(.*{reason}"):
+        env.step(STILL)
+    assert env.snapshot() is sound
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        env.step(STILL)
+    np.testing.assert_array_equal(rollout(env, 5, wandering(1, 5)), rollout(table("open_drawer"), 5, wandering(1, 5)))
 
 
 def test_the_drawer_opens_by_contact_with_its_handle_alone() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,25 @@ def test_a_reset_marks_the_end_and_the_start_of_episodes(make_rig: Callable[...,
     assert events[2].header.stamp in [state.header.stamp for state in states]
 
 
+@pytest.mark.parametrize("told", ["recover", "close"])
+def test_an_episode_with_a_fault_is_discarded(
+    make_rig: Callable[..., Rig], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs where it stands
+    rig = make_rig(rate_factor=4.0)
+    events = rig.listen(EpisodeEvent, "episode/event")
+    states = rig.listen(RobotState, "robot/state")
+    rig.node.start()
+    rig.node._env._data.qvel[0] = 1e12
+    rig.spin_until(lambda: any(state.mode == RobotState.MODE_FAULT for state in states))
+    if told == "recover":
+        assert rig.call("robot/recover").success
+    else:
+        rig.node.close()
+    rig.spin_until(lambda: len(events) > 1)
+    assert [event.kind for event in events[:2]] == [EventKind.START, EventKind.DISCARD]
+
+
 def test_parameters_are_described_and_fixed(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     names = list(rig.node.settings.__dataclass_fields__)
@@ -221,6 +241,32 @@ def test_an_episode_that_is_interrupted_as_it_starts_is_ended(
         rig.node.start()
     rig.node.close()
     rig.spin_until(lambda: [event.kind for event in received] == [EventKind.START, EventKind.END])
+
+
+def test_record_keeps_what_a_full_disk_cuts_off_and_says_where(make_rig: Callable[..., Rig], tmp_path: Path) -> None:
+    rig = make_rig()
+    images = rig.peer.create_publisher(CompressedImage, "camera/static/image/compressed", 10)
+    full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, 3_000_000));"
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{full} from diwa_sim.recorder import main; main()", "--output", tmp_path / "live"],
+        env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        rig.spin_until(lambda: images.get_subscription_count() > 0)
+        for _ in range(4):
+            images.publish(CompressedImage(data=bytes(1_100_000)))
+        _, said = process.communicate(timeout=TIMEOUT_S)
+    finally:
+        process.kill()
+    kept = tmp_path / f"live.{process.pid}.partial"
+    assert process.returncode == 2
+    assert said == (
+        f"error: {tmp_path / 'live'}: could not be written (File too large); "
+        f"what was recorded is kept up to its last whole chunk: ingest --bags {kept}\n"
+    )
+    assert (kept / "live" / "live.mcap").stat().st_size > 2_000_000
 
 
 @pytest.mark.parametrize("told", [signal.SIGINT, signal.SIGTERM], ids=lambda told: told.name)
