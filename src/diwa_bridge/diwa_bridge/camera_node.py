@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage
 from diwa_bridge.camera_reader import Reader, Status
 from diwa_bridge.camera_settings import CAMERAS, declare_settings
 from diwa_bridge.camera_sources import make_source
-from diwa_bridge.camera_watch import CameraState
+from diwa_bridge.camera_watch import CameraState, Counts
 from diwa_bridge.cameras import Format, Frame, Intrinsics
 from diwa_bridge.pairing import Pairing
 from diwa_ros.diagnostics import diagnostic
@@ -35,6 +35,8 @@ RELIABLE = QoSProfile(depth=10)
 WATCH_S = 0.1
 SLOW = 0.9
 """Share of the rate below which a camera is slower than asked for."""
+AHEAD_S = 0.1
+"""How far stamps may stand ahead of the host's clock before it is said."""
 
 
 class CameraNode(Node):
@@ -63,7 +65,7 @@ class CameraNode(Node):
         }
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._states = dict.fromkeys(self._readers, CameraState.STARTING)
-        self._reported = dict.fromkeys(self._readers, 0)
+        self._reported = dict.fromkeys(self._readers, Counts())
         self._reported_pairs = self._reported_unpaired = 0
         self._reported_at = time.monotonic()
 
@@ -130,15 +132,16 @@ class CameraNode(Node):
 
     def _camera_status(self, camera: str, period_s: float) -> DiagnosticStatus:
         status = self._readers[camera].status()
-        rate_hz = (status.counts.frames - self._reported[camera]) / period_s
-        self._reported[camera] = status.counts.frames
+        before, self._reported[camera] = self._reported[camera], status.counts
+        rate_hz = (status.counts.frames - before.frames) / period_s
         wanted_hz = self.settings.formats[camera].rate_hz
-        level, text = _judged(status, rate_hz, wanted_hz)
+        level, text = judged(status, rate_hz, wanted_hz, status.counts.refused - before.refused)
         values = {
             "source": self.settings.sources[camera],
             "rate_hz": rate_hz,
             "wanted_hz": float(wanted_hz),
             "age_s": status.age_s,
+            "ahead_s": status.ahead_s,
             **asdict(status.counts),
         }
         if status.temperature_c is not None:
@@ -178,13 +181,18 @@ def camera_info(wanted: Format, lens: Intrinsics | None) -> Fields:
     }
 
 
-def _judged(status: Status, rate_hz: float, wanted_hz: int) -> tuple[bytes, str]:
+def judged(status: Status, rate_hz: float, wanted_hz: int, refused: int) -> tuple[bytes, str]:
+    """Return the level and the line of a camera's diagnostics; `rate_hz` and `refused` are since the last ones."""
     if status.state is CameraState.STARTING:
         return DiagnosticStatus.WARN, status.text
     if status.state is not CameraState.LIVE:
         return DiagnosticStatus.ERROR, status.text
     if rate_hz < SLOW * wanted_hz:
         return DiagnosticStatus.WARN, "slower than asked for"
+    if refused:
+        return DiagnosticStatus.WARN, f"{refused} frames without a usable stamp"
+    if status.ahead_s > AHEAD_S:
+        return DiagnosticStatus.WARN, f"the host's clock was set back; stamps are {status.ahead_s:.1f} s ahead of it"
     return DiagnosticStatus.OK, status.text
 
 

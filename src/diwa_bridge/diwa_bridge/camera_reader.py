@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from diwa_bridge.camera_watch import CameraState, Counts, SensorClock, Watch, WatchLimits
+from diwa_bridge.camera_watch import CameraState, Counts, HostClock, SensorClock, Watch, WatchLimits
 from diwa_bridge.cameras import CameraLost, Frame, Source
 from diwa_runtime.errors import DiwaError
+from diwa_runtime.streams import NANOSECONDS
 
 READ_S = 0.1
 """No read waits longer than this where the source can help it, so that the reader can be stopped."""
@@ -24,11 +25,18 @@ GOODBYE_S = 2.0
 
 @dataclass(frozen=True)
 class Status:
-    """How a camera is, and a line about it; `age_s` since the last frame came; no temperature where it is unknown."""
+    """How a camera is, and a line about it.
+
+    Attributes:
+        age_s: since the last frame came.
+        ahead_s: how far the stamps stand ahead of the host's clock, because that was set back.
+        temperature_c: None where it is unknown.
+    """
 
     state: CameraState
     text: str
     age_s: float
+    ahead_s: float
     counts: Counts
     temperature_c: float | None
 
@@ -48,7 +56,7 @@ class Reader:
     on_frame: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        self._watch, self._clock = Watch(self.limits), SensorClock()
+        self._watch, self._clock, self._host = Watch(self.limits), SensorClock(), HostClock()
         self._newest: deque[Frame] = deque(maxlen=HELD)
         self._tries = 0
         self._temperature_c: float | None = None
@@ -86,7 +94,8 @@ class Reader:
         now_s = time.monotonic()
         with self._lock:
             state, text = self._watch.state(now_s)
-            return Status(state, text, self._watch.age_s(now_s), replace(self._watch.counts), self._temperature_c)
+            age_s, ahead_s = self._watch.age_s(now_s), self._host.ahead_ns / NANOSECONDS
+            return Status(state, text, age_s, ahead_s, replace(self._watch.counts), self._temperature_c)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -117,7 +126,9 @@ class Reader:
 
     def _read(self) -> None:
         frame = self.source.read(READ_S)
-        arrival_ns, now_s = time.time_ns(), time.monotonic()
+        # In this order a pause between the two does not look like a host's clock that was set ahead.
+        epoch_ns, steady_ns = time.time_ns(), time.monotonic_ns()
+        now_s = steady_ns / NANOSECONDS
         if frame is None:
             if self._watch.age_s(now_s) > self.limits.reopen_after_s:
                 raise CameraLost(f"{self.source.name}: no frame for {self.limits.reopen_after_s:g} s")
@@ -127,8 +138,8 @@ class Reader:
             self._temperature_c, self._temperature_at_s = self.source.temperature_c(), now_s
         with self._lock:
             self._watch.saw(frame, now_s)
-            stamp_ns = self._clock.stamp_ns(frame.stamp_ns, arrival_ns)
-            self._watch.counts.clock_jumps = self._clock.jumps
+            stamp_ns = self._clock.stamp_ns(frame.stamp_ns, self._host.now_ns(steady_ns, epoch_ns))
+            self._watch.counts.clock_jumps, self._watch.counts.refused = self._clock.jumps, self._clock.refused
             if stamp_ns is None:
                 return
             self._watch.counts.skipped += len(self._newest) == HELD

@@ -20,7 +20,8 @@ NETWORK_MS = 3000
 class OpenCVSource:
     """A camera by index or /dev path, one in the network by URL, or a video file in real time, as `Source` says.
 
-    OpenCV passes on no frame numbers of a camera, so its drops go unseen; the rate shows them.
+    OpenCV passes on no frame numbers of a camera, so its drops go unseen; the rate shows them. Not every driver stamps:
+    a camera's first two frames only show whether its stamps grow; if not, a frame's stamp is the time of its receipt.
     """
 
     intrinsics: Intrinsics | None = None
@@ -39,6 +40,7 @@ class OpenCVSource:
         self._capture: cv2.VideoCapture | None = None
         self._number = 0
         self._began_s = 0.0
+        self._is_stamped: bool | None = None
 
     def open(self) -> None:
         """Open it and ask for the format.
@@ -70,14 +72,13 @@ class OpenCVSource:
         if found != wanted:
             self.close()
             raise ConfigError(f"{self.name} gives {found}, not {wanted}; set width, height and rate to what it gives")
-        self._number, self._began_s = 0, time.monotonic()
+        self._number, self._began_s, self._is_stamped = 0, time.monotonic(), None
 
     def read(self, timeout_s: float) -> Frame | None:  # noqa: ARG002 (OpenCV waits as long as it likes)
         """Return the next frame; a file's when its time has come."""
-        assert self._capture is not None, "read before open"
-        came, image = self._capture.read()
-        if not came:
-            raise CameraLost(f"{self.name} {'is at its end' if self._is_file else 'gives no more frames'}")
+        if not self._is_file and self._is_stamped is None:
+            self._is_stamped = self._grows()
+        image = self._next_image()
         stamp_ns = self._stamp_ns()
         self._number += 1
         return Frame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), stamp_ns, self._number)
@@ -101,14 +102,31 @@ class OpenCVSource:
         place = int(self._place) if self._place.isdecimal() else self._place
         return cv2.VideoCapture(place, cv2.CAP_V4L2)
 
+    def _next_image(self) -> np.ndarray:
+        assert self._capture is not None, "read before open"
+        came, image = self._capture.read()
+        if not came:
+            raise CameraLost(f"{self.name} {'is at its end' if self._is_file else 'gives no more frames'}")
+        return image
+
+    def _grows(self) -> bool:
+        """Say whether the driver stamps its buffers; a first stamp of 0 is as good as any."""
+        self._next_image()
+        first_ns = self._driver_ns()
+        self._next_image()
+        return self._driver_ns() > first_ns
+
     def _stamp_ns(self) -> int:
         if self._is_file:
             at_s = self._number / self._wanted.rate_hz
             time.sleep(max(self._began_s + at_s - time.monotonic(), 0.0))
             return round(at_s * 1e9)
+        # Not the time of day, which may be set back.
+        return self._driver_ns() if self._is_stamped else time.monotonic_ns()
+
+    def _driver_ns(self) -> int:
         assert self._capture is not None
-        # The driver's stamp of the buffer, where it gives one.
-        return round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6) or time.time_ns()
+        return round(self._capture.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
 
 
 def make_source(text: str, wanted: Format) -> Source:

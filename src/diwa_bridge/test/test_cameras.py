@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from diwa_bridge import realsense
 from diwa_bridge.camera_reader import HELD, Reader
 from diwa_bridge.camera_sources import OpenCVSource, make_source
-from diwa_bridge.camera_watch import CameraState, SensorClock, Watch, WatchLimits
+from diwa_bridge.camera_watch import HOST_SLEW, CameraState, HostClock, SensorClock, Watch, WatchLimits
 from diwa_bridge.cameras import CameraLost, Format, Frame, Intrinsics, Source
 from diwa_bridge.pairing import WAITING, Pairing
 from diwa_runtime.errors import ConfigError, InputError
@@ -101,15 +101,143 @@ def test_the_offset_is_that_of_the_frame_that_came_soonest() -> None:
     assert clock.jumps == 0
 
 
-def test_a_clock_in_the_hosts_epoch_is_believed() -> None:
+def test_a_clock_in_the_hosts_epoch_is_believed_until_one_is_set() -> None:
     clock = settled([40, 30, 35, 31, 38], origin_ns=EPOCH_NS)
-    assert clock.stamp_ns(EPOCH_NS + 1000 * MS, EPOCH_NS + 1030 * MS) == EPOCH_NS + 1000 * MS
+    for at_ms in range(1000, 3000, PERIOD_MS):
+        assert clock.stamp_ns(EPOCH_NS + at_ms * MS, EPOCH_NS + (at_ms + 20) * MS) == EPOCH_NS + at_ms * MS
+    back_ms = 10_000
+    for at_ms in range(3000, 6000, PERIOD_MS):
+        stamp_ns = clock.stamp_ns(EPOCH_NS + (at_ms - back_ms) * MS, EPOCH_NS + (at_ms + 20) * MS)
+        assert abs(stamp_ns - EPOCH_NS - at_ms * MS) <= 10 * MS, "the usual delay was thought to be 30 ms"
+    for at_ms in range(6000, 9000, PERIOD_MS):
+        stamp_ns = clock.stamp_ns(EPOCH_NS + (at_ms - back_ms) * MS, EPOCH_NS + (at_ms + 30) * MS)
+    assert stamp_ns == EPOCH_NS + at_ms * MS, "it is followed as any other"
 
 
-def test_a_jump_back_of_the_hosts_clock_is_noticed_at_once() -> None:
-    clock = settled([0] * 5)
-    assert clock.stamp_ns(200 * MS, EPOCH_NS - 9800 * MS) == EPOCH_NS - 9800 * MS
+def test_a_clock_ahead_of_the_hosts_epoch_is_brought_back() -> None:
+    clock = settled([-400] * 5, origin_ns=EPOCH_NS)
+    assert clock.stamp_ns(EPOCH_NS + 200 * MS, EPOCH_NS - 200 * MS) == EPOCH_NS + 200 * MS
+    assert clock.stamp_ns(EPOCH_NS + 400 * MS, EPOCH_NS - 120 * MS) is None, "more than STEP_NS before it came"
     assert clock.jumps == 1
+
+
+@pytest.mark.parametrize("odd", range(SensorClock.SETTLING + 1))
+def test_one_odd_stamp_does_not_lead_the_clock_astray(odd: int) -> None:
+    clock, stamps = SensorClock(), []
+    for n in range(12):
+        at_ns = n * PERIOD_MS * MS
+        stamps.append(clock.stamp_ns(EPOCH_NS if n == odd else at_ns, EPOCH_NS + at_ns))
+    assert None not in stamps[-2:]
+    assert stamps[-1] == EPOCH_NS + 11 * PERIOD_MS * MS
+
+
+def test_stamps_that_never_agree_are_refused() -> None:
+    clock = SensorClock()
+    assert [clock.stamp_ns(n * 10_000 * MS, EPOCH_NS) for n in range(12)] == [None] * 12
+    assert clock.refused == 12 - SensorClock.SETTLING + 1
+
+
+@pytest.mark.parametrize("origin_ns", [0, EPOCH_NS])
+@pytest.mark.parametrize("step_ms", [9800, -9800])
+def test_a_sensor_that_is_set_is_noticed_at_once(step_ms: int, origin_ns: int) -> None:
+    clock = settled([20] * 5, origin_ns)
+    delay_ms = 20 if origin_ns else 0
+    before, after = 5 * PERIOD_MS, 6 * PERIOD_MS
+    assert clock.stamp_ns(origin_ns + before * MS, EPOCH_NS + (before + 20) * MS) is not None
+    expected = EPOCH_NS + (after + 20 - delay_ms) * MS
+    assert clock.stamp_ns(origin_ns + (after + step_ms) * MS, EPOCH_NS + (after + 20) * MS) == expected
+    assert clock.jumps == 1
+
+
+def test_a_stamp_that_would_not_grow_is_refused_and_the_next_ones_soon_pass_it() -> None:
+    clock = settled([0] * 5)
+    back_ms = 4 * PERIOD_MS
+    sensor_ms = [200, *(200 - back_ms + n * PERIOD_MS for n in range(1, 7))]
+    stamps = [clock.stamp_ns(ms * MS, EPOCH_NS + (200 + n * PERIOD_MS) * MS) for n, ms in enumerate(sensor_ms)]
+    assert stamps[1:5] == [None] * 4
+    assert stamps[5] == EPOCH_NS + (200 + PERIOD_MS) * MS
+    assert clock.refused == 4
+
+
+def test_after_a_restart_stamps_do_not_fall() -> None:
+    clock = settled([0] * 5)
+    newest = clock.stamp_ns(200 * MS, EPOCH_NS + 200 * MS)
+    clock.restart()
+    for n in range(5):
+        clock.stamp_ns(n * MS, EPOCH_NS + (150 + n) * MS)
+    assert clock.stamp_ns(50 * MS, EPOCH_NS + 200 * MS) is None
+    assert clock.stamp_ns(51 * MS, EPOCH_NS + 201 * MS) == newest + MS
+
+
+@pytest.mark.parametrize("ppm", [-200, 50, 200])
+def test_a_clock_that_drifts_is_followed_without_a_fall(ppm: int) -> None:
+    clock, minutes = settled([0] * 5), 20
+    for n in range(5, minutes * 60_000 // PERIOD_MS):
+        at_ns = n * PERIOD_MS * MS
+        stamp_ns = clock.stamp_ns(at_ns + at_ns * ppm // 1_000_000, EPOCH_NS + at_ns)
+        assert stamp_ns is not None, f"frame {n} is refused"
+        assert abs(stamp_ns - EPOCH_NS - at_ns) < MS, f"frame {n}"
+    assert clock.jumps == 0
+
+
+def test_load_of_a_second_hardly_moves_the_clock() -> None:
+    clock = settled([0] * 5)
+    for n in range(5, 65):
+        at_ms = n * PERIOD_MS
+        stamp_ns = clock.stamp_ns(at_ms * MS, EPOCH_NS + (at_ms + 40) * MS)
+    assert 0 <= stamp_ns - EPOCH_NS - at_ms * MS <= 12 * MS
+
+
+JITTER_MS = 20
+STEPS_MS = st.one_of(st.just(0), st.integers(600, 20_000), st.integers(-3_600_000, -600))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(40, 120), st.integers(-200, 200), st.sampled_from(["host", "sensor"]), STEPS_MS),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_stamps_grow_and_keep_to_the_receipts_whatever_the_clocks_do(
+    pieces: list[tuple[int, int, str, int]], seed: int
+) -> None:
+    late_ns = iter((np.random.default_rng(seed).random(1000) * JITTER_MS * MS).astype(int).tolist())
+    host, clock = HostClock(), SensorClock()
+    sensor_ns, steady_ns, epoch_ns, newest = 0, 0, EPOCH_NS, 0
+    for frames, ppm, which, step_ms in pieces:
+        if which == "sensor":
+            sensor_ns += step_ms * MS
+        else:
+            # Ahead of where ours stands; less than that is no step.
+            epoch_ns += step_ms * MS + (host.ahead_ns if step_ms > 0 else 0)
+        for n in range(frames):
+            steady_ns += PERIOD_MS * MS
+            sensor_ns += PERIOD_MS * (MS + ppm)
+            late = next(late_ns)
+            arrival_ns = host.now_ns(steady_ns + late, epoch_ns + steady_ns + late)
+            stamp_ns = clock.stamp_ns(sensor_ns, arrival_ns)
+            if stamp_ns is not None:
+                assert stamp_ns > newest
+                assert stamp_ns <= arrival_ns + SensorClock.STEP_NS
+                newest = stamp_ns
+            if n > SensorClock.WINDOW:
+                assert stamp_ns is not None, "refused long after the step"
+                assert -MS <= stamp_ns - (arrival_ns - late) <= (JITTER_MS + 1) * MS
+
+
+def test_the_hosts_clock_is_followed_ahead_at_once_and_back_slowly() -> None:
+    clock, step_s = HostClock(), 10
+    second = 1000 * MS
+    assert clock.now_ns(0, EPOCH_NS) == EPOCH_NS
+    ahead_ns = EPOCH_NS + step_s * second
+    assert clock.now_ns(second, ahead_ns + second) == ahead_ns + second
+    times = [clock.now_ns(n * second, EPOCH_NS + n * second) for n in range(2, 2 + round(step_s / HOST_SLEW))]
+    assert 0.99 * second < min(np.diff([ahead_ns + second, *times])) < second
+    assert times[0] == ahead_ns + 2 * second - round(HOST_SLEW * second)
+    assert times[-1] == EPOCH_NS + (1 + round(step_s / HOST_SLEW)) * second
+    assert clock.ahead_ns == 0
 
 
 def test_a_jump_ahead_is_told_from_a_late_frame() -> None:
@@ -247,6 +375,29 @@ def test_a_stream_that_is_silent_is_opened_again(start: Start) -> None:
     reader = start(source, limits=EAGER)
     wait_until(lambda: source.opened > 2)
     assert reader.status().counts.frames == 0
+
+
+def test_a_host_that_is_set_back_stops_no_stamps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, frames, day = Script(), [], time.time_ns
+    source.plugged.set()
+    reader = start(source)
+
+    def taken(count: int) -> bool:
+        came = reader.status().counts.frames == count
+        frames.extend(iter(reader.take, None))
+        return came
+
+    source.put(*(make_frame(n, n) for n in range(8)))
+    wait_until(lambda: taken(8))
+    monkeypatch.setattr(time, "time_ns", lambda: day() - 3600 * 1000 * MS)
+    source.put(*(make_frame(n, n) for n in range(8, 11)))
+    wait_until(lambda: taken(11))
+    assert frames[-1].number == 10
+    assert np.diff([frame.stamp_ns for frame in frames]).min() > 0
+    status = reader.status()
+    assert (status.counts.refused, round(status.ahead_s)) == (0, 3600)
+    source.put(make_frame(10, 11))
+    wait_until(lambda: reader.status().counts.refused == 1)
 
 
 def test_the_newest_frames_are_held_and_each_is_given_once(start: Start) -> None:
@@ -440,6 +591,84 @@ def test_a_camera_of_opencv_that_is_not_there_may_come(place: str, capfd: pytest
         with pytest.raises(CameraLost, match=f"opencv:{place} cannot be opened"):
             OpenCVSource(place, FORMAT).open()
     assert capfd.readouterr().err == "", "OpenCV warns at each try"
+
+
+class Capture:
+    """What cv2.VideoCapture is to the source: a camera whose frames have these positions, ms, at each opening."""
+
+    def __init__(self, positions_ms: list[float]) -> None:
+        self._positions_ms = positions_ms
+
+    def __call__(self, *_: Any) -> Capture:
+        self._left, self._at_ms = list(self._positions_ms), 0.0
+        return self
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, what: int) -> float:
+        formats = {
+            cv2.CAP_PROP_FRAME_WIDTH: FORMAT.width,
+            cv2.CAP_PROP_FRAME_HEIGHT: FORMAT.height,
+            cv2.CAP_PROP_FPS: FORMAT.rate_hz,
+        }
+        return self._at_ms if what == cv2.CAP_PROP_POS_MSEC else formats[what]
+
+    def set(self, what: int, value: float) -> None:
+        assert self.get(what) == value
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        if not self._left:
+            return False, None
+        self._at_ms = self._left.pop(0)
+        return True, image_of(len(self._left) % 12)
+
+    def release(self) -> None:
+        self._left = []
+
+
+@pytest.mark.parametrize(
+    ("positions_ms", "is_stamped"),
+    [
+        pytest.param([0, 20, 40, 60, 80], True, id="the first is 0"),
+        pytest.param([9000, 9020, 9040, 9060, 9080], True, id="the driver's clock"),
+        pytest.param([0, 20, 40, 0, 80], True, id="one without a stamp"),
+        pytest.param([0] * 5, False, id="no stamps"),
+        pytest.param([-1] * 5, False, id="not known"),
+    ],
+)
+def test_a_camera_of_opencv_keeps_to_one_clock(
+    positions_ms: list[float], is_stamped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Capture(positions_ms))
+    source = OpenCVSource("0", FORMAT)
+    for _ in range(2):
+        source.open()
+        began_ns = time.monotonic_ns()
+        frames, _ = read_all(source)
+        stamps = [frame.stamp_ns for frame in frames]
+        assert [frame.number for frame in frames] == [1, 2, 3]
+        if is_stamped:
+            assert stamps == [ms * MS for ms in positions_ms[2:]]
+        else:
+            assert began_ns <= stamps[0] <= stamps[1] <= stamps[2] <= time.monotonic_ns()
+
+
+@pytest.mark.parametrize("step_ms", [0, 5])
+def test_stamps_of_opencv_grow_over_each_reconnection(
+    step_ms: int, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", Capture([step_ms * n for n in range(20)]))
+    frames: list[Frame] = []
+    reader = start(OpenCVSource("rtsp://camera", FORMAT), limits=WatchLimits(back_off_s=(0.01,)))
+
+    def taken() -> bool:
+        frames.extend(iter(reader.take, None))
+        return reader.status().counts.losses > 20 and len(frames) > 20
+
+    wait_until(taken)
+    assert np.diff([frame.stamp_ns for frame in frames]).min() > 0
+    assert abs(frames[-1].stamp_ns - time.time_ns()) < TIMEOUT_S * 1e9
 
 
 def test_a_realsense_is_found_by_its_serial_number() -> None:
