@@ -16,6 +16,7 @@ pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace
 pytest.importorskip("rclpy")
 
 from policy_rig import PATIENT, Rig, node_environment, write_skill
+from ros_rig import hangup_heard
 
 from diwa_policy_node import twin_episodes
 from diwa_runtime.errors import DiwaError
@@ -34,15 +35,16 @@ def start_client() -> Iterator[Callable[..., Process]]:
 
     def start(module: str, *arguments: str) -> Process:
         code = f"from diwa_policy_node.{module} import main; main()"
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-c", code, *arguments],
-                env=node_environment(),
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+        with hangup_heard():
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", code, *arguments],
+                    env=node_environment(),
+                    text=True,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
             )
-        )
         return processes[-1]
 
     yield start

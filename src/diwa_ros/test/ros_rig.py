@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -16,6 +18,16 @@ from std_srvs.srv import Trigger
 TIMEOUT_S = 60.0
 DOMAIN = 1 + os.getpid() % 100
 """A domain of its own: two test runs on one machine must not hear each other."""
+
+
+@contextmanager
+def hangup_heard() -> Iterator[None]:
+    """Let SIGHUP reach this process and what it starts meanwhile, even where the whole run was started by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class RosRig:

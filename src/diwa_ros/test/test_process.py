@@ -14,6 +14,8 @@ from diwa_runtime.errors import ConfigError
 
 pytest.importorskip("rclpy")
 
+from ros_rig import hangup_heard
+
 from diwa_ros import process
 from diwa_ros.process import ros_process, spin_until, spin_until_told, told_to_stop
 
@@ -25,13 +27,14 @@ BOTH = pytest.mark.parametrize("number", process.SIGNALS, ids=lambda number: num
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
     """Fail a test that leaves other handlers behind than it found."""
-    before = {number: signal.getsignal(number) for number in process.SIGNALS}
-    assert process._tell not in before.values(), "left behind by another test"
-    yield
-    after = {number: signal.getsignal(number) for number in process.SIGNALS}
-    for number, handler in before.items():
-        signal.signal(number, handler)
-    assert after == before
+    with hangup_heard():
+        before = {number: signal.getsignal(number) for number in process.SIGNALS}
+        assert process._tell not in before.values(), "left behind by another test"
+        yield
+        after = {number: signal.getsignal(number) for number in process.SIGNALS}
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        assert after == before
 
 
 def make_node(name: str = "told") -> Any:
