@@ -6,11 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diwa_bridge.teleop import Action
-from diwa_runtime.events import EventKind
-
-STATES_AFTER_SUCCESS = 6
-"""A demonstration that is saved goes on for so many robot states, as the simulator's do: what learns to tell success
-from all else is to see more of it than one row."""
+from diwa_runtime.events import FRAMES_AFTER_SUCCESS, EventKind
 
 
 class Mark(NamedTuple):
@@ -101,7 +97,7 @@ class EpisodeMarks:
         end = Mark(EventKind.END, task)
         if not task:
             return self._end("saved", end)
-        self._due, self._states_left = end, STATES_AFTER_SUCCESS
+        self._due, self._states_left = end, FRAMES_AFTER_SUCCESS
         return self._end("saved", Mark(EventKind.SUCCESS, task))
 
     def _end(self, how: str, *marks: Mark) -> Told:

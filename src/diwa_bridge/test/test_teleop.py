@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from diwa_bridge import teleop_devices
 from diwa_bridge.teleop import AXES, Action, DeviceLost, Pilot, Reading, Shaping
 from diwa_bridge.teleop_devices import Gamepad, Keyboard, SpaceMouse, open_device, open_devices
-from diwa_bridge.teleop_marks import STATES_AFTER_SUCCESS, EpisodeMarks, Mark
+from diwa_bridge.teleop_marks import EpisodeMarks, Mark
 from diwa_bridge.teleop_script import Script
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
-from diwa_runtime.events import EventKind
+from diwa_runtime.events import FRAMES_AFTER_SUCCESS, EventKind
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
 
@@ -505,7 +505,7 @@ MARKING = [Action.START, Action.SAVE, Action.FAILURE, Action.DISCARD, Action.TAS
 
 
 @given(
-    st.lists(st.sampled_from([*MARKING, *range(STATES_AFTER_SUCCESS + 2)]), max_size=30),
+    st.lists(st.sampled_from([*MARKING, *range(FRAMES_AFTER_SUCCESS + 2)]), max_size=30),
     st.lists(st.sampled_from(["", "a", "b"]), max_size=3),
 )
 def test_whatever_is_pressed_the_marks_cut_as_the_operator_was_told(
@@ -556,10 +556,10 @@ def test_a_demonstration_goes_on_for_some_states_after_its_success() -> None:
     assert marks.press(Action.START).marks == ((EventKind.START, "open_drawer"),)
     marks = saved_demonstration()
     after = [marks.state() for _ in range(20)]
-    assert [index for index, said in enumerate(after, 1) if said] == [STATES_AFTER_SUCCESS]
-    assert after[STATES_AFTER_SUCCESS - 1] == ((EventKind.END, "open_drawer"),)
+    assert [index for index, said in enumerate(after, 1) if said] == [FRAMES_AFTER_SUCCESS]
+    assert after[FRAMES_AFTER_SUCCESS - 1] == ((EventKind.END, "open_drawer"),)
     demonstrations = pytest.importorskip("diwa_sim.demonstrations")
-    assert demonstrations.FRAMES_AFTER_SUCCESS == STATES_AFTER_SUCCESS
+    assert demonstrations.FRAMES_AFTER_SUCCESS == FRAMES_AFTER_SUCCESS
 
 
 def test_what_is_saved_stays_saved_whatever_is_pressed_before_its_end() -> None:

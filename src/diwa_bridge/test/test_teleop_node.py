@@ -24,11 +24,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from ros_rig import DOMAIN, TIMEOUT_S, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from diwa_bridge.teleop_marks import STATES_AFTER_SUCCESS  # noqa: E402
 from diwa_bridge.teleop_node import NODE, PARAMETERS, TeleopNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState  # noqa: E402
 from diwa_runtime.errors import DiwaError  # noqa: E402
-from diwa_runtime.events import EventKind  # noqa: E402
+from diwa_runtime.events import FRAMES_AFTER_SUCCESS, EventKind  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
 from diwa_runtime.streams import NANOSECONDS, nanoseconds_of  # noqa: E402
 
@@ -142,7 +141,7 @@ def test_a_script_on_the_simulator_becomes_the_dataset_that_its_marks_mean(rig: 
     assert any("DISCARD" in dropped.reason.upper() and dropped.count == 2 for dropped in dataset.dropped)
     demonstration = dataset.episodes[1]
     (succeeded,) = demonstration.marks
-    assert demonstration.end - 1 - succeeded[0] == STATES_AFTER_SUCCESS, "rows that show success, after its first"
+    assert demonstration.end - 1 - succeeded[0] == FRAMES_AFTER_SUCCESS, "rows that show success, after its first"
     actions = dataset.arrays["action"][demonstration.start : demonstration.end]
     wished = teleop.pilot._shaping.motion(np.array([0.5, 0, 0.3, 0, 0, 0])) / 0.02
     moving = actions[actions[:, 0] != 0]

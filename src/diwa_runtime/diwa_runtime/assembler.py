@@ -27,14 +27,12 @@ from diwa_runtime.actions import ACTION_SIZE, GRIPPER, HOLD_ACTION, motion_units
 from diwa_runtime.errors import InputError
 from diwa_runtime.images import decode_image
 from diwa_runtime.spec import Spec, StreamSpec
-from diwa_runtime.streams import NANOSECONDS, Selection, stamp_of, streams_of
+from diwa_runtime.streams import NANOSECONDS, Selection, is_sound, stamp_of, streams_of
 
 MAX_GAP_S = 0.2
 PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
 FORGET_AFTER = 256
-LARGEST = 1e9
-"""No quantity of a robot is as large; sums of smaller ones, in units of the action scale, are finite in float32."""
 UNUSABLE = "not finite (or beyond 1e9), or a quaternion that is not of unit length"
 
 
@@ -231,7 +229,7 @@ class Assembler:
             return
         self._newest[index] = stamp
         self.advance(index, stamp)
-        if stream.field not in self._cameras and not (np.abs(value) < LARGEST).all():  # nan is no less than anything
+        if stream.field not in self._cameras and not is_sound(value):
             self.faults.append(Fault(stream.topic, stamp, UNUSABLE))
             return
         if index == self.reference:

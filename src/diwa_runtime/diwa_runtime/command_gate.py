@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.assembler import LARGEST
+from diwa_runtime.streams import is_sound
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class CommandGate:
     def _objection(self, command: Command, now_ns: int) -> str | None:
         # Finiteness comes first: NaN passes every comparison and limiter behind it, and what is huge overflows there.
         values = np.array([*command.motion, command.gripper])
-        if command.motion.shape != (6,) or not (np.abs(values) < LARGEST).all():  # nan is no less than anything
+        if command.motion.shape != (6,) or not is_sound(values):
             return f"the command of {command.source!r} is not finite (or beyond 1e9)"
         if 0 < command.answers_ns < self._not_before_ns:
             return f"the command of {command.source!r} answers an observation from before the reset"

@@ -7,6 +7,9 @@ from enum import IntEnum
 TOPIC = "episode/event"
 TYPE = "diwa_msgs/msg/EpisodeEvent"
 NO_SEED = -1
+FRAMES_AFTER_SUCCESS = 6
+"""A demonstration goes on for so many robot states after its SUCCESS, in simulation and by tele-operation: what learns
+to tell success from all else is to see more of it than one row."""
 
 
 class EventKind(IntEnum):

@@ -33,10 +33,9 @@ def written_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
         yield temporary
-        for written in (temporary, *temporary.rglob("*")):
-            _onto_disk(written)
+        onto_disk(temporary)
         _put(temporary, path)
-        _onto_disk(path.parent)
+        _synchronise(path.parent)
     except OSError as error:
         _remove(temporary)
         raise StorageError(f"{path}: could not be written ({error.strerror or error}); {_space_left(path)}") from error
@@ -82,11 +81,20 @@ def _is_alive(process: int) -> bool:
     return True
 
 
-def _onto_disk(path: Path) -> None:
-    """Have the bytes of a file, or the names in a folder, on the disk and not in the system's memory alone.
+def onto_disk(path: Path) -> None:
+    """Have a file, or a folder and all in it, on the disk and not in the system's memory alone.
 
     Renaming does not see to that: after a power cut the new name may stand before an empty file.
+
+    Raises:
+        OSError: the disk refused.
     """
+    for written in (path, *path.rglob("*")):
+        _synchronise(written)
+
+
+def _synchronise(path: Path) -> None:
+    """Have the bytes of a file, or the names in a folder, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +16,7 @@ from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import BundleError
 from diwa_runtime.geometry import wrapped
 from diwa_runtime.images import THUMBNAIL_SIZE, thumbnail
-from diwa_runtime.spec import Spec, is_angle
+from diwa_runtime.spec import Spec, is_angle, is_name
 
 FORMAT_VERSION = 2
 GRAPHS = ("filter.onnx", "policy.onnx", "reward.onnx")
@@ -240,7 +239,7 @@ def _text(data: Any, source: str, name: str) -> str:
 def _name(data: Any, source: str, name: str) -> str:
     """Return a text that may become part of a file's name."""
     text = _text(data, source, name)
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
+    if not is_name(text):
         raise BundleError(f"{source}: '{name}' is {data!r}, expected letters, digits, '_', '-' and '.' only")
     return text
 

@@ -51,9 +51,13 @@ def is_angle(name: str) -> bool:
     return name.rpartition("_")[2] in ANGLES
 
 
+def is_name(text: str) -> bool:
+    """Say whether a text can be part of a topic's, a folder's and a file's name."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) is not None
+
+
 def _check_name(what: str, name: str) -> None:
-    """See that a name can be part of a topic's, a folder's and a file's."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+    if not is_name(name):
         raise InputError(f"Spec: {name!r} cannot name {what}; use letters, digits, '_', '-' and '.' only")
 
 

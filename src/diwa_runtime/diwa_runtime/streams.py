@@ -21,6 +21,9 @@ NANOSECONDS = 1_000_000_000
 QUATERNION_TOLERANCE = 1e-2
 """How far a quaternion's norm may be from 1; beyond, its angles are NaN, so that the message counts as faulty."""
 
+LARGEST = 1e9
+"""No quantity of a robot is as large; sums of smaller ones, in units of the action scale, are finite in float32."""
+
 ReadPart = Callable[[Any], Iterable[float]]
 
 
@@ -36,6 +39,11 @@ def streams_of(spec: Spec, fields: Iterable[str]) -> tuple[StreamSpec, ...]:
         if name not in fed:
             raise InputError(f"Spec: no stream feeds {name!r}{nearest(name, fed)}")
     return tuple(stream for stream in spec.streams if stream.field in wanted)
+
+
+def is_sound(values: NDArray[Any]) -> bool:
+    """Say whether all of these can be a robot's numbers: finite, and below `LARGEST`."""
+    return bool((np.abs(values) < LARGEST).all())  # nan is no less than anything
 
 
 def stamp_of(message: Any, stream: StreamSpec, receipt_ns: int) -> int:

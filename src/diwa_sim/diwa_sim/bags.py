@@ -21,7 +21,7 @@ from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.errors import DiwaError, StorageError, one_line
 from diwa_runtime.events import EventKind
-from diwa_runtime.files import TEMPORARY_SUFFIX, written_whole
+from diwa_runtime.files import TEMPORARY_SUFFIX, onto_disk, written_whole
 from diwa_runtime.interfaces import message_definitions
 from diwa_runtime.robot_messages import Fields
 from diwa_runtime.spec import ActionScale
@@ -78,7 +78,7 @@ def kept_on_failure(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        os.sync()
+        onto_disk(temporary)
         temporary.replace(path)
     except BaseException as error:
         if not any(file.stat().st_size > _HEAD_BYTES for file in temporary.rglob("*.mcap")):

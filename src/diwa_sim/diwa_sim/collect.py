@@ -30,7 +30,7 @@ from diwa_runtime.files import remove_orphans
 from diwa_runtime.spec import TASKS, Mode, Spec
 from diwa_runtime.streams import NANOSECONDS
 from diwa_sim.bags import BagWriter
-from diwa_sim.demonstrations import DEMONSTRATION_NOISE, FRAMES_AFTER_SUCCESS, Demonstration, demonstration
+from diwa_sim.demonstrations import DEMONSTRATION_NOISE, Demonstration, demonstration
 from diwa_sim.environment import RATE_HZ, PlayTable
 from diwa_sim.play import PLAY_STEPS, Player, PlaySettings, PlayStep
 from diwa_sim.starts import start_difficulty
@@ -181,7 +181,7 @@ def _record_demonstrations(recorder: _Recorder, env: PlayTable, config: CollectC
     steps, discarded, kept = 0, 0, 0
     (wanted,) = job.lengths
     for seed in range(job.seeds[0], job.seeds[1] + 1):
-        shown = demonstration(env, seed, config.noise, FRAMES_AFTER_SUCCESS)
+        shown = demonstration(env, seed, config.noise)
         if not shown.success:
             discarded += 1
             if discarded > _MAX_TRIES * wanted:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diwa_runtime.events import FRAMES_AFTER_SUCCESS
 from diwa_sim import EPISODE_STEPS
 from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
 
 DEMONSTRATION_NOISE = 0.25
-FRAMES_AFTER_SUCCESS = 6
 _NOISE_STREAM = 1
 
 

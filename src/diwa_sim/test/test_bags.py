@@ -151,11 +151,11 @@ def test_a_full_disk_keeps_a_recording_and_says_where(tmp_path):
 
 @pytest.mark.parametrize("moment", ["while recording", "while closing"])
 def test_an_interrupted_recording_is_kept_and_said(tmp_path, monkeypatch, moment):
-    def interrupted():
+    def interrupted(_):
         raise KeyboardInterrupt
 
     if moment == "while closing":
-        monkeypatch.setattr(os, "sync", interrupted)
+        monkeypatch.setattr("diwa_sim.bags.onto_disk", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"kept up to its last whole chunk: ingest --bags (?P<bag>.*)") as error:
         fill(tmp_path / "live", 150, kept_on_failure, KeyboardInterrupt() if moment == "while recording" else None)
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diwa_runtime.events import FRAMES_AFTER_SUCCESS
 from diwa_runtime.spec import TASKS
 from diwa_sim import EPISODE_STEPS
-from diwa_sim.demonstrations import FRAMES_AFTER_SUCCESS, demonstration
+from diwa_sim.demonstrations import demonstration
 from diwa_sim.environment import PlayTable
 from diwa_sim.play import FreeMotion
 
