@@ -18,7 +18,7 @@ from diwa_runtime.spec import CameraSpec, Spec
 from diwa_sim.bags import BagWriter
 from diwa_sim.environment import RATE_HZ, PlayTable
 from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
-from diwa_trainer.ingest import ingest
+from diwa_trainer.ingest.ingestion import ingest
 
 FIELDS = ("proprio", "scene", "action")
 BATCH, LENGTH = 16, 50

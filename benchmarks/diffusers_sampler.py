@@ -1,9 +1,9 @@
 """The diffusion policy as diffusion_policy (Chi et al. 2023) samples it: `diffusers`' DDPM scheduler around one net.
 
-With a fine-tuned net equal to the pre-trained one and the same noise, this and `diwa_trainer.diffusion.sample` as
-deployed are one algorithm: cosine schedule, predicted a^0 clamped to [-1, 1], posterior deviations ("fixed_small"), no
-noise at t = 0. Two things stay ours: noise is clipped where it is drawn, and deviations have a floor of 1e-3, which no
-t > 0 reaches.
+With a fine-tuned net equal to the pre-trained one and the same noise, this and `diwa_trainer.policy.diffusion.sample`
+as deployed are one algorithm: cosine schedule, predicted a^0 clamped to [-1, 1], posterior deviations ("fixed_small"),
+no noise at t = 0. Two things stay ours: noise is clipped where it is drawn, and deviations have a floor of 1e-3, which
+no t > 0 reaches.
 
 Dimensions: N rows, K denoising steps, D numbers in a chunk, Z latent.
 """
@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from plain_diffusion import PlainDenoiser, plain_denoiser
 from torch import Tensor
 
-from diwa_trainer.diffusion import DiffusionPolicy
+from diwa_trainer.policy.diffusion import DiffusionPolicy
 
 
 @dataclass(frozen=True)

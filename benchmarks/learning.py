@@ -15,11 +15,11 @@ from plain_ppo import PlainLearner, make_pairs
 from torch import Tensor
 
 from diwa_runtime.actions import ACTION_SIZE
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
-from diwa_trainer.graphs import policy_graph
-from diwa_trainer.imagination import imagine
-from diwa_trainer.ppo import Batch, Critic, PPOConfig, mean_log_prob, update_actor, update_critic
-from diwa_trainer.rssm import RSSM, RSSMConfig
+from diwa_trainer.deploy.graphs import policy_graph
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
+from diwa_trainer.policy.imagination import imagine
+from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, mean_log_prob, update_actor, update_critic
+from diwa_trainer.world.rssm import RSSM, RSSMConfig
 
 PAPER_RSSM = RSSMConfig(deterministic=1024, variables=32, classes=32, hidden=1000)
 PAPER_POLICY = DiffusionConfig(denoising_steps=20, finetuned_steps=10, hidden=512)

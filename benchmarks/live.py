@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from measuring import Benchmark, Effort, missing_modules
 from numpy.typing import NDArray
+from toy_bundle import ToyWeights, feature_count, toy_graphs, toy_manifest
 
 from diwa_runtime.bundle import write_bundle
+from diwa_runtime.bundle.manifest import FieldStatistics
 from diwa_runtime.files import written_whole
-from diwa_runtime.manifest import FieldStatistics
 from diwa_runtime.spec import Spec
-from diwa_runtime.toy_bundle import ToyWeights, feature_count, toy_graphs, toy_manifest
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy
-from diwa_trainer.graphs import policy_graph
+from diwa_trainer.deploy.graphs import policy_graph
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 
 SECONDS = 600.0
 PICTURE = Path(__file__).resolve().parent.parent / "docs" / "images" / "observation_to_command.svg"

@@ -1,4 +1,4 @@
-"""The diffusion policy as DPPO lays it out, one denoising step at a time; the twin of `diwa_trainer.diffusion`.
+"""The diffusion policy as DPPO lays it out, one denoising step at a time; the twin of `diwa_trainer.policy.diffusion`.
 
 Every step concatenates chunk, time embedding and latent, and runs the whole network on that. Written from the equations
 (Ho et al. 2020, Nichol & Dhariwal 2021); oracle of the tests and reference of the benchmarks.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 
 
 class PlainDenoiser(nn.Module):
@@ -91,7 +91,7 @@ class PlainPolicy:
 
     @torch.no_grad()
     def sample(self, latent: Tensor, noise: Tensor, *, explore: bool) -> tuple[Tensor, Tensor]:
-        """Denoise under latents (N, Z) with noise (N, K+1, D), as `diwa_trainer.diffusion.sample`.
+        """Denoise under latents (N, Z) with noise (N, K+1, D), as `diwa_trainer.policy.diffusion.sample`.
 
         Returns:
             the chunk (N, D) and its chain (N, K'+1, D).

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributions import OneHotCategorical
 
 from diwa_runtime.actions import ACTION_SIZE, GRIPPER
-from diwa_trainer.imagination import Rollout
-from diwa_trainer.rssm import RSSM
+from diwa_trainer.policy.imagination import Rollout
+from diwa_trainer.world.rssm import RSSM
 
 Step = Callable[[Tensor, Tensor], Tensor]
 
@@ -62,7 +62,7 @@ def plain_imagine(
     *,
     explore: bool = True,
 ) -> Rollout:
-    """Roll out from latents (B, Z), as `diwa_trainer.imagination.imagine`.
+    """Roll out from latents (B, Z), as `diwa_trainer.policy.imagination.imagine`.
 
     Args:
         step: (latent (B, Z), accepted action (B, 7)) -> next latent (B, Z).

@@ -1,4 +1,4 @@
-"""DPPO's update as its equations read, every denoising step a row of its own; the twin of `diwa_trainer.ppo`.
+"""DPPO's update as its equations read, every denoising step a row of its own; the twin of `diwa_trainer.policy.ppo`.
 
 From the equations of DPPO and DiWA. Two forms: DPPO's own, whose minibatches are (env step, denoising step) pairs from
 anywhere in the rollout, and the DiWA authors', whose minibatches are env steps with all K' denoising steps of each. In
@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from plain_diffusion import PlainPolicy
 from torch import Tensor
 
-from diwa_trainer.diffusion import draw_noise
-from diwa_trainer.ppo import Batch, Critic, PPOConfig
+from diwa_trainer.policy.diffusion import draw_noise
+from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig
 
 
 def plain_advantages(

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diwa_trainer.rssm import RSSM, Observed
+from diwa_trainer.world.rssm import RSSM, Observed
 
 
 def observe(

@@ -48,7 +48,7 @@ def measured_run(quick: bool) -> RobotRun:
     """Start and stop the arm again and again, along changing directions, and wander in between."""
     from robot_rig import Rig, rest_after_s, simulator
 
-    from diwa_bridge.servo import ArmState
+    from diwa_bridge.arm.servo import ArmState
 
     rng = np.random.default_rng(0)
     leads: list[float] = []

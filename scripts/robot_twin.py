@@ -34,7 +34,7 @@ from diwa_ros.process import ros_process, spin_until
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.robot import Outcome, RobotMode
 from diwa_runtime.robot_messages import scene_state
-from diwa_runtime.streams import nanoseconds_of
+from diwa_runtime.rows.streams import nanoseconds_of
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "src" / "diwa_bridge" / "test"))

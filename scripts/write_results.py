@@ -15,8 +15,8 @@ import matplotlib as mpl
 import yaml
 
 from diwa_runtime.files import written_whole
-from diwa_trainer.results import sum_up
-from diwa_trainer.statistics import wilson_interval
+from diwa_trainer.evaluation.results import sum_up
+from diwa_trainer.evaluation.statistics import wilson_interval
 
 mpl.use("svg")
 import matplotlib.pyplot as plt

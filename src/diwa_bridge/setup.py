@@ -14,9 +14,9 @@ setup(
     extras_require={"test": ["pytest"]},
     entry_points={
         "console_scripts": [
-            "node = diwa_bridge.node:main",
-            "cameras = diwa_bridge.camera_node:main",
-            "teleop = diwa_bridge.teleop_node:main",
+            "node = diwa_bridge.arm.node:main",
+            "cameras = diwa_bridge.cameras.node:main",
+            "teleop = diwa_bridge.teleop.node:main",
         ]
     },
     zip_safe=False,

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from diwa_bridge.arm import Arm, ArmError
-from diwa_bridge.bridge import Bridge, BridgeSnapshot
-from diwa_bridge.gripper import Gripper
-from diwa_bridge.limits import ServoLimits
+from diwa_bridge.arm.bridge import Bridge, BridgeSnapshot
+from diwa_bridge.arm.franka import Arm, ArmError
+from diwa_bridge.arm.gripper import Gripper
+from diwa_bridge.arm.limits import ServoLimits
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import ActionScale

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from diwa_bridge import bridge as bridge_module
-from diwa_bridge.arm import ArmError, ArmLostError, Condition, Reading
-from diwa_bridge.bridge import Bridge, BridgeSnapshot, RobotClock
-from diwa_bridge.limits import FR3, ArmLimits, ServoLimits
-from diwa_bridge.servo import ArmState
+from diwa_bridge.arm import bridge as bridge_module
+from diwa_bridge.arm.bridge import Bridge, BridgeSnapshot, RobotClock
+from diwa_bridge.arm.franka import ArmError, ArmLostError, Condition, Reading
+from diwa_bridge.arm.limits import FR3, ArmLimits, ServoLimits
+from diwa_bridge.arm.servo import ArmState
 from diwa_runtime.actions import motion_units
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.geometry import euler_to_quaternion

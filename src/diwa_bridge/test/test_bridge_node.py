@@ -25,12 +25,12 @@ from robot_rig import FROZEN_S, START_S, Simulator, rest_after_s, simulator  # n
 from ros_rig import DOMAIN, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from diwa_bridge.arm import Arm, Condition  # noqa: E402
-from diwa_bridge.node import BridgeNode  # noqa: E402
+from diwa_bridge.arm.franka import Arm, Condition  # noqa: E402
+from diwa_bridge.arm.node import BridgeNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, RobotState  # noqa: E402
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode  # noqa: E402
+from diwa_runtime.rows.streams import NANOSECONDS  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
-from diwa_runtime.streams import NANOSECONDS  # noqa: E402
 
 pytestmark = [pytest.mark.ros, pytest.mark.franka]
 DRILLS = int(os.environ.get("DIWA_DRILLS", "1"))
@@ -228,7 +228,7 @@ def test_recovery_through_the_service_while_states_go_on() -> None:
 
 def test_nobody_there_is_one_line_and_exit_code_2() -> None:
     words = ["--ros-args", "-p", "hostname:=127.0.0.39"]
-    code = "from diwa_bridge.node import main; main()"
+    code = "from diwa_bridge.arm.node import main; main()"
     ended = subprocess.run(
         [sys.executable, "-c", code, *words],
         env={**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)},

@@ -22,16 +22,16 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from ros_rig import DOMAIN, TIMEOUT_S, RosRig, rigs  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage  # noqa: E402
 
-from diwa_bridge.camera_node import CameraNode, camera_info, judged  # noqa: E402
-from diwa_bridge.camera_reader import Status  # noqa: E402
-from diwa_bridge.camera_settings import PARAMETERS  # noqa: E402
-from diwa_bridge.camera_watch import SLEW, CameraState, Counts  # noqa: E402
-from diwa_bridge.cameras import Format, Intrinsics  # noqa: E402
+from diwa_bridge.cameras.node import CameraNode, camera_info, judged  # noqa: E402
+from diwa_bridge.cameras.reader import Status  # noqa: E402
+from diwa_bridge.cameras.settings import PARAMETERS  # noqa: E402
+from diwa_bridge.cameras.source import Format, Intrinsics  # noqa: E402
+from diwa_bridge.cameras.watch import SLEW, CameraState, Counts  # noqa: E402
 from diwa_ros.messages import filled  # noqa: E402
 from diwa_runtime.errors import DiwaError  # noqa: E402
-from diwa_runtime.images import decode_image  # noqa: E402
+from diwa_runtime.rows.images import decode_image  # noqa: E402
+from diwa_runtime.rows.streams import nanoseconds_of  # noqa: E402
 from diwa_runtime.spec import CameraSpec  # noqa: E402
-from diwa_runtime.streams import nanoseconds_of  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -216,7 +216,7 @@ def test_an_impossible_parameter_is_one_clear_line(
 
 def command(*parameters: str) -> list[str]:
     named = [word for parameter in parameters for word in ("-p", parameter)]
-    return [sys.executable, "-c", "from diwa_bridge.camera_node import main; main()", "--ros-args", *named]
+    return [sys.executable, "-c", "from diwa_bridge.cameras.node import main; main()", "--ros-args", *named]
 
 
 def environment() -> dict[str, str]:

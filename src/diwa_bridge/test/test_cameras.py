@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diwa_bridge import realsense
-from diwa_bridge.camera_reader import HELD, Reader
-from diwa_bridge.camera_sources import OpenCVSource, make_source
-from diwa_bridge.camera_watch import HOST_SLEW, CameraState, HostClock, SensorClock, Watch, WatchLimits
-from diwa_bridge.cameras import CameraLost, Format, Frame, Intrinsics, Source
-from diwa_bridge.pairing import WAITING, Pairing
+from diwa_bridge.cameras import realsense
+from diwa_bridge.cameras.opencv import OpenCVSource, make_source
+from diwa_bridge.cameras.pairing import WAITING, Pairing
+from diwa_bridge.cameras.reader import HELD, Reader
+from diwa_bridge.cameras.source import CameraLost, Format, Frame, Intrinsics, Source
+from diwa_bridge.cameras.watch import HOST_SLEW, CameraState, HostClock, SensorClock, Watch, WatchLimits
 from diwa_runtime.errors import ConfigError, InputError
 
 MS = 1_000_000

@@ -23,9 +23,9 @@ pytest.importorskip("franky", reason="needs franky-control")
 
 from robot_rig import Rig, Simulator, rest_after_s, simulator
 
-from diwa_bridge import gripper as gripper_module
-from diwa_bridge.arm import Arm, ArmLostError
-from diwa_bridge.gripper import Gripper
+from diwa_bridge.arm import gripper as gripper_module
+from diwa_bridge.arm.franka import Arm, ArmLostError
+from diwa_bridge.arm.gripper import Gripper
 from diwa_runtime.actions import motion_units
 from diwa_runtime.errors import InputError
 from diwa_runtime.geometry import quaternion_to_euler, wrapped
@@ -172,7 +172,7 @@ def test_a_hand_that_never_answers_is_a_fault(monkeypatch: pytest.MonkeyPatch) -
 
 def test_the_hands_process_ends_with_its_bridge(functional: Simulator) -> None:
     code = (
-        "import sys, time; from diwa_bridge.gripper import Gripper\n"
+        "import sys, time; from diwa_bridge.arm.gripper import Gripper\n"
         "gripper = Gripper(sys.argv[1]); gripper.connect()\n"
         "print(gripper.fault or gripper._process.pid, flush=True); time.sleep(60)"
     )
@@ -184,7 +184,7 @@ def test_the_hands_process_ends_with_its_bridge(functional: Simulator) -> None:
     )
     assert bridge.stdout is not None
     hand = Path("/proc") / bridge.stdout.readline().strip() / "cmdline"
-    assert b"diwa_bridge.hand" in hand.read_bytes()
+    assert b"diwa_bridge.arm.hand" in hand.read_bytes()
     bridge.kill()
     bridge.wait()
     bridge.stdout.close()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from diwa_bridge import hand
+from diwa_bridge.arm import hand
 
 PATIENCE_S = 20.0
 

@@ -11,9 +11,11 @@ import pytest
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 pytest.importorskip("rclpy")
 
-from diwa_bridge import camera_settings, settings, teleop_node
-from diwa_bridge.teleop import AXES, Action
-from diwa_bridge.teleop_devices import Gamepad, Keyboard
+from diwa_bridge.arm import settings
+from diwa_bridge.cameras import settings as camera_settings
+from diwa_bridge.teleop import node as teleop_node
+from diwa_bridge.teleop.devices import Gamepad, Keyboard
+from diwa_bridge.teleop.pilot import AXES, Action
 
 pytestmark = pytest.mark.ros
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "bridge.md").read_text(encoding="utf-8")

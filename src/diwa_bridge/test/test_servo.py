@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diwa_bridge.limits import FR3, PANDA, ArmLimits, ServoLimits, limits_of
-from diwa_bridge.servo import ArmState, Servo, ServoStatus, _rotation_vector
+from diwa_bridge.arm.limits import FR3, PANDA, ArmLimits, ServoLimits, limits_of
+from diwa_bridge.arm.servo import ArmState, Servo, ServoStatus, _rotation_vector
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.geometry import euler_to_matrix, matrix_to_euler
 from diwa_runtime.spec import ActionScale

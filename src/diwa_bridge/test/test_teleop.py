@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diwa_bridge import teleop_devices
-from diwa_bridge.teleop import AXES, Action, DeviceLost, Pilot, Reading, Shaping
-from diwa_bridge.teleop_devices import Gamepad, Keyboard, SpaceMouse, open_device, open_devices
-from diwa_bridge.teleop_marks import EpisodeMarks, Mark
-from diwa_bridge.teleop_script import Script
+from diwa_bridge.teleop import devices as teleop_devices
+from diwa_bridge.teleop.devices import Gamepad, Keyboard, SpaceMouse, open_device, open_devices
+from diwa_bridge.teleop.marks import EpisodeMarks, Mark
+from diwa_bridge.teleop.pilot import AXES, Action, DeviceLost, Pilot, Reading, Shaping
+from diwa_bridge.teleop.script import Script
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_runtime.events import FRAMES_AFTER_SUCCESS, EventKind
 from diwa_runtime.robot import RobotMode
@@ -512,7 +512,7 @@ def test_whatever_is_pressed_the_marks_cut_as_the_operator_was_told(
     presses: list[Action | int], tasks: list[str]
 ) -> None:
     """Read the marks as `ingest` does, and compare with what the counts say; a number is so many robot states."""
-    marks_module = pytest.importorskip("diwa_trainer.marks")
+    marks_module = pytest.importorskip("diwa_trainer.ingest.marks")
     marks = EpisodeMarks(tasks)
     published: list[Mark] = []
     for action in presses:

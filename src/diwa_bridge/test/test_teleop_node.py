@@ -24,19 +24,19 @@ from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from ros_rig import DOMAIN, TIMEOUT_S, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from diwa_bridge.teleop_node import NODE, PARAMETERS, TeleopNode  # noqa: E402
+from diwa_bridge.teleop.node import NODE, PARAMETERS, TeleopNode  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState  # noqa: E402
 from diwa_runtime.errors import DiwaError  # noqa: E402
 from diwa_runtime.events import FRAMES_AFTER_SUCCESS, EventKind  # noqa: E402
+from diwa_runtime.rows.streams import NANOSECONDS, nanoseconds_of  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
-from diwa_runtime.streams import NANOSECONDS, nanoseconds_of  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
 LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 AXIS, BUTTON, HOLD, STICK, GRIPPER, STOP, START = 2, 1, 4, 1, 0, 1, 7
 FORWARD = -32767
-PROGRAM = "from diwa_bridge.teleop_node import main; main()"
+PROGRAM = "from diwa_bridge.teleop.node import main; main()"
 
 
 class Rig(RosRig):
@@ -115,7 +115,7 @@ SCRIPT = """
 
 
 def test_a_script_on_the_simulator_becomes_the_dataset_that_its_marks_mean(rig: Rig, tmp_path: Path) -> None:
-    ingest = pytest.importorskip("diwa_trainer.ingest").ingest
+    ingest = pytest.importorskip("diwa_trainer.ingest.ingestion").ingest
     from diwa_sim.bags import BagWriter
     from diwa_sim.recorder import Recorder
 

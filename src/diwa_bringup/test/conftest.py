@@ -163,19 +163,20 @@ class Declared(dict[str, Any]):
 def declared() -> dict[str, dict[str, Any]]:
     """Parameters and defaults that the nodes themselves declare, by the node's name."""
     pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
-    from diwa_bridge import camera_settings, teleop_node
-    from diwa_bridge import settings as bridge
+    from diwa_bridge.arm import settings as arm
+    from diwa_bridge.cameras import settings as cameras
+    from diwa_bridge.teleop import node as teleop
     from diwa_policy_node import settings as policy
     from diwa_sim import node
 
     simulator = Declared()
     node.declare_settings(simulator)  # type: ignore[arg-type]
-    assert simulator.keys() == node.Settings.__annotations__.keys()
+    assert simulator.keys() == node.TableSettings.__annotations__.keys()
     tables = {
-        "diwa_bridge": bridge.PARAMETERS,
-        "diwa_cameras": camera_settings.PARAMETERS,
+        "diwa_bridge": arm.PARAMETERS,
+        "diwa_cameras": cameras.PARAMETERS,
         "diwa_policy": policy.PARAMETERS,
-        "diwa_teleop": teleop_node.PARAMETERS,
+        "diwa_teleop": teleop.PARAMETERS,
     }
     plain = {node: {name: each.default for name, each in table.items()} for node, table in tables.items()}
     return {"diwa_sim": dict(simulator), **plain}

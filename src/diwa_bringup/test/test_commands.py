@@ -61,7 +61,7 @@ def test_every_executable_and_parameter_is_there(
 
 def test_every_flag_is_one_of_its_verb() -> None:
     main = pytest.importorskip("diwa_trainer.__main__")
-    help_text = importlib.import_module("diwa_runtime.config_help").help_text
+    help_text = importlib.import_module("diwa_runtime.config.help").help_text
     shown = [*commands("ros2", "run", "diwa_trainer"), *commands("python", "-m", "diwa_trainer")]
     assert {words[0] for _, words in shown} >= {*main.VERBS} - {"pipeline", "evaluate"}
     for page, (verb, *words) in shown:

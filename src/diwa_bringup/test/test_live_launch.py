@@ -21,10 +21,10 @@ import rclpy
 from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from toy_bundle import write_toy_bundle
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import PolicyStatus
-from diwa_runtime.toy_bundle import write_toy_bundle
 
 pytestmark = pytest.mark.ros
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
+from diwa_policy_node.skills.runner import Ended, SkillRunner
 from diwa_ros.diagnostics import diagnostic
 from diwa_runtime.robot import RunState
-from diwa_runtime.skill_run import Ended, SkillRunner
 
 NODE = "diwa_policy"
 

@@ -7,14 +7,14 @@ import math
 from builtin_interfaces.msg import Time
 
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
+from diwa_policy_node.skills.runner import Decision
 from diwa_ros.messages import filled
 from diwa_runtime.actions import GRIPPER, motion_of
-from diwa_runtime.divergence import Divergence, DivergenceSum
+from diwa_runtime.logs.divergence import Divergence, DivergenceSum
 from diwa_runtime.robot import RunState
 from diwa_runtime.robot_messages import BASE_FRAME, end_effector_delta
-from diwa_runtime.skill_run import Decision
+from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import ActionScale
-from diwa_runtime.streams import NANOSECONDS
 
 
 def time_of(stamp_ns: int) -> Time:

@@ -25,28 +25,23 @@ from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import String
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
 from diwa_policy_node import diagnostics, messages
-from diwa_policy_node.settings import Settings, declare_settings
+from diwa_policy_node.settings import PolicySettings, declare_settings
+from diwa_policy_node.skills.loading import load_skills, warm_up
+from diwa_policy_node.skills.run_record import RunRecord
+from diwa_policy_node.skills.runner import Decision, Ended, Goal, SkillRunner
 from diwa_ros.process import ros_process, spin_until, spin_until_told, told_to_stop
+from diwa_ros.qos import LATCHED, NEWEST_IMAGE, RELIABLE
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, one_line
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC, Outcome, RunState
-from diwa_runtime.run_log import RunRecord
-from diwa_runtime.skill_run import Decision, Ended, Goal, SkillRunner
-from diwa_runtime.skills import load_skills, warm_up
+from diwa_runtime.rows.streams import nanoseconds_of
 from diwa_runtime.spec import Spec, check_same_spec
-from diwa_runtime.streams import nanoseconds_of
-
-RELIABLE = QoSProfile(depth=10)
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-NEWEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-"""For images: the newest is the only one that matters."""
 
 CHECK_S = 0.02
 IDLE_STATUS_EVERY = 5
@@ -97,7 +92,7 @@ class PolicyNode(LifecycleNode):
     def __init__(self, **options: Any) -> None:
         """Declare the parameters and listen for the robot's Spec; `options` are rclpy's."""
         super().__init__(diagnostics.NODE, **options)
-        self.settings: Settings = declare_settings(self)
+        self.settings: PolicySettings = declare_settings(self)
         self.runner: SkillRunner | None = None
         self._active = False
         self._goal: ServerGoalHandle | None = None
@@ -272,7 +267,7 @@ class PolicyNode(LifecycleNode):
     def _make_entities(self, runner: SkillRunner) -> None:
         cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
         for topic, kind in runner.topics.items():
-            qos = NEWEST if topic in cameras else RELIABLE
+            qos = NEWEST_IMAGE if topic in cameras else RELIABLE
             subscription = self.create_subscription(message_class(kind), topic, self._listener(topic), qos)
             self._undo(self.destroy_subscription, subscription)
         if runner.robot_topic not in runner.topics:

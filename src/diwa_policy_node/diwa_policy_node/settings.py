@@ -8,11 +8,11 @@ from typing import Any
 
 from rclpy.node import Node
 
+from diwa_policy_node.skills.overlap import SeamLimits
+from diwa_policy_node.skills.runner import RunLimits
+from diwa_policy_node.skills.start_gate import GateLimits
 from diwa_ros.parameters import Parameter, declared
 from diwa_runtime.errors import ConfigError
-from diwa_runtime.overlap import SeamLimits
-from diwa_runtime.skill_run import RunLimits
-from diwa_runtime.start_gate import GateLimits
 
 _LIMITS, _SEAMS, _GATE = RunLimits(), SeamLimits(), GateLimits()
 
@@ -50,7 +50,7 @@ PARAMETERS = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class PolicySettings:
     """What the node was told; the parameters' descriptions say what each is."""
 
     skills: tuple[Path, ...]
@@ -61,7 +61,7 @@ class Settings:
     limits: RunLimits
 
 
-def declare_settings(node: Node) -> Settings:
+def declare_settings(node: Node) -> PolicySettings:
     """Declare the node's parameters, and read them.
 
     Raises:
@@ -70,7 +70,7 @@ def declare_settings(node: Node) -> Settings:
     return settings_of(declared(node, PARAMETERS))
 
 
-def settings_of(values: dict[str, Any]) -> Settings:
+def settings_of(values: dict[str, Any]) -> PolicySettings:
     """Turn the parameters' values into settings.
 
     Raises:
@@ -97,7 +97,7 @@ def settings_of(values: dict[str, Any]) -> Settings:
         seams=SeamLimits(**chosen("acceleration", "rotation_acceleration", "blend_ticks")),
         gate=gate,
     )  # fmt: skip
-    return Settings(
+    return PolicySettings(
         skills=tuple(Path(folder) for folder in values["skills"] if folder),
         log_folder=Path(values["log_folder"]) if values["log_folder"] else None,
         limits=limits,

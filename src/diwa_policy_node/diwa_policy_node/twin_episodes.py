@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import Trigger
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EpisodeEvent
 from diwa_policy_node.client import SkillClient
 from diwa_ros.process import ros_process, spin_until
+from diwa_ros.qos import ALL_MARKS
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import check_bounds, load_config
 from diwa_runtime.errors import InputError, one_line
@@ -27,7 +27,6 @@ from diwa_runtime.events import TOPIC, EventKind
 from diwa_runtime.files import written_whole
 from diwa_runtime.robot import Outcome
 
-LATCHED = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 ANSWER_S = 10.0
 
 
@@ -71,7 +70,7 @@ class TwinClient(SkillClient):
         """Make a client; `options` are rclpy's."""
         super().__init__(**options)
         self._reset = self.create_client(Trigger, "sim/reset")
-        self.create_subscription(EpisodeEvent, TOPIC, self._on_event, LATCHED)
+        self.create_subscription(EpisodeEvent, TOPIC, self._on_event, ALL_MARKS)
         self.seed: int | None = None
         self.achieved: set[int] = set()
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_rig import DOMAIN, RosRig
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import String
@@ -25,15 +25,18 @@ from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, SceneState
 from diwa_policy_node.messages import time_of
 from diwa_policy_node.node import PolicyNode
+from diwa_ros.qos import LATCHED
 from diwa_runtime.bundle import write_bundle
-from diwa_runtime.images import encode_jpeg
-from diwa_runtime.manifest import FieldStatistics, ImageStatistics
+from diwa_runtime.bundle.manifest import FieldStatistics, ImageStatistics
 from diwa_runtime.robot import SPEC_TOPIC, Outcome
+from diwa_runtime.rows.images import encode_jpeg
+from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import CameraSpec, Spec
-from diwa_runtime.streams import NANOSECONDS
-from diwa_runtime.toy_bundle import ToyWeights, feature_count, toy_graphs, toy_manifest
 
-LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+if find_spec("toy_bundle") is None:  # outside of pytest, which has the folder on its path
+    sys.path.append(str(Path(__file__).resolve().parents[2] / "diwa_runtime" / "test"))
+from toy_bundle import ToyWeights, feature_count, toy_graphs, toy_manifest
+
 STATE = Spec()
 VISION = Spec(mode="vision", cameras=(CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16)))
 PATIENT = {"hold_after_s": 0.9, "give_up_after_s": 5.0, "unanswered_s": 5.0, "first_observation_s": 30.0}

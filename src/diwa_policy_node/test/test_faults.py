@@ -23,9 +23,9 @@ from rosgraph_msgs.msg import Clock as ClockMessage  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta, RobotState  # noqa: E402
 from diwa_policy_node.messages import time_of  # noqa: E402
-from diwa_runtime.overlap import SeamLimits  # noqa: E402
+from diwa_policy_node.skills.overlap import SeamLimits  # noqa: E402
 from diwa_runtime.robot import Outcome  # noqa: E402
-from diwa_runtime.streams import NANOSECONDS  # noqa: E402
+from diwa_runtime.rows.streams import NANOSECONDS  # noqa: E402
 
 pytestmark = pytest.mark.ros
 

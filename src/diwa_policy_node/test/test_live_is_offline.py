@@ -10,18 +10,18 @@ import pytest
 
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 pytest.importorskip("rclpy")
-ingest = pytest.importorskip("diwa_trainer.ingest").ingest
+ingest = pytest.importorskip("diwa_trainer.ingest.ingestion").ingest
 
 from policy_rig import PATIENT, STATE, Rig, write_skill  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
+from toy_bundle import ToyWeights  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta  # noqa: E402
 from diwa_runtime.actions import motion_of  # noqa: E402
 from diwa_runtime.bundle import Bundle  # noqa: E402
+from diwa_runtime.bundle.session import PolicySession  # noqa: E402
 from diwa_runtime.robot import Outcome  # noqa: E402
-from diwa_runtime.session import PolicySession  # noqa: E402
-from diwa_runtime.streams import nanoseconds_of  # noqa: E402
-from diwa_runtime.toy_bundle import ToyWeights  # noqa: E402
+from diwa_runtime.rows.streams import nanoseconds_of  # noqa: E402
 from diwa_sim.bags import BagWriter  # noqa: E402
 from diwa_sim.node import SimulatorNode  # noqa: E402
 from diwa_sim.recorder import Recorder  # noqa: E402

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diwa_runtime.command_gate import Command
-from diwa_runtime.streams import nanoseconds_of
+from diwa_runtime.rows.streams import nanoseconds_of
 
 Message = TypeVar("Message")
 

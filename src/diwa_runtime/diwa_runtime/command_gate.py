@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.streams import is_sound
+from diwa_runtime.rows.streams import is_sound
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.events import NO_SEED, EventKind
-from diwa_runtime.images import JPEG_QUALITY, encode_jpeg
 from diwa_runtime.robot import RobotMode
+from diwa_runtime.rows.images import JPEG_QUALITY, encode_jpeg
+from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import SCENE_NAMES, ActionScale
-from diwa_runtime.streams import NANOSECONDS
 
 Fields = dict[str, Any]
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.config_values import config_from
+from diwa_runtime.config.values import config_from
 from diwa_runtime.errors import ConfigError, InputError, SpecMismatchError, nearest
 
 SPEC_VERSION = 1
@@ -178,17 +178,19 @@ class StreamSpec:
         _check_positive(what, max_age_s=self.max_age_s)
 
 
-ROBOT_STATE = "diwa_msgs/msg/RobotState"
+ROBOT_STATE_TYPE = "diwa_msgs/msg/RobotState"
 DEFAULT_STREAMS = (
     StreamSpec(
         "proprio",
         "robot/state",
-        ROBOT_STATE,
+        ROBOT_STATE_TYPE,
         ("tcp_pose.position", "tcp_pose.orientation|euler", "gripper_width", "joint_positions", "gripper_command"),
     ),
     StreamSpec("scene", "scene/state", "diwa_msgs/msg/SceneState", ("values|values:names",)),
-    StreamSpec("action", "robot/state", ROBOT_STATE, ("accepted_translation", "accepted_rotation"), align="integrate"),
-    StreamSpec("action", "robot/state", ROBOT_STATE, ("gripper_command",), align="hold"),
+    StreamSpec(
+        "action", "robot/state", ROBOT_STATE_TYPE, ("accepted_translation", "accepted_rotation"), align="integrate"
+    ),
+    StreamSpec("action", "robot/state", ROBOT_STATE_TYPE, ("gripper_command",), align="hold"),
     StreamSpec("static", "camera/static/image/compressed", "sensor_msgs/msg/CompressedImage"),
     StreamSpec("wrist", "camera/wrist/image/compressed", "sensor_msgs/msg/CompressedImage"),
 )

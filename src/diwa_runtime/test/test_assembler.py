@@ -8,11 +8,11 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from diwa_runtime.assembler import Assembler, LiveAssembler, assemble, selection_of, stack_rows
 from diwa_runtime.errors import InputError
-from diwa_runtime.images import decode_image, encode_jpeg
+from diwa_runtime.rows.assembler import Assembler, LiveAssembler, assemble, selection_of, stack_rows
+from diwa_runtime.rows.images import decode_image, encode_jpeg
+from diwa_runtime.rows.streams import stamp_of
 from diwa_runtime.spec import CameraSpec, Spec, StreamSpec
-from diwa_runtime.streams import stamp_of
 
 SECOND = 1_000_000_000
 PERIOD = SECOND // 30

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diwa_runtime.errors import InputError
-from diwa_runtime.images import decode_image, encode_jpeg
+from diwa_runtime.rows.images import decode_image, encode_jpeg
 from diwa_runtime.spec import CameraSpec
 
 

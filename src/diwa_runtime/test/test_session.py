@@ -4,13 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from toy_bundle import ToyWeights, write_toy_bundle
 
 from diwa_runtime.actions import HOLD_ACTION, accept_action
 from diwa_runtime.bundle import Bundle
+from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import BundleError, InputError
-from diwa_runtime.session import PolicySession
 from diwa_runtime.spec import CameraSpec, Spec
-from diwa_runtime.toy_bundle import ToyWeights, write_toy_bundle
 
 LATENT, CHUNK, STEPS = 8, 4, 11
 
@@ -162,7 +162,6 @@ def test_success_probability_follows_the_latent(bundle):
     for observation in make_observations(3):
         session.step(observation)
         assert session.success_probability == float(bundle.probability(session.latent[None])[0])
-        assert session.success == (session.success_probability > 0.5)
     session.reset(1)
     assert session.success_probability == 0.0
 

@@ -17,16 +17,30 @@ LAUNCH_PACKAGE = "diwa_bringup"
 """Launch files and parameters, and no Python package of its own."""
 ROS = {"rclpy", "diwa_msgs", "rosidl_runtime_py", "ament_index_python"}
 FORBIDDEN = {
-    "diwa_runtime": ROS | {"torch", "rosbags", "mujoco", "gymnasium", "diwa_ros", "diwa_sim", "diwa_trainer"},
+    "diwa_runtime": ROS
+    | {
+        "torch",
+        "rosbags",
+        "mujoco",
+        "gymnasium",
+        "diwa_ros",
+        "diwa_sim",
+        "diwa_policy_node",
+        "diwa_bridge",
+        "diwa_trainer",
+    },
     "diwa_ros": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_sim": {"torch", "diwa_trainer"},
     "diwa_policy_node": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_trainer"},
     "diwa_bridge": {"torch", "rosbags", "mujoco", "gymnasium", "diwa_sim", "diwa_policy_node", "diwa_trainer"},
-    "diwa_trainer": ROS | {"mujoco", "diwa_ros", "diwa_sim"},
+    "diwa_trainer": ROS | {"mujoco", "diwa_ros", "diwa_sim", "diwa_policy_node", "diwa_bridge"},
 }
 ROS_MODULES = {
-    "diwa_ros": {"process.py", "parameters.py", "diagnostics.py"},
-    "diwa_bridge": {"node.py", "settings.py", "camera_node.py", "camera_settings.py", "teleop_node.py"},
+    "diwa_ros": {"process.py", "parameters.py", "diagnostics.py", "qos.py"},
+    "diwa_bridge": {
+        *(f"{room}/{module}.py" for room in ("arm", "cameras") for module in ("node", "settings")),
+        "teleop/node.py",
+    },
     "diwa_sim": {"node.py", "recorder.py"},
     "diwa_policy_node": {
         "node.py",
@@ -52,10 +66,11 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
 def test_imports_point_one_way(package: str) -> None:
-    paths = sorted((SOURCES / package / package).rglob("*.py"))
+    folder = SOURCES / package / package
+    paths = sorted(folder.rglob("*.py"))
     assert paths
     for path in paths:
-        ros = set() if path.name in ROS_MODULES.get(package, set()) else ROS
+        ros = set() if path.relative_to(folder).as_posix() in ROS_MODULES.get(package, set()) else ROS
         assert not imports(path) & (FORBIDDEN[package] | ros), path
 
 

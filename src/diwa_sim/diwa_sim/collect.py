@@ -27,8 +27,8 @@ import yaml
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import remove_orphans
+from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import TASKS, Mode, Spec
-from diwa_runtime.streams import NANOSECONDS
 from diwa_sim.bags import BagWriter
 from diwa_sim.demonstrations import DEMONSTRATION_NOISE, Demonstration, demonstration
 from diwa_sim.environment import RATE_HZ, PlayTable

@@ -15,8 +15,6 @@ Array = NDArray[np.float64]
 FIXTURES = ("slider", "drawer", "button", "switch")
 """The table's joints in the order of the scene vector."""
 BLOCKS = ("red", "blue", "pink")
-ARM_JOINTS = tuple(f"joint_{i}" for i in range(1, 8))
-FINGERS = ("finger_left", "finger_right")
 
 TABLE_HEIGHT_M = 0.46
 """Height of the table top in the world frame, as in CALVIN."""

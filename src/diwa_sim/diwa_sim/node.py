@@ -17,7 +17,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import String
@@ -28,6 +27,7 @@ from diwa_ros.diagnostics import diagnostic
 from diwa_ros.messages import answered, command_of, filled
 from diwa_ros.parameters import Parameter, declared
 from diwa_ros.process import ros_process, spin_until_told
+from diwa_ros.qos import LATCHED, LATCHED_MARKS, RELIABLE
 from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.cli import run_verb
@@ -39,16 +39,12 @@ from diwa_sim.environment import PlayTable
 from diwa_sim.live_table import LiveTable, Tick
 
 NODE = "diwa_sim"
-RELIABLE = QoSProfile(depth=10)
-LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-"""For the Spec and for marks, so that who comes late still learns which episode runs."""
-
 GOODBYE_S = 3.0
 """How long a subscriber may take to confirm the last mark."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class TableSettings:
     """The node's parameters; none changes while it runs.
 
     Attributes:
@@ -187,7 +183,7 @@ class SimulatorNode(Node):
         self._robot_state = self.create_publisher(RobotState, messages.ROBOT_STATE[0], RELIABLE)
         self._joint_states = self.create_publisher(JointState, messages.JOINT_STATES[0], RELIABLE)
         self._scene_state = self.create_publisher(SceneState, messages.SCENE_STATE[0], RELIABLE)
-        self._events = self.create_publisher(EpisodeEvent, events.TOPIC, LATCHED)
+        self._events = self.create_publisher(EpisodeEvent, events.TOPIC, LATCHED_MARKS)
         self._spec = self.create_publisher(String, SPEC_TOPIC, LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._images = {
@@ -248,7 +244,7 @@ class SimulatorNode(Node):
         return diagnostic(NODE, "command", level, text, values)
 
 
-def declare_settings(node: Node) -> Settings:
+def declare_settings(node: Node) -> TableSettings:
     """Declare the node's parameters, and read them.
 
     Raises:
@@ -256,7 +252,7 @@ def declare_settings(node: Node) -> Settings:
     """
     values = declared(node, PARAMETERS)
     clock = "whether the simulated time is published on /clock; by default when rate_factor is not 1"
-    return Settings(**values, **declared(node, {"publish_clock": Parameter(values["rate_factor"] != 1.0, clock)}))
+    return TableSettings(**values, **declared(node, {"publish_clock": Parameter(values["rate_factor"] != 1.0, clock)}))
 
 
 def run(argv: Sequence[str]) -> None:

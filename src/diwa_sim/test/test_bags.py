@@ -26,7 +26,7 @@ from diwa_sim.bags import BagWriter, kept_on_failure, typestore
 from diwa_sim.collect import CollectConfig, collect, plan
 from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
-from diwa_trainer.bags import Bag, find_bags, reader_of
+from diwa_trainer.ingest.bags import Bag, find_bags, reader_of
 
 CHUNK_BYTES, RECORD_HEAD_BYTES = 2**20, 31
 DISK_BYTES = 5 * CHUNK_BYTES // 2

@@ -14,19 +14,19 @@ import pytest
 
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 rclpy = pytest.importorskip("rclpy")
-ingest = pytest.importorskip("diwa_trainer.ingest").ingest
+ingest = pytest.importorskip("diwa_trainer.ingest.ingestion").ingest
 
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta  # noqa: E402
-from diwa_runtime.assembler import LiveAssembler  # noqa: E402
 from diwa_runtime.command_gate import Command  # noqa: E402
 from diwa_runtime.events import EventKind  # noqa: E402
 from diwa_runtime.interfaces import message_class  # noqa: E402
+from diwa_runtime.rows.assembler import LiveAssembler  # noqa: E402
+from diwa_runtime.rows.streams import NANOSECONDS  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
-from diwa_runtime.streams import NANOSECONDS  # noqa: E402
 from diwa_sim.bags import BagWriter  # noqa: E402
 from diwa_sim.environment import PlayTable  # noqa: E402
 from diwa_sim.live_table import action_of  # noqa: E402

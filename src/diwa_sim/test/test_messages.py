@@ -4,8 +4,8 @@ import numpy as np
 
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.actions import HOLD_ACTION
-from diwa_runtime.assembler import LiveAssembler
 from diwa_runtime.events import EventKind
+from diwa_runtime.rows.assembler import LiveAssembler
 from diwa_runtime.spec import ActionScale, Spec
 from diwa_sim.bags import make_message, typestore
 from diwa_sim.environment import PlayTable

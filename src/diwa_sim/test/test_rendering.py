@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from diwa_policy_node.skills.start_gate import GateLimits, picture_difference
+from diwa_runtime.bundle.manifest import ImageStatistics
 from diwa_runtime.errors import ConfigError
-from diwa_runtime.manifest import ImageStatistics
-from diwa_runtime.start_gate import GateLimits, picture_difference
 from diwa_sim.environment import PlayTable
 
 pytestmark = pytest.mark.gl

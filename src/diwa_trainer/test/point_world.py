@@ -7,9 +7,9 @@ import copy
 import torch
 from torch import Tensor
 
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy
-from diwa_trainer.imagination import Rollout, accept, imagine
-from diwa_trainer.ppo import Critic, PPOConfig, make_batch, update
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
+from diwa_trainer.policy.imagination import Rollout, accept, imagine
+from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, update
 
 LATENT, STRIDE, GOAL_RADIUS, CHUNKS = 2, 0.1, 0.08, 5
 POLICY = DiffusionConfig(denoising_steps=10, finetuned_steps=5, hidden=64)

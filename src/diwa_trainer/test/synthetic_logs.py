@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from diwa_runtime.divergence import Divergence, DivergenceSum
+from diwa_policy_node.skills.run_record import RunRecord
+from diwa_policy_node.skills.runner import Decision, Ended, Goal, RunLimits
+from diwa_runtime.logs.divergence import Divergence, DivergenceSum
 from diwa_runtime.robot import Outcome
-from diwa_runtime.run_log import RunRecord
-from diwa_runtime.skill_run import Decision, Ended, Goal, RunLimits
 from diwa_runtime.spec import Spec
 
 THRESHOLD = 0.9

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from diwa_trainer.statistics import wilson_interval
-from diwa_trainer.video import encode_mp4
+from diwa_trainer.evaluation.statistics import wilson_interval
+from diwa_trainer.evaluation.video import encode_mp4
 
 FIRST_SEED = 100_000
 CONTEXT, HORIZON = 10, 50

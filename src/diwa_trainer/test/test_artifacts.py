@@ -8,7 +8,7 @@ import pytest
 
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec
-from diwa_trainer.artifacts import Artifact, check_lineage
+from diwa_trainer.runs.artifacts import Artifact, check_lineage
 
 
 def artifact(name: str, **about: str) -> Artifact:

@@ -10,7 +10,7 @@ import pytest
 from diwa_runtime.errors import DiwaError, InputError, StorageError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, Episode, field_layouts
-from diwa_trainer.npy import GrowingArray
+from diwa_trainer.dataset.npy import GrowingArray
 
 VISION = Spec(mode="hybrid", cameras=(CameraSpec("static", 8, 6), CameraSpec("wrist", 4, 4)))
 

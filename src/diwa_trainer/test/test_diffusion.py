@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from plain_diffusion import plain_policy, plain_schedule
 from torch.distributions import Normal
 
-from diwa_runtime.session import NOISE_LIMIT
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy, Schedule, continue_chain, draw_noise, sample
-from diwa_trainer.graphs import PolicyGraph
-from diwa_trainer.mish import mish
+from diwa_runtime.bundle.session import NOISE_LIMIT
+from diwa_trainer.deploy.graphs import PolicyGraph
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, Schedule, continue_chain, draw_noise, sample
+from diwa_trainer.policy.mish import mish
 
 LATENT, ROWS = 12, 6
 CONFIG = DiffusionConfig(hidden=32)

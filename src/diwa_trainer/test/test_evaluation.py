@@ -10,20 +10,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from toy_bundle import ToyWeights, write_toy_bundle
 
 from diwa_runtime.actions import HOLD_ACTION
 from diwa_runtime.bundle import MANIFEST, Bundle
+from diwa_runtime.bundle.manifest import GRAPHS
+from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import BundleError, ConfigError, InputError, SpecMismatchError
-from diwa_runtime.manifest import GRAPHS
-from diwa_runtime.session import PolicySession
 from diwa_runtime.spec import Spec
-from diwa_runtime.toy_bundle import ToyWeights, write_toy_bundle
-from diwa_trainer.agents import BundleAgent, RandomAgent
-from diwa_trainer.episodes import make_environment, run_episode
-from diwa_trainer.evaluation import EvaluateConfig, evaluate
-from diwa_trainer.statistics import wilson_interval
+from diwa_trainer.evaluation.agents import BundleAgent, RandomAgent
+from diwa_trainer.evaluation.episodes import make_environment, run_episode
+from diwa_trainer.evaluation.evaluation import EvaluateConfig, evaluate
+from diwa_trainer.evaluation.statistics import wilson_interval
+from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.verbs import evaluate as verb
-from diwa_trainer.video import encode_mp4
 
 POINT = "point_environment:Point-v0"
 STEPS = 12
@@ -301,6 +301,6 @@ def test_interrupted_verb_leaves_no_result(tmp_path, monkeypatch):
 
 
 def test_worker_processes_do_not_load_torch():
-    program = "import sys, diwa_trainer.evaluation; print({'torch', 'rclpy'} & set(sys.modules))"
+    program = "import sys, diwa_trainer.evaluation.evaluation; print({'torch', 'rclpy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

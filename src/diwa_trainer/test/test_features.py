@@ -7,7 +7,7 @@ import torch
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.geometry import euler_to_matrix
 from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec, TaskSpec
-from diwa_trainer.features import CLAMP, Features, feature_names
+from diwa_trainer.world.features import CLAMP, Features, feature_names
 
 POSE = ("block_x", "block_roll", "block_pitch", "block_yaw")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from toy import SPEC, TINY_POLICY, tiny_model
 
-from diwa_trainer.diffusion import DiffusionPolicy, draw_noise, sample
-from diwa_trainer.graphs import make_graphs
-from diwa_trainer.reward import Classifier, ClassifierConfig
+from diwa_trainer.deploy.graphs import make_graphs
+from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise, sample
+from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 
 
 @pytest.fixture(scope="module")

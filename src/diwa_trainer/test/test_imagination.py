@@ -10,9 +10,9 @@ from plain_imagination import PlainDynamics, plain_imagine
 from point_world import CHUNKS, POLICY, PointDynamics, draw_starts, in_goal
 
 from diwa_runtime.actions import accept_action
-from diwa_trainer.diffusion import DiffusionPolicy, draw_noise
-from diwa_trainer.imagination import accept, imagine
-from diwa_trainer.rssm import RSSM, RSSMConfig
+from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise
+from diwa_trainer.policy.imagination import accept, imagine
+from diwa_trainer.world.rssm import RSSM, RSSMConfig
 
 EPISODES = 40
 FLOAT32 = st.floats(-3, 3, width=32)

@@ -14,13 +14,13 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from diwa_runtime.errors import InputError, StorageError
 from diwa_runtime.events import EventKind
 from diwa_runtime.geometry import euler_to_quaternion
-from diwa_runtime.images import decode_image, encode_jpeg
 from diwa_runtime.interfaces import message_definitions
+from diwa_runtime.rows.images import decode_image, encode_jpeg
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.__main__ import main
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.ingest import ingest, summary
-from diwa_trainer.npy import GrowingArray
+from diwa_trainer.dataset.npy import GrowingArray
+from diwa_trainer.ingest.ingestion import ingest, summary
 
 PERIOD = 1_000_000_000 / 30
 START = 1_750_000_000_000_000_000
@@ -507,7 +507,7 @@ def test_ctrl_c_leaves_the_older_dataset(tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diwa_trainer.ingest.assemble", interrupt)
+    monkeypatch.setattr("diwa_trainer.ingest.ingestion.assemble", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ingest([first, second], tmp_path / "data", SPEC, report=quiet)
 
@@ -525,7 +525,7 @@ def never(*_, **__):
 def test_an_unchanged_dataset_is_not_made_again(tmp_path, monkeypatch):
     bag = play_bag(tmp_path / "bag")
     first = ingest([bag], tmp_path / "data", SPEC, report=quiet)
-    monkeypatch.setattr("diwa_trainer.ingest.read_recording", never)
+    monkeypatch.setattr("diwa_trainer.ingest.ingestion.read_recording", never)
 
     again = ingest([bag], tmp_path / "data", SPEC, report=quiet)
 
@@ -533,7 +533,7 @@ def test_an_unchanged_dataset_is_not_made_again(tmp_path, monkeypatch):
 
 
 def test_only_new_bags_are_read(tmp_path, monkeypatch):
-    from diwa_trainer import ingest as module
+    from diwa_trainer.ingest import ingestion as module
 
     old = write_bag(tmp_path / "old", with_episode(messages_of(random_rows(9, 0)), "open_drawer", 4, 6))
     ingest([old], tmp_path / "data", SPEC, report=quiet)

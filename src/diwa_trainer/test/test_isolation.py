@@ -1,15 +1,16 @@
 """Imports point one way: no ROS and no simulator in the trainer, neither torch nor ROS in the runtime."""
 
 import os
+import pkgutil
 import subprocess
 import sys
-from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import diwa_runtime
-from diwa_runtime.config_values import dataclass_of, fields_of
+from diwa_runtime.config.values import dataclass_of, fields_of
 from diwa_trainer.__main__ import VERBS
 from diwa_trainer.verbs.finetune import FinetuneConfig
 
@@ -19,17 +20,16 @@ FORBIDDEN = {
 }
 
 
-def runtime_modules() -> list[str]:
-    """All modules of the runtime, save the toy bundle, which is for tests."""
-    folder = Path(diwa_runtime.__file__).parent
-    return [f"diwa_runtime.{path.stem}" for path in sorted(folder.glob("*.py")) if path.stem not in ("toy_bundle",)]
+def modules_of(package: ModuleType) -> list[str]:
+    """All modules of a package, those in its rooms too."""
+    return [module.name for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")]
 
 
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
         ("diwa_trainer", ["diwa_trainer.__main__", *(f"diwa_trainer.verbs.{verb}" for verb in VERBS)]),
-        ("diwa_runtime", runtime_modules()),
+        ("diwa_runtime", modules_of(diwa_runtime)),
     ],
 )
 def test_importing_all_of_it_loads_nothing_that_it_must_not_know(package, modules):

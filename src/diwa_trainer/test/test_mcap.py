@@ -10,8 +10,8 @@ import pytest
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.bags import find_bags
-from diwa_trainer.mcap import MAGIC, DamagedError, McapFile
+from diwa_trainer.ingest.bags import find_bags
+from diwa_trainer.ingest.mcap import MAGIC, DamagedError, McapFile
 
 PAYLOADS = [bytes([number % 256]) * 100_000 for number in range(60)]
 CHUNK, MESSAGE = 0x06, 0x05

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diwa_trainer.one_hot import one_hot_linear, one_hot_weight_gradient
+from diwa_trainer.world.one_hot import one_hot_linear, one_hot_weight_gradient
 
 S, C, OUT = 3, 4, 5
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from toy import SPEC
 
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.latents import action_at, observation_at
-from diwa_trainer.ordinal import apportion, scales
-from diwa_trainer.rssm import RSSMConfig
-from diwa_trainer.world_model import WorldModel, WorldModelConfig
+from diwa_trainer.samples.latents import action_at, observation_at
+from diwa_trainer.world.ordinal import apportion, scales
+from diwa_trainer.world.rssm import RSSMConfig
+from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
 SIZES = RSSMConfig(deterministic=16, variables=32, classes=32, hidden=16)
 

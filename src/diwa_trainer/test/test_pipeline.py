@@ -17,8 +17,8 @@ from toy import TASK, TINY_MODEL, TINY_POLICY, TINY_PPO, Table, demonstration_ac
 from diwa_runtime.config import load_config, to_plain
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_trainer.__main__ import main
-from diwa_trainer.evaluation import EvaluateConfig
-from diwa_trainer.runs import Run
+from diwa_trainer.evaluation.evaluation import EvaluateConfig
+from diwa_trainer.runs.run import Run
 from diwa_trainer.verbs import pipeline
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pipeline import PipelineConfig

@@ -11,9 +11,9 @@ from plain_diffusion import plain_policy
 from plain_ppo import frozen_chains, make_pairs, plain_actor_loss, plain_advantages, plain_pair_loss
 from point_world import Learner, pretrain, success_rate
 
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
-from diwa_trainer.imagination import Rollout
-from diwa_trainer.ppo import (
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
+from diwa_trainer.policy.imagination import Rollout
+from diwa_trainer.policy.ppo import (
     Batch,
     Critic,
     PPOConfig,

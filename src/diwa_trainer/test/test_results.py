@@ -7,10 +7,10 @@ import pytest
 from toy import DEMONSTRATION_ROWS, DEMONSTRATIONS, PLAY, PLAY_ROWS, TASK, tiny_model
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.data_summary import summarise_dataset
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.results import print_table, sum_up
-from diwa_trainer.statistics import mcnemar
+from diwa_trainer.evaluation.results import print_table, sum_up
+from diwa_trainer.evaluation.statistics import mcnemar
+from diwa_trainer.world.data_summary import summarise_dataset
 
 BASE = [True, True, False, False, False, True]
 TUNED = [True, False, True, True, True, True]

@@ -8,7 +8,7 @@ from torch import Tensor
 from toy import SPEC, TASK, tiny_model
 
 from diwa_runtime.errors import ConfigError
-from diwa_trainer.reward import (
+from diwa_trainer.policy.reward import (
     BothRewards,
     Classifier,
     ClassifierConfig,

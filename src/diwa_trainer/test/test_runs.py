@@ -8,7 +8,7 @@ import resource
 import shutil
 import signal
 import sys
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from toy import TINY_PPO, TRAINERS, tiny_configs
 
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError
 from diwa_runtime.spec import Spec
-from diwa_trainer.artifacts import load_artifact, save_artifact
-from diwa_trainer.runs import Run, TrainState, make_state
+from diwa_trainer.runs.artifacts import load_artifact, save_artifact
+from diwa_trainer.runs.run import Run, TrainState, make_state
 
 VERBS = list(TRAINERS)
 
@@ -191,7 +191,7 @@ def test_tensorboard_shows_what_was_logged(tmp_path):
 
 def test_the_seconds_before_a_crash_count(tmp_path, monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("diwa_trainer.runs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("diwa_trainer.runs.run.time.monotonic", lambda: now[0])
     state = fresh_state()
     with Run(tmp_path / "run", Settings()) as run:
         now[0] += 7
@@ -467,17 +467,6 @@ def test_a_finished_run_that_cannot_be_read_is_not_taken_for_done(tmp_path, text
         Run(tmp_path / "run", Settings()).__enter__()
 
 
-@pytest.mark.parametrize(("clip", "refused"), [(3.0, None), (1.5, r"made with policy.noise_clip = 1.5.* fixes at 3.0")])
-def test_a_setting_that_is_a_constant_now_only_matters_where_it_was_another(tmp_path, clip, refused):
-    with Run(tmp_path / "run", Settings()) as run:
-        run.finish({"seconds": 1})
-    with (tmp_path / "run" / "config.yaml").open("a") as file:
-        file.write(f"policy:\n  noise_clip: {clip}\n")
-
-    with pytest.raises(InputError, match=refused) if refused else nullcontext(), Run(tmp_path / "run", Settings()):
-        pass
-
-
 def test_a_run_that_has_kept_nothing_yet_makes_way_for_other_settings(tmp_path):
     with Run(tmp_path / "run", Settings()) as run:
         run.log(1, {"loss": 1.0})
@@ -584,7 +573,6 @@ def change_header(path: Path, **changes) -> None:
         ({"format": 99}, "format 99, this DiWA reads 1"),
         ({"about": 3}, "damaged header"),
         ({"about": {}}, "does not state 'task'"),
-        ({"config": {"size": 3, "noise_clip": 1.5}}, r"made with noise_clip = 1\.5, which this DiWA fixes at 3\.0"),
         ({"spec": {}}, "not a Spec"),
     ],
 )
@@ -595,14 +583,6 @@ def test_weights_with_another_header_are_refused(tmp_path, changes, message):
 
     with pytest.raises(InputError, match=message):
         load_artifact(path, "net", "make_net", ["task"]).config_as(Nested)
-
-
-def test_weights_of_before_the_noise_s_limit_was_a_constant_are_read(tmp_path):
-    path = tmp_path / "net.safetensors"
-    save_artifact(path, "net", torch.nn.Linear(2, 2), Nested(), Spec(), {})
-    change_header(path, config={"size": 3, "noise_clip": 3.0})
-
-    assert load_artifact(path, "net", "make_net").config_as(Nested) == Nested(3)
 
 
 def test_weights_that_are_no_numbers_are_neither_written_nor_read(tmp_path):

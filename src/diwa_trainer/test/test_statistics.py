@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diwa_trainer.statistics import discordant, mcnemar, wilson_interval
+from diwa_trainer.evaluation.statistics import discordant, mcnemar, wilson_interval
 
 
 @pytest.mark.parametrize(

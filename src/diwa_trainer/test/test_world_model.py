@@ -10,11 +10,11 @@ from toy import SPEC, TINY_MODEL, tiny_model
 from diwa_runtime.actions import HOLD_ACTION
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
-from diwa_trainer.chunks import demonstration_chunks
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.latents import action_at, encode, encode_starts, observation_at
-from diwa_trainer.rssm import balanced_kl
-from diwa_trainer.world_model import WorldModel, previous_actions
+from diwa_trainer.samples.chunks import demonstration_chunks
+from diwa_trainer.samples.latents import action_at, encode, encode_starts, observation_at
+from diwa_trainer.world.rssm import balanced_kl
+from diwa_trainer.world.world_model import WorldModel, previous_actions
 
 GENERATOR_SEED = 5
 

@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 from diwa_runtime.actions import accept_action
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import DatasetWriter
-from diwa_trainer.diffusion import DiffusionConfig
-from diwa_trainer.ppo import PPOConfig
-from diwa_trainer.reward import ClassifierConfig
-from diwa_trainer.rssm import RSSMConfig
+from diwa_trainer.policy.diffusion import DiffusionConfig
+from diwa_trainer.policy.ppo import PPOConfig
+from diwa_trainer.policy.reward import ClassifierConfig
 from diwa_trainer.verbs import finetune, pretrain, train_reward, train_world_model
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig
 from diwa_trainer.verbs.train_reward import TrainRewardConfig
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
-from diwa_trainer.world_model import WorldModel, WorldModelConfig
+from diwa_trainer.world.rssm import RSSMConfig
+from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
 TASK, SPEC = "open_drawer", Spec()
 DRAWER = SPEC.scene.index("drawer")

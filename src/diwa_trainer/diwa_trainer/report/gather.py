@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.result_files import EVALUATION, SUMMARY, read_result
+from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, read_result
 
 BASE, FINETUNED = "base", "finetuned"
 

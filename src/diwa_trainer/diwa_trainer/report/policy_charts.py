@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import median, quantiles
 
-from diwa_runtime.divergence import DivergenceSum
+from diwa_runtime.logs.divergence import DivergenceSum
 from diwa_runtime.robot import Outcome
 from diwa_trainer.report.charts import Axis, Role, Series, histogram, line_chart
 from diwa_trainer.report.html import Html, details, element, grid, join, lines, table

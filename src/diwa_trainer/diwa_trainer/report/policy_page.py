@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from diwa_runtime.logs.seams import Seams
 from diwa_runtime.robot import Outcome
-from diwa_runtime.seams import Seams
+from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.report import policy_charts
 from diwa_trainer.report.html import Html, details, element, join, lines, table, text
 from diwa_trainer.report.page import frame
 from diwa_trainer.report.run_logs import DROPPED, NO_END, Run
-from diwa_trainer.statistics import wilson_interval
 
 NOTHING = "–"
 

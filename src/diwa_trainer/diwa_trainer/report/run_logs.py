@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diwa_runtime.actions import ACTION_SIZE
-from diwa_runtime.divergence import DivergenceSum
 from diwa_runtime.errors import InputError
+from diwa_runtime.logs.divergence import DivergenceSum
+from diwa_runtime.logs.run_log import FORMAT_VERSION, SUFFIX
+from diwa_runtime.logs.seams import Seams, Steps
 from diwa_runtime.robot import Outcome
-from diwa_runtime.run_log import FORMAT_VERSION, SUFFIX
-from diwa_runtime.seams import Seams, Steps
 
 NO_END = "log ends without an end: the process was killed"
 DROPPED = ("held", "missing", "faulty")

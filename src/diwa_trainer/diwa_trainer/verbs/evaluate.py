@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.files import written_whole
-from diwa_trainer.evaluation import EvaluateConfig, Evaluation, evaluate, video_name
-from diwa_trainer.result_files import EVALUATION, read_result
-from diwa_trainer.runs import Run, write_json
+from diwa_trainer.evaluation.evaluation import EvaluateConfig, Evaluation, evaluate, video_name
+from diwa_trainer.runs.result_files import EVALUATION, read_result
+from diwa_trainer.runs.run import Run, write_json
 
 _SHOW_EVERY = 25
 
@@ -15,7 +15,7 @@ def run(config: EvaluateConfig) -> None:
     """Evaluate into `config.output`: `evaluation.json`, `videos/` and `summary.json`.
 
     Raises:
-        DiwaError: see `diwa_trainer.evaluation.evaluate`; nothing is written then but the run's config.
+        DiwaError: see `diwa_trainer.evaluation.evaluation.evaluate`; nothing is written then but the run's config.
     """
     inputs = {"bundle": Bundle.load(config.bundle).sha256} if config.bundle else {}
     with Run(config.output, config, inputs) as run_folder:

@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 
 from diwa_runtime.bundle import Bundle, write_bundle
+from diwa_runtime.bundle.manifest import FieldStatistics, ImageStatistics, Manifest, Normalisation
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import remove_orphans
-from diwa_runtime.manifest import FieldStatistics, ImageStatistics, Manifest, Normalisation
 from diwa_runtime.spec import check_same_spec
-from diwa_trainer.artifacts import Artifact, check_lineage, check_world_model
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.features import CLAMP
-from diwa_trainer.graphs import make_graphs
-from diwa_trainer.policies import FINETUNED, PRETRAINED, load_policy
-from diwa_trainer.segments import demonstrations
-from diwa_trainer.verbs.train_reward import load_classifier
-from diwa_trainer.verbs.train_world_model import load_world_model
+from diwa_trainer.deploy.graphs import make_graphs
+from diwa_trainer.runs.artifacts import Artifact, check_lineage, check_world_model
+from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_classifier, load_policy, load_world_model
+from diwa_trainer.samples.stretches import demonstrations
+from diwa_trainer.world.features import CLAMP
 
 PATIENCE = 2
 """A skill has failed after so many times its longest demonstration, unless whoever runs it says otherwise."""

@@ -17,19 +17,32 @@ import torch
 
 from diwa_runtime.config import check_between, check_bounds
 from diwa_runtime.spec import check_same_spec
-from diwa_trainer.artifacts import check_lineage, save_artifact
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.diffusion import DiffusionPolicy
-from diwa_trainer.imagination import Rollout, imagine
-from diwa_trainer.latents import encode_starts
-from diwa_trainer.policies import FINETUNED, PRETRAINED, WEIGHTS, load_policy
-from diwa_trainer.ppo import Critic, PPOConfig, make_batch, update
-from diwa_trainer.reward import ClassifierReward, Reward, RewardKind, Starts, choose_reward, make_rewards
-from diwa_trainer.runs import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
-from diwa_trainer.segments import demonstrations, start_rows
-from diwa_trainer.verbs.train_reward import THRESHOLDS, load_classifier
-from diwa_trainer.verbs.train_world_model import load_world_model
-from diwa_trainer.world_model import WorldModel
+from diwa_trainer.policy.diffusion import DiffusionPolicy
+from diwa_trainer.policy.imagination import Rollout, imagine
+from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, update
+from diwa_trainer.policy.reward import (
+    THRESHOLDS,
+    ClassifierReward,
+    Reward,
+    RewardKind,
+    Starts,
+    choose_reward,
+    make_rewards,
+)
+from diwa_trainer.runs.artifacts import check_lineage
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.runs.trained import (
+    FINETUNED,
+    PRETRAINED,
+    load_classifier,
+    load_policy,
+    load_world_model,
+    save_policy,
+)
+from diwa_trainer.samples.latents import encode_starts
+from diwa_trainer.samples.stretches import demonstrations, start_rows
+from diwa_trainer.world.world_model import WorldModel
 
 DISAGREEMENT, HEADROOM, FOOTHOLD = 0.2, 0.97, 0.02
 START_ENCODINGS = 4
@@ -117,12 +130,12 @@ def run(config: FinetuneConfig) -> None:
             metrics |= _rollout_metrics(rollout, state)
             run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
             if config.keep_every and state.step % config.keep_every == 0:
-                _keep(run.folder / f"iteration_{state.step:04d}" / WEIGHTS, parts, policy, files, state.step)
+                _keep(run.folder / f"iteration_{state.step:04d}", parts, policy, files, state.step)
             if state.step % config.save_every == 0:
                 run.save(state)
         final = _judge(config, parts, policy)
         run.log(state.step, final)
-        _keep(run.folder / WEIGHTS, parts, policy, files, state.step)
+        _keep(run.folder, parts, policy, files, state.step)
         run.finish({"seconds": run.seconds, "env_steps": 0, "imagined_steps": state.extra["imagined_steps"], **final})
 
 
@@ -267,9 +280,9 @@ def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]
     return rows
 
 
-def _keep(path: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
+def _keep(folder: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
     about = {"task": parts.task, "latent_size": parts.model.latent_size, "threshold": parts.threshold, **files}
-    save_artifact(path, FINETUNED, policy, policy.config, parts.model.spec, {**about, "iterations": iterations})
+    save_policy(folder, FINETUNED, policy, parts.model.spec, {**about, "iterations": iterations})
 
 
 def _rollout_metrics(rollout: Rollout, state: TrainState) -> dict[str, float]:

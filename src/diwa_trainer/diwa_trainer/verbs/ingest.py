@@ -10,7 +10,7 @@ from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.files import remove_orphans
 from diwa_runtime.spec import CameraSpec, Mode, Spec
-from diwa_trainer.ingest import ingest, summary
+from diwa_trainer.ingest.ingestion import ingest, summary
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from diwa_runtime.config import check_bounds, config_from, to_yaml
 from diwa_runtime.errors import ConfigError, DiwaError, nearest
 from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.evaluation import EvaluateConfig
-from diwa_trainer.results import print_table, sum_up
-from diwa_trainer.runs import write_json
+from diwa_trainer.evaluation.evaluation import EvaluateConfig
+from diwa_trainer.evaluation.results import print_table, sum_up
+from diwa_trainer.runs.run import write_json
 from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, report, train_reward, train_world_model
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.finetune import FinetuneConfig
@@ -35,7 +35,7 @@ from diwa_trainer.verbs.report import ReportConfig
 from diwa_trainer.verbs.train_reward import TrainRewardConfig
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 
-Settings = dict[str, Any]
+StageSettings = dict[str, Any]
 Step = tuple[Callable[[Any], None], Any]
 """A verb and its settings."""
 STAGES = ("ingest", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
@@ -50,11 +50,11 @@ class PipelineConfig:
     output: Path
     bags: tuple[Path, ...]
     tasks: tuple[str, ...]
-    stages: dict[str, Settings] = field(default_factory=dict, metadata={"help": "settings of each verb"})
-    task_stages: dict[str, dict[str, Settings]] = field(
+    stages: dict[str, StageSettings] = field(default_factory=dict, metadata={"help": "settings of each verb"})
+    task_stages: dict[str, dict[str, StageSettings]] = field(
         default_factory=dict, metadata={"help": "settings of each verb for one task, over `stages`"}
     )
-    variants: dict[str, Settings] = field(
+    variants: dict[str, StageSettings] = field(
         default_factory=dict, metadata={"help": "more fine-tuned policies: settings of finetune by name"}
     )
     iterations_evaluated: tuple[int, ...] = field(
@@ -171,7 +171,7 @@ def _settings(
     stage: str,
     given: Mapping[str, Any],
     task: str | None = None,
-    over: Settings | None = None,
+    over: StageSettings | None = None,
 ) -> Any:
     """Build a verb's config: the stage's settings, then the task's, the variant's, and the pipeline's own paths."""
     of_task = config.task_stages.get(task or "", {}).get(stage, {})
@@ -180,8 +180,8 @@ def _settings(
     return config_from(cls, {**seed, **settings, **given}, f"settings of {stage}")
 
 
-def _merged(*layers: Settings) -> Settings:
-    out: Settings = {}
+def _merged(*layers: StageSettings) -> StageSettings:
+    out: StageSettings = {}
     for layer in layers:
         for key, value in layer.items():
             before = out.get(key)

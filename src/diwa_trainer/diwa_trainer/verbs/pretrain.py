@@ -12,15 +12,13 @@ from torch import Tensor
 
 from diwa_runtime.config import check_bounds
 from diwa_runtime.spec import check_same_spec
-from diwa_trainer.artifacts import save_artifact
-from diwa_trainer.chunks import demonstration_chunks
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.diffusion import DiffusionConfig, DiffusionPolicy
-from diwa_trainer.policies import PRETRAINED, WEIGHTS
-from diwa_trainer.runs import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
-from diwa_trainer.segments import demonstrations
-from diwa_trainer.verbs.train_world_model import load_world_model
-from diwa_trainer.world_model import WorldModel
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
+from diwa_trainer.runs.trained import PRETRAINED, load_world_model, save_policy
+from diwa_trainer.samples.chunks import demonstration_chunks
+from diwa_trainer.samples.stretches import demonstrations
+from diwa_trainer.world.world_model import WorldModel
 
 FEWEST_DEMONSTRATIONS = 10
 VALIDATION_DRAWS = 4
@@ -82,7 +80,7 @@ def run(config: PretrainConfig) -> None:
         final = _validate(average, validation)
         run.check_finite("pretrain", state.step, final)
         about = {"task": config.task, "latent_size": model.latent_size, "world_model": model_file.sha256}
-        save_artifact(run.folder / WEIGHTS, PRETRAINED, average, config.policy, dataset.spec, about)
+        save_policy(run.folder, PRETRAINED, average, dataset.spec, about)
         run.finish({"seconds": run.seconds, "demonstrations": len(cloned), "pairs": len(chunks), **final})
 
 

@@ -14,18 +14,13 @@ from torch import Tensor
 from diwa_runtime.config import check_between, check_bounds
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import check_same_spec
-from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.latents import action_at, encode
-from diwa_trainer.reward import Classifier, ClassifierConfig
-from diwa_trainer.runs import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
-from diwa_trainer.segments import Segment, demonstration_segments, demonstrations, play_segments
-from diwa_trainer.verbs.train_world_model import load_world_model
-from diwa_trainer.world_model import WorldModel
-
-WEIGHTS = "reward.safetensors"
-KIND = "reward_classifier"
-THRESHOLDS = (0.5, 0.9, 0.97, 0.99)
+from diwa_trainer.policy.reward import THRESHOLDS, Classifier, ClassifierConfig
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.runs.trained import load_world_model, save_classifier
+from diwa_trainer.samples.latents import action_at, encode
+from diwa_trainer.samples.stretches import Stretch, demonstration_stretches, demonstrations, play_stretches
+from diwa_trainer.world.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ def run(config: TrainRewardConfig) -> None:
     dataset = Dataset.open(config.dataset)
     model, model_file = load_world_model(config.world_model)
     check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
-    sets = _segments(config, dataset)
+    sets = _stretches(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
         if run.is_done:
@@ -107,23 +102,11 @@ def run(config: TrainRewardConfig) -> None:
             "threshold": config.threshold,
             "world_model": model_file.sha256,
         }
-        save_artifact(run.folder / WEIGHTS, KIND, classifier, config.classifier, dataset.spec, about)
+        save_classifier(run.folder, classifier, dataset.spec, about)
         run.finish({"seconds": run.seconds, **report})
 
 
-def load_classifier(folder: Path) -> tuple[Classifier, Artifact]:
-    """Build the frozen classifier of a run.
-
-    Raises:
-        InputError: the run is not done, or its file is damaged.
-    """
-    facts = ("task", "latent_size", "threshold", "world_model")
-    artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_reward", facts)
-    config = artifact.config_as(ClassifierConfig)
-    return artifact.network(lambda: Classifier(config, artifact.about["latent_size"])), artifact
-
-
-def _segments(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Segment]]:
+def _stretches(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Stretch]]:
     """Stretches to train on (``train_*``) and to judge by, from other episodes.
 
     Raises:
@@ -135,15 +118,15 @@ def _segments(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Seg
     trained = min(config.demonstrations, max(len(found) - 10, len(found) // 2))
     train, held_out = dataset.split(config.validation, config.split_seed)
     sets = {
-        "train_demonstrations": demonstration_segments(dataset, config.task, shuffled[:trained]),
-        "demonstrations": demonstration_segments(dataset, config.task, shuffled[trained:]),
+        "train_demonstrations": demonstration_stretches(dataset, config.task, shuffled[:trained]),
+        "demonstrations": demonstration_stretches(dataset, config.task, shuffled[trained:]),
         "train_play": [],
         "play": [],
     }
     if config.play:
         for name, episodes, count in (("train_play", train, config.play), ("play", held_out, config.play // 3)):
-            sets[name] = play_segments(dataset, config.task, found, episodes, count, config.play_length, rng)
-    labels = np.concatenate([segment.success for segment in sets["train_demonstrations"] + sets["train_play"]])
+            sets[name] = play_stretches(dataset, config.task, found, episodes, count, config.play_length, rng)
+    labels = np.concatenate([stretch.success for stretch in sets["train_demonstrations"] + sets["train_play"]])
     if not labels.any() or labels.all():
         which = "no success" if not labels.any() else "nothing but success"
         raise InputError(
@@ -153,32 +136,32 @@ def _segments(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[Seg
 
 
 def _training_latents(
-    config: TrainRewardConfig, model: WorldModel, dataset: Dataset, sets: dict[str, list[Segment]]
+    config: TrainRewardConfig, model: WorldModel, dataset: Dataset, sets: dict[str, list[Stretch]]
 ) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(config.seed)
-    segments = sets["train_demonstrations"] + sets["train_play"]
+    stretches = sets["train_demonstrations"] + sets["train_play"]
     latents, labels = [], []
     for _ in range(config.encodings):
-        latents += _encode(model, dataset, segments, generator)
-        labels += [segment.success for segment in segments]
+        latents += _encode(model, dataset, stretches, generator)
+        labels += [stretch.success for stretch in stretches]
     if config.imagined:
-        latents += [_replay(model, dataset, segment, generator) for segment in sets["train_demonstrations"]]
-        labels += [segment.success for segment in sets["train_demonstrations"]]
+        latents += [_replay(model, dataset, stretch, generator) for stretch in sets["train_demonstrations"]]
+        labels += [stretch.success for stretch in sets["train_demonstrations"]]
     return torch.cat(latents), torch.from_numpy(np.concatenate(labels))
 
 
 def _encode(
-    model: WorldModel, dataset: Dataset, segments: Sequence[Segment], generator: torch.Generator
+    model: WorldModel, dataset: Dataset, stretches: Sequence[Stretch], generator: torch.Generator
 ) -> list[Tensor]:
-    return encode(model, dataset, [s.start for s in segments], [s.end for s in segments], generator)
+    return encode(model, dataset, [s.start for s in stretches], [s.end for s in stretches], generator)
 
 
 @torch.no_grad()
-def _replay(model: WorldModel, dataset: Dataset, segment: Segment, generator: torch.Generator) -> Tensor:
+def _replay(model: WorldModel, dataset: Dataset, stretch: Stretch, generator: torch.Generator) -> Tensor:
     """Imagine a demonstration from its first latent and its actions: (T, Z). Where the model errs, its labels lie."""
-    latent = encode(model, dataset, [segment.start], [segment.start + 1], generator)[0]
+    latent = encode(model, dataset, [stretch.start], [stretch.start + 1], generator)[0]
     latents = [latent]
-    for action in action_at(dataset, np.arange(segment.start, segment.end - 1)):
+    for action in action_at(dataset, np.arange(stretch.start, stretch.end - 1)):
         latents.append(model.rssm.imagine_step(latents[-1], action[None], generator))
     return torch.cat(latents)
 
@@ -211,16 +194,16 @@ def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def _judge(
-    model: WorldModel, dataset: Dataset, classifier: Classifier, segments: Sequence[Segment], chosen: float
+    model: WorldModel, dataset: Dataset, classifier: Classifier, stretches: Sequence[Stretch], chosen: float
 ) -> dict[str, Any]:
     """Frame precision and recall, and in what share of succeeded and of failed episodes it ever fires, by threshold."""
-    latents = encode(model, dataset, [s.start for s in segments], [s.end for s in segments], None, mode=True)
+    latents = encode(model, dataset, [s.start for s in stretches], [s.end for s in stretches], None, mode=True)
     probabilities = [classifier(latent).numpy() for latent in latents]
-    succeeded = np.array([segment.success.any() for segment in segments])
+    succeeded = np.array([stretch.success.any() for stretch in stretches])
     rows = []
     for threshold in sorted({*THRESHOLDS, chosen}):
         fired = [probability > threshold for probability in probabilities]
-        said, true = np.concatenate(fired), np.concatenate([segment.success for segment in segments])
+        said, true = np.concatenate(fired), np.concatenate([stretch.success for stretch in stretches])
         ever = np.array([one.any() for one in fired])
         rows.append(
             {

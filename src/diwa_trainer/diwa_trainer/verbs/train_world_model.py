@@ -11,16 +11,13 @@ import torch
 
 from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import InputError
-from diwa_trainer.artifacts import Artifact, load_artifact, save_artifact
-from diwa_trainer.data_summary import summarise_dataset
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.latents import action_at, observation_at
-from diwa_trainer.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
-from diwa_trainer.runs import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
-from diwa_trainer.world_model import WorldModel, WorldModelConfig
-
-WEIGHTS = "world_model.safetensors"
-KIND = "world_model"
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
+from diwa_trainer.runs.trained import save_world_model
+from diwa_trainer.samples.latents import action_at, observation_at
+from diwa_trainer.world.data_summary import summarise_dataset
+from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
+from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
 
 @dataclass(frozen=True)
@@ -79,19 +76,8 @@ def run(config: TrainWorldModelConfig) -> None:
         report = open_loop_report(model, dataset, held_out, seed=config.seed)
         write_json(run.folder / "open_loop.json", report)
         about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
-        save_artifact(run.folder / WEIGHTS, KIND, model, config.model, dataset.spec, about)
+        save_world_model(run.folder, model, about)
         run.finish({"seconds": run.seconds, "updates": config.updates, **final})
-
-
-def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
-    """Build the frozen world model of a run.
-
-    Raises:
-        InputError: the run is not done, or its file is damaged.
-    """
-    artifact = load_artifact(Path(folder) / WEIGHTS, KIND, "train_world_model")
-    config = artifact.config_as(WorldModelConfig)
-    return artifact.network(lambda: WorldModel(artifact.spec, config)), artifact
 
 
 def _check_lengths(

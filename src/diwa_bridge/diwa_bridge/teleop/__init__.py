@@ -1,0 +1,1 @@
+"""An operator's hands: devices, what they command, the marks of episodes, and the node."""

@@ -1,0 +1,240 @@
+"""Settings of a verb: a frozen dataclass, then a preset, then YAML files, then flags, each over the one before.
+
+A setting that nobody declared is refused with the nearest name, and a value of the wrong type with what was expected:
+validated once, here, so that no code below has to ask again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_origin
+
+import yaml
+
+from diwa_runtime.config.help import help_text
+from diwa_runtime.config.values import (
+    NONE_WORDS,
+    Config,
+    build,
+    checked,
+    choices_of,
+    config_from,
+    convert,
+    dataclass_of,
+    fields_of,
+)
+from diwa_runtime.errors import ConfigError, nearest
+
+__all__ = ["config_from", "load_config", "to_plain", "to_yaml"]
+
+Presets = Mapping[str, Mapping[str, Any]]
+
+
+def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None = None) -> Config:
+    """Build a `cls` from its defaults, ``--preset NAME``, every ``--config FILE`` and the other flags of `argv`.
+
+    Flags are spelled as the fields are, with ``-`` or ``_``, and reach nested dataclasses by dots:
+    ``--learning-rate 1e-4 --ppo.clip 0.01 --hidden 256 256 --no-video``. A file may name a preset by its key
+    ``preset``; the flag wins. ``--help`` prints every setting and ends the process.
+
+    Raises:
+        ConfigError: an unknown setting (gives the nearest), a value of the wrong type, a missing one, or a file that
+            cannot be read.
+    """
+    presets = presets or {}
+    arguments = _parse(cls, list(argv))
+    if arguments.help:
+        print(help_text(cls, presets))
+        raise SystemExit(0)
+    files = [(dict(_read_yaml(path)), str(path)) for path in arguments.files]
+    preset = arguments.preset
+    for data, source in files:
+        if presets and "preset" in data:
+            named = convert(data.pop("preset"), str, f"{source}: preset")
+            preset = preset or named
+    layers = [_preset_layer(cls, preset, presets)] if preset else []
+    layers += [checked(cls, data, source) for data, source in files]
+    layers += arguments.layers
+    return build(cls, _merged(layers))
+
+
+def check_bounds(config: Any, **bounds: tuple[float, float | None]) -> None:
+    """Refuse a number outside of its bounds: ``check_bounds(self, batch=(1, None), validation=(0, 0.9))``.
+
+    A setting that is None has no bounds.
+
+    Raises:
+        ConfigError: names the setting, its value and the bound.
+    """
+    for name, (least, most) in bounds.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{name} is {value}, must be at least {least}")
+        if value is not None and most is not None and value > most:
+            raise ConfigError(f"{name} is {value}, must be at most {most}")
+
+
+def check_between(config: Any, **bounds: tuple[float, float]) -> None:
+    """Refuse a number that does not lie strictly between its bounds: ``check_between(self, threshold=(0, 1))``.
+
+    A setting that is None has no bounds.
+
+    Raises:
+        ConfigError: names the setting, its value and the bounds.
+    """
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if value is not None and not low < value < high:
+            raise ConfigError(f"{name} is {value}, must be above {low} and below {high}")
+
+
+def to_plain(config: Any) -> Any:
+    """Turn a config into plain dicts, lists, numbers and strings."""
+    if dataclasses.is_dataclass(config):
+        return {f.name: to_plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(key): to_plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_plain(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def to_yaml(config: Any) -> str:
+    """Return the resolved config as YAML; `load_config` with that file alone gives an equal config."""
+    return yaml.safe_dump(to_plain(config), sort_keys=False, allow_unicode=True)
+
+
+# --- flags ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Arguments:
+    files: list[Path] = dataclasses.field(default_factory=list)
+    preset: str | None = None
+    help: bool = False
+    layers: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def _parse(cls: type, argv: list[str]) -> _Arguments:
+    arguments = _Arguments()
+    position = 0
+    while position < len(argv):
+        flag, equals, inline = argv[position].partition("=")
+        end = next((i for i in range(position + 1, len(argv)) if _is_flag(argv[i])), len(argv))
+        values = [inline] if equals else argv[position + 1 : end]
+        position = position + 1 if equals else end
+        if flag in ("--help", "-h"):
+            arguments.help = True
+        elif not flag.startswith("--"):
+            raise ConfigError(f"{flag!r} belongs to no flag; settings are given as --name value (see --help)")
+        elif flag == "--config":
+            arguments.files += [Path(value) for value in _at_least_one(flag, values)]
+        elif flag == "--preset":
+            arguments.preset = _exactly_one(flag, values)
+        else:
+            arguments.layers.append(_flag_layer(cls, flag, values))
+    return arguments
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("--") or word == "-h"
+
+
+def _flag_layer(cls: type, flag: str, values: list[str]) -> dict[str, Any]:
+    path = flag.removeprefix("--").replace("-", "_")
+    leaves = dict(_leaves(cls))
+    if path not in leaves and path.startswith("no_") and leaves.get(path.removeprefix("no_")) is bool and not values:
+        return _nested(path.removeprefix("no_"), False)
+    if path not in leaves:
+        known = ["--config", "--preset", "--help", *(f"--{name.replace('_', '-')}" for name in leaves)]
+        raise ConfigError(f"unknown flag {flag}{nearest(flag.replace('_', '-'), known)} (--help lists all)")
+    if leaves[path] is bool and not values:
+        return _nested(path, True)
+    raw: Any = values if _takes_many(leaves[path]) else _exactly_one(flag, values)
+    if isinstance(raw, list) and len(raw) == 1:
+        raw = _split(raw[0])
+    return _nested(path, convert(raw, leaves[path], flag))
+
+
+def _split(word: str) -> Any:
+    """Split ``256,256`` and ``[256, 256]`` into words; leave ``none`` to the conversion."""
+    if word.lower() in NONE_WORDS:
+        return word
+    return [part.strip() for part in word.strip("[]()").split(",") if part.strip()]
+
+
+def _takes_many(annotation: Any) -> bool:
+    return any(get_origin(choice) in (tuple, list) or choice in (tuple, list) for choice in choices_of(annotation))
+
+
+def _at_least_one(flag: str, values: list[str]) -> list[str]:
+    if not values:
+        raise ConfigError(f"{flag}: a value is missing")
+    return values
+
+
+def _exactly_one(flag: str, values: list[str]) -> str:
+    if len(_at_least_one(flag, values)) > 1:
+        raise ConfigError(f"{flag}: takes one value, not {len(values)} ({' '.join(values)})")
+    return values[0]
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return value
+
+
+def _leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted name and type of each setting that a flag can reach."""
+    for name, annotation in fields_of(cls).items():
+        inner = dataclass_of(annotation)
+        if inner is None:
+            yield prefix + name, annotation
+        else:
+            yield from _leaves(inner, f"{prefix}{name}.")
+
+
+# --- layers -----------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error rather than a surprise."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+    if data is not None and not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be a mapping of settings, not {type(data).__name__}")
+    return data or {}
+
+
+def _preset_layer(cls: type, name: str, presets: Presets) -> dict[str, Any]:
+    if name not in presets:
+        has = f"there are {', '.join(presets)}" if presets else "this verb has none"
+        raise ConfigError(f"no preset {name!r}{nearest(name, presets)} ({has})")
+    return checked(cls, presets[name], f"preset {name}")
+
+
+def _merged(layers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+            merged[name] = _merged([merged[name], value]) if both else value
+    return merged

@@ -1,0 +1,1 @@
+"""What a policy's run leaves in its log, and the measures that are taken of it."""

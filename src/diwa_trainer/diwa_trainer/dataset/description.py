@@ -1,0 +1,126 @@
+"""What stands in `dataset.json`: episodes, sources, what was left out, and which arrays lie beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from diwa_runtime.actions import ACTION_SIZE
+from diwa_runtime.errors import InputError
+from diwa_runtime.spec import Spec
+
+FORMAT_VERSION = 1
+DESCRIPTION = "dataset.json"
+
+Kind = Literal["play", "demonstration"]
+EpisodeOutcome = Literal["success", "failure"]
+KINDS: tuple[Kind, ...] = ("play", "demonstration")
+OUTCOMES: tuple[EpisodeOutcome | None, ...] = ("success", "failure", None)
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A gap-free run of rows.
+
+    Attributes:
+        start: first row.
+        end: one past the last row.
+        kind: unlabelled play, or a demonstration of `task`.
+        task: the task that was demonstrated; None for play.
+        outcome: whether the demonstration achieved it; None where nobody said.
+        seed: the simulator's seed, None for a robot.
+        bag: name of the bag that it comes from.
+        sha256: the bag's sha256.
+        marks: (row, task) of each recorded success, `row` counted over the whole dataset.
+    """
+
+    start: int
+    end: int
+    kind: Kind = "play"
+    task: str | None = None
+    outcome: EpisodeOutcome | None = None
+    seed: int | None = None
+    bag: str = ""
+    sha256: str = ""
+    marks: tuple[tuple[int, str], ...] = ()
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+    @property
+    def rows(self) -> slice:
+        """The episode's rows, for indexing any of the dataset's arrays."""
+        return slice(self.start, self.end)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """Something that a bag held and the dataset does not: how often, of what unit, and why."""
+
+    bag: str
+    reason: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """A bag that was ingested: its path as given, its sha256, and how many rows came of it."""
+
+    path: str
+    sha256: str
+    rows: int
+
+
+def field_layouts(spec: Spec, scene: bool = True) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Return dtype and row shape of each array that a dataset of this Spec holds, by field name."""
+    layouts: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "stamp": (np.dtype("<i8"), ()),
+        "proprio": (np.dtype("<f4"), (len(spec.proprio),)),
+        "action": (np.dtype("<f4"), (ACTION_SIZE,)),
+    }
+    if scene:
+        layouts["scene"] = (np.dtype("<f4"), (len(spec.scene),))
+    if spec.uses_cameras:
+        for camera in spec.cameras:
+            layouts[camera.name] = (np.dtype("u1"), (camera.height, camera.width, 3))
+    return layouts
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path.parent}: no dataset (it has no {DESCRIPTION}); make one with `ingest`") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error}); ingest again") from None
+    version = data.get("format") if isinstance(data, dict) else None
+    if version != FORMAT_VERSION:
+        raise InputError(f"{path}: dataset format {version!r}, this DiWA reads {FORMAT_VERSION}; ingest again")
+    return data
+
+
+def episode_from_json(data: dict[str, Any]) -> Episode:
+    marks = tuple((int(row), str(task)) for row, task in data["marks"])
+    return Episode(**{**data, "start": int(data["start"]), "end": int(data["end"]), "marks": marks})
+
+
+def check_episodes(source: Path, episodes: Sequence[Episode], rows: int, first: int = 0) -> None:
+    at = first
+    for number, episode in enumerate(episodes):
+        name = f"{source}: episode {number}"
+        if not at == episode.start < episode.end <= rows:
+            raise InputError(f"{name} claims rows {episode.start} to {episode.end}, expected from {at} to <= {rows}")
+        if episode.kind not in KINDS or episode.outcome not in OUTCOMES:
+            raise InputError(f"{name} is of kind {episode.kind!r} and outcome {episode.outcome!r}, unknown here")
+        if any(not episode.start <= row < episode.end for row, _ in episode.marks):
+            raise InputError(f"{name} has a mark outside of its rows {episode.start} to {episode.end}")
+        at = episode.end
+    if at != rows:
+        raise InputError(f"{source}: episodes end at row {at} of {rows}; ingest again")

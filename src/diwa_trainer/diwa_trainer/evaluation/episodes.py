@@ -1,0 +1,137 @@
+"""One seeded episode of a policy in a Gymnasium environment of ours, and what came of it.
+
+Torch-free, so that the worker processes of an evaluation start quickly.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from numpy.typing import NDArray
+
+from diwa_runtime.errors import ConfigError, InputError, one_line
+from diwa_runtime.spec import Spec
+from diwa_trainer.evaluation.agents import Agent
+
+Film = Callable[[], None]
+_CANNOT_BE_MADE = (gymnasium.error.Error, ImportError, TypeError, ValueError)
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What came of one episode.
+
+    Attributes:
+        seed: of the start state and of the policy's noise.
+        success: whether the environment says that its task was achieved.
+        length: steps taken.
+        seconds: of robot time, `length` at the Spec's rate.
+        max_probability: the highest success probability of the policy's own reward; None where it has none.
+        first_fired: after how many steps that probability first passed the threshold; None if it never did.
+    """
+
+    seed: int
+    success: bool
+    length: int
+    seconds: float
+    max_probability: float | None
+    first_fired: int | None
+
+
+def make_environment(
+    environment: str, kwargs: Mapping[str, Any], max_steps: int, render: bool = False
+) -> gymnasium.Env[Any, Any]:
+    """Build the environment `module:EnvId`, which ends episodes at `max_steps`.
+
+    Raises:
+        ConfigError: no such module or id, or it does not take these arguments.
+    """
+    mode = {"render_mode": "rgb_array"} if render else {}
+    try:
+        return gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
+    except _CANNOT_BE_MADE as error:
+        reason, hint = one_line(error), "; --videos 0 asks for no pictures" if render else ""
+        raise ConfigError(f"environment {environment!r} cannot be made with {dict(kwargs)} ({reason}){hint}") from None
+
+
+def takes_task(environment: str) -> bool:
+    """Whether the constructor of the environment `module:EnvId` has an argument `task`, or takes any.
+
+    Raises:
+        ConfigError: no such module or id.
+    """
+    module, _, name = environment.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        entry_point = gymnasium.spec(name).entry_point
+        make = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+        parameters = inspect.signature(make).parameters if make is not None else {}
+    except _CANNOT_BE_MADE as error:
+        raise ConfigError(f"environment {environment!r} cannot be made ({one_line(error)})") from None
+    return "task" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def environment_spec(environment: gymnasium.Env[Any, Any]) -> Spec | None:
+    """Return the Spec that the environment declares as its attribute `contract`, if it does."""
+    contract = getattr(environment.unwrapped, "contract", None)
+    return contract if isinstance(contract, Spec) else None
+
+
+def run_episode(
+    environment: gymnasium.Env[Any, Any],
+    agent: Agent,
+    seed: int,
+    threshold: float,
+    rate_hz: float,
+    film: Film | None = None,
+) -> EpisodeResult:
+    """Run one episode until success or the environment's end.
+
+    The policy is fed the action that the environment says it accepted (`info["action"]`), where it says so. `film` is
+    called after the reset and after every step.
+
+    Raises:
+        InputError: the environment does not report `info["success"]`.
+    """
+    observation, info = environment.reset(seed=seed)
+    agent.reset(seed)
+    probabilities: list[float | None] = []
+    executed: NDArray[np.float32] | None = None
+    length, success, done = 0, False, False
+    while not done:
+        if film is not None:
+            film()
+        action = agent.act(observation, executed)
+        probabilities.append(agent.success_probability)
+        observation, _, terminated, truncated, info = environment.step(action)
+        executed = np.asarray(info.get("action", action), dtype=np.float32)
+        success = _success(info, environment)
+        length += 1
+        done = success or terminated or truncated
+    if film is not None:
+        film()
+    agent.watch(observation, executed)
+    probabilities.append(agent.success_probability)
+    known = [probability for probability in probabilities if probability is not None]
+    return EpisodeResult(
+        seed=seed,
+        success=success,
+        length=length,
+        seconds=length / rate_hz,
+        max_probability=max(known, default=None),
+        first_fired=next((step for step, probability in enumerate(known) if probability > threshold), None),
+    )
+
+
+def _success(info: Mapping[str, Any], environment: gymnasium.Env[Any, Any]) -> bool:
+    if "success" not in info:
+        raise InputError(f"{environment.spec and environment.spec.id}: its info has no 'success'; wrap it to add one")
+    return bool(info["success"])

@@ -1,0 +1,94 @@
+"""A pipeline's outcome as one JSON and one table: before and after on the same starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diwa_runtime.errors import InputError
+from diwa_trainer.evaluation.statistics import mcnemar, wilson_interval
+from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, read_result
+
+
+def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[str, Any]:
+    """Gather the evaluations and summaries of a pipeline's run folders.
+
+    Returns:
+        ``env_steps_during_finetune`` and, for each task, ``base`` and each fine-tuned policy as ``{"successes",
+        "episodes", "interval95"}``, the paired test (`mcnemar_p`, with the number of ``gained`` and ``lost`` starts),
+        ``imagined_steps`` and the ``seconds`` of each stage.
+    """
+    tables = {task: _task(folder / task, policies) for task in tasks}
+    return {
+        "env_steps_during_finetune": sum(table.pop("env_steps") for table in tables.values()),
+        "tasks": tables,
+        "seconds": {name: _seconds(folder / name) for name in ("world_model",)},
+    }
+
+
+def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
+    base = read_result(folder / "evaluation_base" / EVALUATION)
+    table: dict[str, Any] = {"base": _counts(base)}
+    stages = {"pretrain": "pretrained", "train_reward": "reward"}
+    seconds = {stage: _seconds(folder / name) for stage, name in stages.items()}
+    env_steps = 0
+    for policy in policies:
+        evaluation = read_result(folder / f"evaluation_{policy}" / EVALUATION)
+        summary = read_result(folder / policy / SUMMARY, "seconds", "env_steps", "imagined_steps")
+        table[policy] = _counts(evaluation) | _paired(base, evaluation)
+        env_steps += summary["env_steps"]
+        seconds[f"finetune {policy}" if policy != policies[0] else "finetune"] = summary["seconds"]
+        if policy == policies[0]:
+            table["imagined_steps"] = summary["imagined_steps"]
+        table[policy]["imagined_success"] = {
+            name.removeprefix("judged_success_"): value
+            for name, value in summary.items()
+            if name.startswith("judged_success_")
+        }
+    return table | {"seconds": seconds, "env_steps": env_steps}
+
+
+def _seconds(folder: Path) -> float:
+    return read_result(folder / SUMMARY, "seconds")["seconds"]
+
+
+def _counts(evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {name: evaluation[name] for name in ("successes", "episodes", "interval95", "mean_length")}
+
+
+def _paired(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
+    before, after = ([episode["success"] for episode in e["episodes_detail"]] for e in (base, tuned))
+    if base["seeds"] != tuned["seeds"]:
+        raise InputError("base and fine-tuned policies were evaluated on different starts; evaluate both again")
+    return {
+        "gained": sum(b < a for b, a in zip(before, after, strict=True)),
+        "lost": sum(b > a for b, a in zip(before, after, strict=True)),
+        "mcnemar_p": mcnemar(before, after),
+    }
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """Print before and after of every task."""
+    print(
+        f"\n{'task':<20} {'base':>16} {'fine-tuned':>16} {'gained/lost':>12} {'McNemar p':>10} {'imagined steps':>15}"
+    )
+    gains = []
+    for task, table in results["tasks"].items():
+        base, tuned = table["base"], table["finetuned"]
+        gains.append(_rate(tuned) - _rate(base))
+        print(
+            f"{task:<20} {_cell(base):>16} {_cell(tuned):>16} {tuned['gained']:>6}/{tuned['lost']:<5} "
+            f"{tuned['mcnemar_p']:>10.1e} {table['imagined_steps']:>15,}"
+        )
+    steps = results["env_steps_during_finetune"]
+    print(f"mean gain {sum(gains) / len(gains):+.1f} points, in {steps} environment steps\n")
+
+
+def _rate(counts: dict[str, Any]) -> float:
+    return 100 * counts["successes"] / counts["episodes"]
+
+
+def _cell(counts: dict[str, Any]) -> str:
+    low, high = wilson_interval(counts["successes"], counts["episodes"])
+    return f"{_rate(counts):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

@@ -1,0 +1,1 @@
+"""The policy and what improves it: diffusion, imagined episodes, their reward, PPO."""

@@ -1,0 +1,90 @@
+"""The Dream Diffusion MDP: episodes that happen in the world model alone (DiWA, eq. 5-6).
+
+Dimensions: B imagined episodes, H chunks, the rest as in `diffusion.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diwa_runtime.actions import GRIPPER
+from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise, sample
+from diwa_trainer.world.rssm import RSSM
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Imagined episodes, time first.
+
+    Attributes:
+        latents: (H, B, Z) at which a chunk was drawn; after an episode's success, where it was cut.
+        chains: (H, B, K'+1, D); zeros after an episode's success.
+        rewards: (H, B), 1 where the chunk ended in success.
+        live: (H, B) bool, false after an episode's success.
+        final: (B, Z) latents after the last chunk (of episodes that succeeded: where they were cut).
+    """
+
+    latents: Tensor
+    chains: Tensor
+    rewards: Tensor
+    live: Tensor
+    final: Tensor
+
+    @property
+    def success(self) -> Tensor:
+        """Which episodes succeeded: bool (B,)."""
+        return self.rewards.sum(0) > 0
+
+    @property
+    def lengths(self) -> Tensor:
+        """Chunks until the end (B,)."""
+        return self.live.sum(0)
+
+
+def accept(action: Tensor) -> Tensor:
+    """What any robot of ours would do with actions (..., 7): the torch twin of `diwa_runtime.actions.accept_action`."""
+    accepted = action.clamp(-1, 1)
+    accepted[..., GRIPPER] = torch.where(action[..., GRIPPER] > 0, 1.0, -1.0)
+    return accepted
+
+
+@torch.no_grad()
+def imagine(
+    dynamics: RSSM,
+    pretrained: DiffusionPolicy,
+    finetuned: DiffusionPolicy,
+    reward: Callable[[Tensor], Tensor],
+    start: Tensor,
+    chunks: int,
+    generator: torch.Generator,
+    *,
+    explore: bool = True,
+) -> Rollout:
+    """Roll the policy out from latents (B, Z) for at most `chunks` chunks; success ends an episode.
+
+    `reward` says which of the latents after a chunk's last action (B, Z) are a success: bool (B,). Only episodes that
+    go on are computed; each has its own rows of the policy's noise, whatever becomes of the others.
+    """
+    config = finetuned.config
+    batch = len(start)
+    latent, live = start, torch.ones(batch, dtype=torch.bool)
+    latents, lives = start.new_empty(chunks, *start.shape), torch.empty(chunks, batch, dtype=torch.bool)
+    chains = start.new_zeros(chunks, batch, config.finetuned_steps + 1, config.size)
+    rewards = start.new_zeros(chunks, batch)
+    for h in range(chunks):
+        latents[h], lives[h] = latent, live
+        noise = draw_noise(config, (batch, config.denoising_steps + 1), generator)
+        going = live.nonzero().squeeze(1)
+        drawn = sample(pretrained, finetuned, latent[going], noise[going], explore=explore)
+        after = latent[going]
+        for action in accept(drawn.chunk).unbind(1):
+            after = dynamics.imagine_step(after, action, generator)
+        chains[h, going] = drawn.chain
+        latent = latent.index_copy(0, going, after)
+        success = reward(latent) & live
+        rewards[h], live = success, live & ~success
+    return Rollout(latents, chains, rewards, lives, latent)

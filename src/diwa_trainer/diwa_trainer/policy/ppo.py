@@ -1,0 +1,245 @@
+"""PPO over denoising steps (DPPO's two-layer MDP), held near the pre-trained policy.
+
+Dimensions: H chunks, B episodes, N = live (chunk, episode) pairs, K' denoising steps, D numbers in a chunk.
+The two time axes stay apart: GAE runs over chunks, the denoising discount over the K' steps of one chunk.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diwa_runtime.config import check_bounds
+from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain
+from diwa_trainer.policy.imagination import Rollout
+from diwa_trainer.policy.mish import mish
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of the fine-tuning update; defaults from DiWA, with a higher rate and fewer epochs (docs/method.md)."""
+
+    gamma: float = 0.999
+    gae_lambda: float = 0.95
+    gamma_denoising: float = 0.99
+    clip: float = 0.01
+    clip_base: float = 0.001
+    clip_rate: float = field(
+        default=3.0, metadata={"help": "how steeply the clip range grows to the last denoising step; 0: it is constant"}
+    )
+    log_prob_min: float = -5.0
+    log_prob_max: float = 2.0
+    epochs: int = 5
+    minibatch: int = 512
+    actor_learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    critic_warmup: int = 2
+    critic_hidden: int = 256
+    value_weight: float = 0.5
+    bc_weight: float = 0.0
+    target_kl: float = 1.0
+    horizon_bootstrap: bool = False
+
+    def __post_init__(self) -> None:
+        check_bounds(self, gamma=(0, 1), gae_lambda=(0, 1), gamma_denoising=(0, 1), bc_weight=(0, None))
+        check_bounds(self, epochs=(1, None), minibatch=(2, None), critic_hidden=(1, None), critic_warmup=(0, None))
+        check_bounds(self, actor_learning_rate=(0, None), critic_learning_rate=(0, None), value_weight=(0, None))
+        check_bounds(self, clip=(0, None), clip_base=(0, None), clip_rate=(0, 100))  # its exponential is a number
+
+
+class Critic(nn.Module):
+    """Value of a latent (..., Z) -> (...): residual MLP, the denoising step plays no part."""
+
+    def __init__(self, latent_size: int, hidden: int) -> None:
+        super().__init__()
+        self.into = nn.Linear(latent_size, hidden)
+        self.block_1 = nn.Linear(hidden, hidden)
+        self.block_2 = nn.Linear(hidden, hidden)
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """Predict the return."""
+        x = self.into(latent)
+        x = x + self.block_2(mish(self.block_1(mish(x))))
+        return self.out(x).squeeze(-1)
+
+
+def advantages(
+    rewards: Tensor, values: Tensor, next_values: Tensor, terminated: Tensor, ended: Tensor, gamma: float, lam: float
+) -> Tensor:
+    """Generalised advantage estimates (H, B).
+
+    `next_values[h]` is the value of the state that step h led to, in the same episode: where an episode was cut, of the
+    state at which it was cut. `terminated`: nothing follows, no bootstrap. `ended`: terminated or cut, so the sum over
+    later steps stops. (The authors bootstrap a cut episode from the next episode's first state; we do not.)
+    """
+    delta = rewards + gamma * next_values * (~terminated) - values
+    out = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[0])
+    for h in range(len(rewards) - 1, -1, -1):
+        running = delta[h] + gamma * lam * running * (~ended[h])
+        out[h] = running
+    return out
+
+
+def clip_schedule(config: PPOConfig, steps: int) -> Tensor:
+    """Clip range of each denoising step, noisiest first, growing towards the clean end (K',); `clip` at a rate of 0."""
+    if config.clip_rate == 0:
+        return torch.full((steps,), config.clip)
+    i = torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)
+    growth = torch.expm1(config.clip_rate * i) / math.expm1(config.clip_rate)
+    return (config.clip_base + (config.clip - config.clip_base) * growth).float()
+
+
+def denoising_discount(config: PPOConfig, steps: int) -> Tensor:
+    """Share of the advantage that each denoising step gets, noisiest first (K',)."""
+    return config.gamma_denoising ** torch.arange(steps - 1, -1, -1, dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an update learns from, one row a live chunk.
+
+    Attributes:
+        latents: (N, Z).  chains: (N, K'+1, D).  log_probs: (N, K') under the policy that acted.
+        advantages, returns: (N,).  bc_chains: (N, K'+1, D) of the pre-trained policy, or None without the BC term.
+    """
+
+    latents: Tensor
+    chains: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    returns: Tensor
+    bc_chains: Tensor | None
+
+    def rows(self, index: Tensor) -> Batch:
+        """Return the rows of a minibatch."""
+        bc_chains = None if self.bc_chains is None else self.bc_chains[index]
+        return Batch(
+            self.latents[index],
+            self.chains[index],
+            self.log_probs[index],
+            self.advantages[index],
+            self.returns[index],
+            bc_chains,
+        )
+
+
+def mean_log_prob(elementwise: Tensor, config: PPOConfig) -> Tensor:
+    """Clamp log-densities (..., D) and average them: (...). The clip ranges only make sense with this mean."""
+    return elementwise.clamp(config.log_prob_min, config.log_prob_max).mean(-1)
+
+
+@torch.no_grad()
+def make_batch(
+    rollout: Rollout,
+    policy: DiffusionPolicy,
+    pretrained: DiffusionPolicy,
+    critic: Critic,
+    config: PPOConfig,
+    generator: torch.Generator,
+) -> Batch:
+    """Turn a rollout into the rows of an update; the frozen policy's chains are drawn here, once an iteration."""
+    values = critic(rollout.latents)
+    next_values = torch.cat([values[1:], critic(rollout.final)[None]])
+    terminated = rollout.rewards > 0
+    ended = terminated.clone()
+    ended[-1] = True
+    if not config.horizon_bootstrap:
+        terminated = ended
+    advantage = advantages(rollout.rewards, values, next_values, terminated, ended, config.gamma, config.gae_lambda)
+    live = rollout.live
+    latents, chains = rollout.latents[live], rollout.chains[live]
+    bc_chains = continue_chain(pretrained, latents, chains[:, 0], generator) if config.bc_weight else None
+    return Batch(
+        latents,
+        chains,
+        mean_log_prob(policy.chain_log_prob(latents, chains), config),
+        advantage[live],
+        (advantage + values)[live],
+        bc_chains,
+    )
+
+
+def actor_loss(policy: DiffusionPolicy, batch: Batch, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate over (N, K') ratios plus the BC term (eq. 11, in the authors' code's form).
+
+    A row's latent share of the first layer serves its own chain and the frozen policy's.
+    """
+    steps = batch.chains.shape[1] - 1
+    folded = policy.fold(batch.latents)
+    log_ratio = mean_log_prob(folded.chain_log_prob(batch.chains), config) - batch.log_probs
+    ratio = log_ratio.exp()
+    normalised = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    advantage = normalised[:, None] * denoising_discount(config, steps)
+    clip = clip_schedule(config, steps)
+    clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
+    loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
+    metrics = {
+        "policy_loss": loss.detach(),
+        "approx_kl": (ratio - 1 - log_ratio).mean().detach(),
+        "clip_fraction": ((ratio - 1).abs() > clip).float().mean().detach(),
+    }
+    if batch.bc_chains is not None:
+        bc_loss = -mean_log_prob(folded.chain_log_prob(batch.bc_chains), config).mean()
+        loss = loss + config.bc_weight * bc_loss
+        metrics["bc_loss"] = bc_loss.detach()
+    return loss, metrics
+
+
+def update(
+    batch: Batch,
+    policy: DiffusionPolicy,
+    critic: Critic,
+    actor_optimizer: torch.optim.Optimizer,
+    critic_optimizer: torch.optim.Optimizer,
+    config: PPOConfig,
+    generator: torch.Generator,
+    *,
+    critic_only: bool = False,
+) -> dict[str, float]:
+    """Run the epochs of one iteration in place; return the minibatches' mean metrics."""
+    collected: list[dict[str, Tensor]] = []
+    for _ in range(config.epochs):
+        for index in torch.randperm(len(batch.latents), generator=generator).split(config.minibatch):
+            if len(index) < 2 and len(batch.latents) > 1:
+                continue  # the advantages of a single row cannot be normalised
+            rows = batch.rows(index)
+            metrics = update_critic(rows, critic, critic_optimizer, config)
+            if not critic_only:
+                metrics |= update_actor(rows, policy, actor_optimizer, config)
+            collected.append(metrics)
+        if not critic_only and float(collected[-1]["approx_kl"]) > config.target_kl:
+            break
+    means = {name: float(torch.stack([m[name] for m in collected]).mean()) for name in collected[0]}
+    with torch.no_grad():
+        residual = (batch.returns - critic(batch.latents)).var()
+    means["explained_variance"] = float(1 - residual / batch.returns.var().clamp(min=1e-8))
+    return means
+
+
+def update_critic(
+    rows: Batch, critic: Critic, optimizer: torch.optim.Optimizer, config: PPOConfig
+) -> dict[str, Tensor]:
+    """Bring the critic nearer to a minibatch's returns, in place."""
+    loss = 0.5 * F.mse_loss(critic(rows.latents), rows.returns)
+    optimizer.zero_grad(set_to_none=True)
+    (config.value_weight * loss).backward()
+    optimizer.step()
+    return {"value_loss": loss.detach()}
+
+
+def update_actor(
+    rows: Batch, policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, config: PPOConfig
+) -> dict[str, Tensor]:
+    """Take one step of the policy on a minibatch, in place."""
+    loss, metrics = actor_loss(policy, rows, config)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
+    optimizer.step()
+    return metrics | {"gradient_norm": norm}

@@ -1,0 +1,354 @@
+"""A run: the folder of one verb, with its config, metrics, checkpoints and summary.
+
+``config.yaml`` as resolved, ``inputs.json``, ``metrics.jsonl`` (one JSON object a line), ``tensorboard/``,
+``checkpoint_STEP/`` and, once done, ``summary.json``. The same command goes on where it was; a finished run is not done
+twice; a run of other settings, or a second process, in the same folder is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import json
+import math
+import os
+import pickle
+import shutil
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
+from torch import nn
+
+from diwa_runtime.config import to_plain, to_yaml
+from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError, one_line
+from diwa_runtime.files import remove_orphans, written_whole
+from diwa_trainer.runs.event_file import EventFile
+from diwa_trainer.runs.finite import not_finite
+from diwa_trainer.runs.result_files import FORMAT_VERSION, SUMMARY, read_result
+
+CONFIG, INPUTS, METRICS = "config.yaml", "inputs.json", "metrics.jsonl"
+TENSORBOARD = "tensorboard"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
+SEEDS = (0, 2**32 - 1)
+"""Bounds of a seed: what every generator of random numbers takes."""
+
+# What the readers of damaged or hostile bytes raise. None of them runs what it reads.
+_UNREADABLE = (
+    SafetensorError, pickle.UnpicklingError, OSError, EOFError, RuntimeError, MemoryError, RecursionError,
+    LookupError, TypeError, ValueError, AttributeError, AssertionError, OverflowError,
+)  # fmt: skip
+
+
+@dataclass
+class TrainState:
+    """All that must survive a crash: named networks, optimisers, generators and the step."""
+
+    modules: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    generator: torch.Generator
+    numpy_rng: np.random.Generator
+    step: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Run:
+    """The folder of one verb while it runs; use as a context manager.
+
+    Attributes:
+        interrupted: Ctrl-C was pressed, or SIGTERM came; the loop ends at the next whole step.
+    """
+
+    def __init__(self, folder: Path, config: Any, inputs: Mapping[str, str] | None = None) -> None:
+        """Open or make the run.
+
+        Args:
+            folder: the run folder.
+            config: the verb's config, kept in ``config.yaml``.
+            inputs: sha256 or other fingerprints of what the run is made from, by name; part of the run's identity.
+
+        Raises:
+            ConfigError: the folder holds a run of other settings; names the first that differs.
+        """
+        self.folder = Path(folder)
+        self.config = config
+        self.inputs = dict(inputs or {})
+        self.interrupted = False
+        self._started = time.monotonic()
+        self._seconds_before = 0.0
+        self._lock: int | None = None
+        self._events: EventFile | None = None
+
+    def __enter__(self) -> Run:
+        if self.is_done:
+            read_result(self.folder / SUMMARY)  # what cannot be read is not to be taken for done
+        if self.is_done or self._checkpoints():
+            self._check_same_run()
+        if not self.is_done:
+            try:
+                self._begin()
+            except BaseException:
+                self._release()
+                raise
+        self._handlers = {number: signal.signal(number, self._on_interrupt) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._release()
+        if self._events is not None:
+            self._events.close()
+        if self.interrupted and error is None:
+            raise KeyboardInterrupt(f"{self.folder} is done; the same command goes on after it")
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has ended well before."""
+        return (self.folder / SUMMARY).exists()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that went into the run, those before a resumed checkpoint included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def check_finite(self, verb: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Refuse to go on from an update whose loss or gradient is no number; the last checkpoint stands.
+
+        Raises:
+            DiwaError: one of `metrics` is not finite; names verb, update and metric.
+        """
+        if (name := not_finite(metrics)) is not None:
+            raise DiwaError(
+                f"{self.folder}: {verb} has diverged, {name} of update {step} is {metrics[name]}; "
+                "lower the learning rate, and choose another output folder or delete this one"
+            )
+
+    def log(self, step: int, metrics: Mapping[str, float], *, show: str = "") -> None:
+        """Append a line of metrics; `show` is printed beside the step for the person who waits.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        line = {"step": step} | {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
+        try:
+            with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            if self._events is None:
+                self._events = EventFile(self.folder / TENSORBOARD, step)
+            self._events.write(step, metrics)
+        except OSError as error:
+            raise _disk_refused(self.folder / METRICS, error) from error
+        if show:
+            print(f"[{self.folder.name}] {show}", flush=True)
+
+    def save(self, state: TrainState) -> None:
+        """Write a checkpoint whole or not at all; the one before it stays until the new one stands.
+
+        Raises:
+            DiwaError: the training has diverged, a weight is no number.
+            StorageError: the disk is full.
+        """
+        folder = self._checkpoint(state.step)
+        if folder.exists():
+            return  # of this very step: what it holds is what would be written
+        weights = {
+            f"{name}/{key}": value.detach().clone().contiguous()
+            for name, module in state.modules.items()
+            for key, value in module.state_dict().items()
+        }
+        if (name := not_finite(weights)) is not None:
+            raise DiwaError(
+                f"{self.folder}: has diverged, weights {name} after update {state.step} are not finite; "
+                "lower the learning rate, and choose another output folder or delete this one"
+            )
+        rest = {
+            "step": state.step,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()},
+            "generator": state.generator.get_state(),
+            "numpy_rng": json.dumps(state.numpy_rng.bit_generator.state),
+            "extra": state.extra,
+            "metrics_bytes": self._metrics_bytes(),
+            "seconds": self.seconds,
+        }
+        # Through memory, since neither library says of a full disk that it is full.
+        state_bytes = io.BytesIO()
+        torch.save(rest, state_bytes)
+        with written_whole(folder) as temporary:
+            temporary.mkdir(parents=True)
+            (temporary / WEIGHTS).write_bytes(to_safetensors(weights))
+            (temporary / STATE).write_bytes(state_bytes.getbuffer())
+        for older in self._checkpoints()[:-1]:
+            shutil.rmtree(older)
+
+    def restore(self, state: TrainState) -> bool:
+        """Bring `state` to the newest checkpoint; False when there is none. Metrics logged after it are cut off.
+
+        Raises:
+            InputError: the checkpoint is damaged or of another network.
+        """
+        checkpoints = self._checkpoints()
+        if not checkpoints:
+            self._cut_metrics(0)
+            return False
+        folder = checkpoints[-1]
+        try:
+            weights = load_file(folder / WEIGHTS)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what torch warns of in a damaged file, the error below says
+                rest = torch.load(folder / STATE, weights_only=True)
+            for name, module in state.modules.items():
+                prefix = f"{name}/"
+                own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+                module.load_state_dict(own)
+            for name, optimizer in state.optimizers.items():
+                optimizer.load_state_dict(rest["optimizers"][name])
+            state.generator.set_state(rest["generator"])
+            state.numpy_rng.bit_generator.state = json.loads(rest["numpy_rng"])
+            state.step, state.extra = int(rest["step"]), dict(rest["extra"])
+            self._seconds_before = float(rest["seconds"])
+            self._cut_metrics(int(rest["metrics_bytes"]))
+        except _UNREADABLE as error:
+            reason = one_line(error)[:120] or type(error).__name__
+            raise InputError(f"{folder}: cannot be resumed from ({reason}); delete that folder to start over") from None
+        print(f"[{self.folder.name}] goes on at step {state.step}", flush=True)
+        return True
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary: from now on the run is done. Drop the checkpoint, which has served.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        write_json(self.folder / SUMMARY, {"format_version": FORMAT_VERSION, **summary})
+        for folder in self._checkpoints():
+            shutil.rmtree(folder)
+
+    def stop_if_interrupted(self, state: TrainState) -> None:
+        """End the process's work at a whole step after Ctrl-C or SIGTERM, with a checkpoint.
+
+        Raises:
+            KeyboardInterrupt: it was asked to stop.
+        """
+        if self.interrupted:
+            self.save(state)
+            raise KeyboardInterrupt(f"step {state.step} is saved in {self.folder}; the same command goes on from it")
+
+    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt("interrupted twice; the last checkpoint stands")
+        self.interrupted = True
+        print("interrupted: saving at the end of this step (again to stop at once)", file=sys.stderr, flush=True)
+
+    def _check_same_run(self) -> None:
+        path = self.folder / CONFIG
+        try:
+            before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
+            inputs = dict(json.loads((self.folder / INPUTS).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            reason = one_line(error)
+            raise InputError(f"{path}: cannot be read ({reason}); delete {self.folder} to start over") from None
+        now = _flat(to_plain(self.config))
+        for name in dict.fromkeys([*now, *before]):
+            if name != "output" and before.get(name) != now.get(name):
+                raise ConfigError(
+                    f"{self.folder}: holds a run with {name} = {before.get(name)!r}, now it is {now.get(name)!r}; "
+                    "choose another output folder or delete this one"
+                )
+        for name, value in self.inputs.items():
+            if inputs.get(name) != value:
+                raise ConfigError(f"{self.folder}: was made from another {name}; choose another output or delete it")
+
+    def _begin(self) -> None:
+        """Make the folder this process's own, clean up what killed ones left, and say in it what the run is."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder, os.O_RDONLY)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{self.folder}: another process is at work in it; wait, or name another") from None
+        except OSError as error:
+            raise _disk_refused(self.folder, error) from error
+        for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
+            remove_orphans(folder)
+        write_json(self.folder / INPUTS, self.inputs)
+        with written_whole(self.folder / CONFIG) as temporary:
+            temporary.write_text(to_yaml(self.config), encoding="utf-8")
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _checkpoint(self, step: int) -> Path:
+        return self.folder / f"{CHECKPOINT}_{step}"
+
+    def _checkpoints(self) -> list[Path]:
+        found = [path for path in self.folder.glob(f"{CHECKPOINT}_*") if path.name.rpartition("_")[2].isdigit()]
+        return sorted(found, key=lambda path: int(path.name.rpartition("_")[2]))
+
+    def _metrics_bytes(self) -> int:
+        path = self.folder / METRICS
+        return path.stat().st_size if path.exists() else 0
+
+    def _cut_metrics(self, size: int) -> None:
+        path = self.folder / METRICS
+        if path.exists():
+            with path.open("r+b") as file:
+                file.truncate(min(size, path.stat().st_size))
+
+
+@contextlib.contextmanager
+def intra_op_threads(threads: int) -> Iterator[None]:
+    """Use that many intra-op threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def make_state(modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer], seed: int) -> TrainState:
+    """Build a `TrainState` with both generators seeded."""
+    return TrainState(modules, optimizers, torch.Generator().manual_seed(seed), np.random.default_rng(seed))
+
+
+def cosine(start: float, final_fraction: float, progress: float) -> float:
+    """Fall from `start` to `start * final_fraction` along half a cosine as `progress` goes from 0 to 1."""
+    return start * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as JSON, whole or not at all."""
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+
+def _disk_refused(path: Path, error: OSError) -> StorageError:
+    return StorageError(f"{path}: could not be written ({error.strerror or error}); free some disk or choose another")
+
+
+def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        out |= _flat(value, f"{prefix}.{key}".lstrip("."))
+    return out

@@ -1,0 +1,146 @@
+"""Stretches of recorded rows that serve as episodes of a task, with labels of success.
+
+Demonstrations are episodes as they are. Play has none: any stretch that starts where the task could have started is
+one, and whether it succeeds is read off the scene (or, without one, off the marks). Most such stretches fail, often
+nearly: they are the hard negatives that demonstrations cannot give.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from diwa_runtime.errors import InputError
+from diwa_runtime.spec import TaskSpec
+from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.world.features import Features
+
+RowNumbers = NDArray[np.int64]
+
+ROWS_AFTER = 8
+"""A stretch of play is at least one row longer: enough for two chunks."""
+FREE_POSE = r".*_(x|y|z|roll|pitch|yaw)"
+"""Names of the scene's values that are the pose of a free block."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Rows [start, end) taken as an episode of its own; `success` (T,) says for each row whether the task is done."""
+
+    start: int
+    end: int
+    success: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+def demonstrations(dataset: Dataset, task: str, needed: int) -> tuple[Episode, ...]:
+    """Return the task's successful demonstrations, in order.
+
+    Raises:
+        InputError: there are fewer than `needed`.
+    """
+    found = dataset.episodes_of(kind="demonstration", task=task, outcome="success")
+    if len(found) < needed:
+        raise InputError(
+            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more, or "
+            "mark them with SUCCESS on episode/event"
+        )
+    return found
+
+
+def demonstration_stretches(dataset: Dataset, task: str, episodes: Sequence[Episode]) -> list[Stretch]:
+    """Label the rows of demonstrations."""
+    return [Stretch(e.start, e.end, _label(dataset, dataset.spec.task(task), e.start, e.end, e)) for e in episodes]
+
+
+def play_stretches(
+    dataset: Dataset,
+    task: str,
+    like: Sequence[Episode],
+    episodes: Sequence[Episode],
+    count: int,
+    length: int,
+    rng: np.random.Generator,
+) -> list[Stretch]:
+    """Draw stretches of `episodes` that start with the task's part of the scene as the episodes of `like` start.
+
+    About half of them are chosen to succeed if that many do, so that both labels are met.
+    """
+    spec = dataset.spec.task(task)
+    candidates, episode_of = _play_rows(dataset, spec, like, episodes)
+    drawn = rng.permutation(len(candidates))[: 8 * count]
+    stretches = []
+    for i in drawn:
+        episode = episodes[episode_of[i]]
+        start = int(candidates[i])
+        end = min(start + length, episode.end)
+        stretches.append(Stretch(start, end, _label(dataset, spec, start, end, episode)))
+    succeeded = [stretch for stretch in stretches if stretch.success.any()][: count // 2]
+    failed = [stretch for stretch in stretches if not stretch.success.any()][: count - len(succeeded)]
+    return succeeded + failed
+
+
+def start_rows(
+    dataset: Dataset,
+    task: str,
+    like: Sequence[Episode],
+    episodes: Sequence[Episode],
+    count: int,
+    rng: np.random.Generator,
+) -> RowNumbers:
+    """Draw rows of `episodes` of play that look like the first frames of `like`: where imagined episodes may start.
+
+    The task's part of the scene must be as it was there. A row's distance is how far its worst feature lies outside of
+    the range that the first frames span, in units of that range. The features are proprio and, where recorded, the
+    scene without its free blocks. Of the nearest rows, `count` are drawn, spread over the recordings.
+    """
+    candidates, _ = _play_rows(dataset, dataset.spec.task(task), like, episodes)
+    first = [episode.start for episode in like]
+    values = Features(dataset.spec.proprio).raw_features(torch.from_numpy(dataset.proprio)).numpy()
+    if "scene" in dataset.arrays:
+        watched = dataset.spec.watched
+        fixed = [i for i, name in enumerate(dataset.spec.scene) if name in watched or not re.fullmatch(FREE_POSE, name)]
+        values = np.concatenate([values, dataset.scene[:, fixed]], -1)
+    low, high = values[first].min(0), values[first].max(0)
+    reach = np.maximum(high - low, 0.02)
+    outside = np.maximum(np.maximum(low - values[candidates], values[candidates] - high), 0) / reach
+    distance = outside.max(-1)
+    near = candidates[np.argsort(distance, kind="stable")[: 8 * count]]
+    return np.sort(rng.choice(near, size=min(count, len(near)), replace=False))
+
+
+def _play_rows(
+    dataset: Dataset, task: TaskSpec, like: Sequence[Episode], episodes: Sequence[Episode]
+) -> tuple[RowNumbers, RowNumbers]:
+    """Rows of play at which the task could start, and the index of the episode of each.
+
+    They have `ROWS_AFTER` rows after them, and the task's part of the scene, where recorded, lies within the range that
+    the first frames of `like` span, give or take a tenth of what the task changes.
+    """
+    play = [(index, episode) for index, episode in enumerate(episodes) if episode.kind == "play"]
+    spans = [np.arange(episode.start, episode.end - ROWS_AFTER) for _, episode in play]
+    owners = [np.full(len(span), index) for (index, _), span in zip(play, spans, strict=True)]
+    rows = np.concatenate([np.zeros(0, np.int64), *spans])
+    owner = np.concatenate([np.zeros(0, np.int64), *owners])
+    if "scene" not in dataset.arrays:
+        return rows, owner
+    column = dataset.scene[:, dataset.spec.scene.index(task.field)]
+    first = column[[episode.start for episode in like]]
+    slack = abs(task.change) * 0.1
+    fits = (column[rows] >= first.min() - slack) & (column[rows] <= first.max() + slack)
+    return rows[fits], owner[fits]
+
+
+def _label(dataset: Dataset, task: TaskSpec, start: int, end: int, episode: Episode) -> NDArray[np.bool_]:
+    if "scene" in dataset.arrays:
+        scene = dataset.scene
+        return task.achieved(scene[start], scene[start:end], dataset.spec.scene)
+    marks = [row for row, name in episode.marks if name == task.name and row >= start]
+    return np.arange(start, end) >= (min(marks) if marks else end)

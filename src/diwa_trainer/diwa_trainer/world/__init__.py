@@ -1,0 +1,1 @@
+"""The world model: features of an observation, the RSSM over them, its loss, and how well it predicts."""

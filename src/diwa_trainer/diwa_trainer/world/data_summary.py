@@ -1,0 +1,44 @@
+"""What is in a dataset, feature by feature: the first thing to look at before training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.world.features import Features
+from diwa_trainer.world.world_model import WorldModel
+
+
+def summarise_dataset(dataset: Dataset, model: WorldModel) -> dict[str, Any]:
+    """Count episodes and rows, and give for each feature its mean, deviation and largest standardised value."""
+    kinds = Counter((episode.kind, episode.task or "", episode.outcome or "") for episode in dataset.episodes)
+    rows: Counter[tuple[str, str, str]] = Counter()
+    for episode in dataset.episodes:
+        rows[episode.kind, episode.task or "", episode.outcome or ""] += len(episode)
+    return {
+        "rows": len(dataset),
+        "hours": len(dataset) / dataset.spec.rate_hz / 3600,
+        "episodes": [
+            {"kind": kind, "task": task, "outcome": outcome, "episodes": count, "rows": rows[kind, task, outcome]}
+            for (kind, task, outcome), count in sorted(kinds.items())
+        ],
+        "dropped": [{"bag": d.bag, "reason": d.reason, "count": d.count} for d in dataset.dropped],
+        "features": [
+            *_feature_rows(model.proprio, torch.from_numpy(dataset.proprio)),
+            *_feature_rows(model.scene, torch.from_numpy(dataset.scene)),
+        ],
+    }
+
+
+def _feature_rows(features: Features, raw: torch.Tensor) -> list[dict[str, Any]]:
+    standardised = (features.raw_features(raw) - features.mean) / features.std
+    largest = standardised.abs().amax(0).tolist()
+    return [
+        {"name": name, "mean": mean, "std": std, "largest_standardised": top}
+        for name, mean, std, top in zip(
+            features.names, features.mean.tolist(), features.std.tolist(), largest, strict=True
+        )
+    ]

@@ -1,0 +1,216 @@
+"""The world model: an encoder of frames, the RSSM, and heads that decode what the mode asks for.
+
+The frame encoder is a part of its own: it turns one observation into an embedding and knows nothing of time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
+from diwa_runtime.config import check_bounds
+from diwa_runtime.errors import ConfigError
+from diwa_runtime.spec import Spec
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.world.features import Features
+from diwa_trainer.world.one_hot import one_hot_linear
+from diwa_trainer.world.ordinal import apportion, scales, start_as_scales
+from diwa_trainer.world.rssm import RSSM, Observed, RSSMConfig, balanced_kl
+
+Observation = dict[str, Tensor]
+"""Raw observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) float32."""
+RANGE_ROWS = 10_000
+"""Recorded rows that the features' ranges are taken from."""
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Sizes and loss of the world model."""
+
+    rssm: RSSMConfig = field(default_factory=RSSMConfig)
+    hidden: int = 128
+    kl_weight: float = 0.005
+    kl_balance: float = 0.8
+    free_nats: float = 1.0
+    first_step_weight: float = 5.0
+    open_loop_steps: int = 10
+    open_loop_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self, hidden=(1, None), kl_weight=(0, None), kl_balance=(0, 1), free_nats=(0, None))
+        check_bounds(self, first_step_weight=(0, None), open_loop_steps=(0, None), open_loop_weight=(0, None))
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM and decoder for one Spec."""
+
+    def __init__(self, spec: Spec, config: WorldModelConfig) -> None:
+        super().__init__()
+        if spec.mode != "state":
+            raise ConfigError(f"the world model of this version learns mode 'state' only, the Spec says {spec.mode!r}")
+        self.spec = spec
+        self.config = config
+        self.proprio = Features(spec.proprio)
+        self.scene = Features(spec.scene, spec.watched)
+        features = len(self.proprio) + len(self.scene)
+        self.encoder = _mlp(features, config.hidden, config.hidden)
+        self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)
+        self.decoder = _mlp(config.rssm.latent, config.hidden, features)
+        self.read = nn.Linear(config.rssm.stochastic, features, bias=False)  # what the states say without the networks
+
+    @property
+    def latent_size(self) -> int:
+        """Z."""
+        return self.config.rssm.latent
+
+    @property
+    def decodes_scene(self) -> bool:
+        """Whether the scene can be read off a latent."""
+        return self.spec.mode in ("state", "hybrid")
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the decoded features, proprio first."""
+        return self.proprio.names + self.scene.names
+
+    @property
+    def feature_weights(self) -> Tensor:
+        """Weight of each decoded feature in the loss (F,)."""
+        return torch.cat([self.proprio.weight, self.scene.weight])
+
+    def fit_features(self, dataset: Dataset) -> None:
+        """Set the standardisation and where the states start (`ordinal`) from recorded rows."""
+        self.proprio.fit(dataset.proprio)
+        self.scene.fit(dataset.scene)
+        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), RANGE_ROWS), dtype=np.int64)
+        recorded = {"proprio": dataset.proprio[rows], "scene": dataset.scene[rows]}
+        seen = self.features({name: torch.from_numpy(values) for name, values in recorded.items()})
+        low, high = (torch.quantile(seen, q, dim=0) for q in (0.001, 0.999))
+        margin = (0.05 * (high - low)).clamp(min=0.05)
+        owners = apportion(self.proprio.shares + self.scene.shares, self.config.rssm.variables)
+        marks = scales(owners, low - margin, high + margin, self.config.rssm.classes)
+        start_as_scales(self.rssm, self.read, owners, marks)
+        with torch.no_grad():  # what the decoder's network adds to what is read starts near nothing
+            last = cast(nn.Linear, self.decoder[-1])
+            last.weight.mul_(0.1)
+            last.bias.zero_()
+
+    def features(self, observation: Observation) -> Tensor:
+        """Standardise an observation into (..., F)."""
+        return torch.cat([self.proprio(observation["proprio"]), self.scene(observation["scene"])], -1)
+
+    def observe(
+        self,
+        observation: Observation,
+        actions: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        mode: bool = False,
+    ) -> Observed:
+        """Filter windows (B, T, ...) from a reset: the action before the first frame is to hold, whatever came before.
+
+        `actions[:, t]` is what was accepted after frame t (the dataset's convention).
+        """
+        return self._observe(self.features(observation), actions, generator, mode=mode)
+
+    def _observe(
+        self, features: Tensor, actions: Tensor, generator: torch.Generator | None, *, mode: bool = False
+    ) -> Observed:
+        before, latent = previous_actions(actions), self.rssm.initial(len(features))
+        return self.rssm.observe(self.encoder(features), before, latent, generator, mode=mode, features=features)
+
+    def filter(self, observation: Observation, action: Tensor, latent: Tensor) -> Tensor:
+        """One step of the deployed filter: frame (B, ...), action accepted before it (B, 7), latent (B, Z) -> (B, Z).
+
+        Takes the posterior's likeliest state, so that a deployed filter has no randomness.
+        """
+        features = self.features(observation)
+        return self.rssm.filter(self.encoder(features), action, latent, features)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Predict standardised features (..., F) from latents (..., Z)."""
+        decoded: Tensor = self.decoder(latent) + self.read(latent[..., self.config.rssm.deterministic :])
+        return decoded
+
+    def _decode_drawn(self, latents: Tensor, index: Tensor) -> Tensor:
+        """As `decode(latents)`, the states' share of the first layer and of the output by where they are one."""
+        first = cast(nn.Linear, self.decoder[0])
+        parts = [self.config.rssm.deterministic, self.config.rssm.stochastic]
+        (h, z), (of_h, of_z) = latents.split(parts, -1), first.weight.split(parts, -1)
+        x = F.linear(h, of_h, first.bias) + one_hot_linear(z, index, of_z)
+        decoded: Tensor = self.decoder[1:](x) + one_hot_linear(z, index, self.read.weight)
+        return decoded
+
+    def decoded_scene(self, latent: Tensor, name: str) -> Tensor:
+        """Predict one scene value (...) in SI units from latents (..., Z)."""
+        return self.scene.physical(self.decode(latent)[..., len(self.proprio) :], name)
+
+    def loss(
+        self, observation: Observation, actions: Tensor, generator: torch.Generator, *, open_loop: bool = True
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of windows (B, T, ...) and its parts.
+
+        Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
+        window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
+        Its KL counts for nothing: nothing is ever imagined from before an episode's first frame.
+        With `open_loop`, what is imagined from a frame on is measured, and counts `open_loop_weight` times.
+        """
+        config = self.config
+        target = self.features(observation)
+        observed = self._observe(target, actions, generator)
+        squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
+        reconstruction = 0.5 * squared.sum(-1)
+        kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)
+        step_weight = torch.ones(target.shape[1])
+        step_weight[0] = config.first_step_weight
+        step_weight = step_weight / step_weight.mean()
+        total = (reconstruction * step_weight).mean() + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
+        metrics = {
+            "reconstruction": reconstruction.mean().item(),
+            "reconstruction_first": reconstruction[:, 0].mean().item(),
+            "kl": kl[:, 1:].mean().item(),
+        }
+        if open_loop:
+            error = self._open_loop_error(observed.latents, actions, target, generator)
+            total = total + config.open_loop_weight * error
+            metrics["open_loop"] = error.item()
+        return total, {"loss": total.item(), **metrics}
+
+    def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+        """Reconstruction error of frames that are imagined from an earlier frame's latent and the actions between.
+
+        The frame that it begins at is drawn anew, and is often the window's first, as in an imagined episode. With the
+        KL alone the prior learns one step, and an event that it misses (a light that flips) costs it next to nothing:
+        the posterior sees the event a frame later. What PPO needs is what the model does when it sees nothing.
+        """
+        steps = min(self.config.open_loop_steps, latents.shape[1] - 1)
+        if not steps:
+            return torch.zeros(())
+        first = 1 + int(torch.randint(latents.shape[1] - steps, (), generator=generator))
+        imagined, index = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
+        error = self._decode_drawn(imagined, index) - target[:, first : first + steps]
+        return 0.5 * (error.square() * self.feature_weights).sum(-1).mean()
+
+
+def previous_actions(actions: Tensor) -> Tensor:
+    """Shift actions (B, T, 7) so that index t holds what led to frame t; before the first frame: hold."""
+    hold = torch.from_numpy(np.array(HOLD_ACTION)).expand(len(actions), 1, -1)
+    return torch.cat([hold, actions[:, :-1]], 1)
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, hidden),
+        nn.LayerNorm(hidden, eps=1e-3),
+        nn.SiLU(),
+        nn.Linear(hidden, hidden),
+        nn.LayerNorm(hidden, eps=1e-3),
+        nn.SiLU(),
+        nn.Linear(hidden, outputs),
+    )

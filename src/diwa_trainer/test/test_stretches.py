@@ -1,0 +1,159 @@
+"""Stretches of play as episodes: where they may start, where they end, and what counts as success."""
+
+import numpy as np
+import pytest
+from toy import DRAWER, SPEC, TASK, write_toy
+
+from diwa_runtime.errors import InputError
+from diwa_trainer.dataset import Dataset, DatasetWriter
+from diwa_trainer.samples.stretches import demonstration_stretches, demonstrations, play_stretches, start_rows
+
+LENGTH = 24
+
+
+@pytest.fixture(scope="module")
+def data(toy_data) -> Dataset:
+    return Dataset.open(toy_data)
+
+
+def draw_play(data, count=30, seed=0, episodes=None):
+    like = demonstrations(data, TASK, 1)
+    rng = np.random.default_rng(seed)
+    return play_stretches(data, TASK, like, data.episodes if episodes is None else episodes, count, LENGTH, rng)
+
+
+def without_scene(folder, lengths, marks=(), kind="play"):
+    """A dataset as a real robot gives it: no scene, success by marks alone."""
+    about = {"kind": kind, "task": TASK, "outcome": "success"} if kind == "demonstration" else {}
+    with DatasetWriter(folder, SPEC, scene=False) as writer:
+        for length in lengths:
+            rows = {"stamp": np.arange(length), "proprio": np.zeros((length, 15), "f4")}
+            writer.add_episode({**rows, "action": np.zeros((length, 7), "f4")}, marks=marks, **about)
+    return Dataset.open(folder)
+
+
+def test_demonstrations_are_labelled_from_where_the_drawer_has_moved_far_enough(data):
+    for stretch, episode in zip(
+        demonstration_stretches(data, TASK, demonstrations(data, TASK, 1)), demonstrations(data, TASK, 1), strict=True
+    ):
+        drawer = data.scene[episode.rows, DRAWER]
+        np.testing.assert_array_equal(stretch.success, drawer - drawer[0] > 0.12)
+        assert not stretch.success[0]
+        assert stretch.success[-1]
+
+
+def test_play_is_labelled_by_what_moved_since_the_stretch_began(data):
+    for stretch in draw_play(data):
+        drawer = data.scene[stretch.start : stretch.end, DRAWER]
+        np.testing.assert_array_equal(stretch.success, drawer - drawer[0] > 0.12)
+
+
+def test_stretches_of_play_start_as_demonstrations_do_and_never_cross_episodes(data):
+    first = np.array([data.scene[episode.start, DRAWER] for episode in demonstrations(data, TASK, 1)])
+
+    for stretch in draw_play(data):
+        start = data.scene[stretch.start, DRAWER]
+        assert first.min() - 0.012 <= start <= first.max() + 0.012
+        owners = {e for e in data.episodes if e.start < stretch.end and stretch.start < e.end}
+        assert len(owners) == 1
+        assert owners.pop().kind == "play"
+        assert 8 < len(stretch) <= LENGTH
+        assert len(stretch.success) == len(stretch)
+
+
+def test_play_gives_both_labels_where_it_has_both(data):
+    stretches = draw_play(data, count=20)
+    succeeded = sum(stretch.success.any() for stretch in stretches)
+
+    assert 0 < succeeded <= 10
+    assert len(stretches) - succeeded >= 10
+
+
+def test_play_comes_from_the_given_episodes_alone(data):
+    chosen = data.episodes_of(kind="play")[2:4]
+
+    stretches = draw_play(data, episodes=chosen)
+
+    assert stretches
+    assert all(any(e.start <= s.start and s.end <= e.end for e in chosen) for s in stretches)
+
+
+def test_play_repeats_with_the_seed(data):
+    assert [s.start for s in draw_play(data, seed=3)] == [s.start for s in draw_play(data, seed=3)]
+    assert [s.start for s in draw_play(data, seed=3)] != [s.start for s in draw_play(data, seed=4)]
+
+
+def test_without_play_there_are_no_stretches_of_it(data):
+    like = demonstrations(data, TASK, 1)
+
+    assert draw_play(data, episodes=like) == []
+    assert len(start_rows(data, TASK, like, like, 5, np.random.default_rng(0))) == 0
+
+
+def test_without_a_scene_the_marks_say_what_succeeded(tmp_path):
+    data = without_scene(tmp_path / "data", [20], marks=[(12, "close_drawer"), (15, TASK)], kind="demonstration")
+
+    (stretch,) = demonstration_stretches(data, TASK, data.episodes)
+
+    np.testing.assert_array_equal(stretch.success, np.arange(20) >= 15)
+
+
+def test_without_a_scene_a_mark_before_a_stretch_does_not_count(tmp_path):
+    data = without_scene(tmp_path / "data", [60], marks=[(10, TASK)])
+    rng = np.random.default_rng(0)
+
+    stretches = play_stretches(data, TASK, data.episodes, data.episodes, 40, 20, rng)
+
+    for stretch in stretches:
+        np.testing.assert_array_equal(
+            stretch.success, (np.arange(stretch.start, stretch.end) >= 10) & (stretch.start <= 10)
+        )
+    assert any(stretch.success.any() for stretch in stretches)
+
+
+def test_imagined_episodes_start_in_play_where_the_task_can_start(data):
+    like = demonstrations(data, TASK, 1)
+    first = data.scene[[episode.start for episode in like], DRAWER]
+
+    rows = start_rows(data, TASK, like, data.episodes, 12, np.random.default_rng(0))
+
+    assert len(set(rows)) == len(rows) == 12
+    assert all(any(e.start <= row < e.end - 8 for e in data.episodes_of(kind="play")) for row in rows)
+    assert (data.scene[rows, DRAWER] <= first.max() + 0.012).all()
+
+
+def test_imagined_episodes_start_at_the_rows_of_play_nearest_to_the_first_frames(data):
+    like = demonstrations(data, TASK, 1)
+    tcp = data.proprio[:, :3]
+    low, high = (bound([tcp[e.start] for e in like], axis=0) for bound in (np.min, np.max))
+
+    (row,) = start_rows(data, TASK, like, data.episodes, 1, np.random.default_rng(0))
+
+    def outside(of):
+        return np.maximum(low - tcp[of], tcp[of] - high).max(-1) / 0.04
+
+    possible = np.concatenate([np.arange(e.start, e.end - 8) for e in data.episodes_of(kind="play")])
+    possible = possible[data.scene[possible, DRAWER] < 0.012]
+    assert outside(row) <= np.sort(outside(possible))[8]  # one of the eight nearest
+
+
+def test_an_arm_turned_the_other_way_does_not_look_like_a_first_frame(tmp_path):
+    """An angle and its opposite have the same cosine."""
+    with DatasetWriter(tmp_path / "data", SPEC) as writer:
+        for yaw, kind in ((0.5, "demonstration"), (-0.5, "play"), (0.5, "play")):
+            rows = {"stamp": np.arange(30), "proprio": np.zeros((30, 15), "f4"), "action": np.zeros((30, 7), "f4")}
+            rows["proprio"][:, 5] = yaw
+            about = {"kind": kind, "task": TASK, "outcome": "success"} if kind == "demonstration" else {"kind": kind}
+            writer.add_episode({**rows, "scene": np.zeros((30, 24), "f4")}, **about)
+    data = Dataset.open(tmp_path / "data")
+
+    rows = start_rows(data, TASK, data.episodes[:1], data.episodes, 2, np.random.default_rng(0))
+
+    assert (data.proprio[rows, 5] > 0).all()
+
+
+def test_too_few_demonstrations_are_said_with_how_many_there_are(tmp_path):
+    data = Dataset.open(write_toy(tmp_path / "data", play=1, demonstrations=3))
+
+    with pytest.raises(InputError, match="has 3 successful demonstrations of open_drawer, needs 10"):
+        demonstrations(data, TASK, 10)
