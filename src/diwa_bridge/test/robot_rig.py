@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from diwa_bridge.arm.bridge import Bridge, BridgeSnapshot
+from diwa_bridge.arm.bridge import Bridge
 from diwa_bridge.arm.franka import Arm, ArmError
 from diwa_bridge.arm.gripper import Gripper
 from diwa_bridge.arm.limits import ServoLimits
+from diwa_bridge.arm.snapshots import BridgeSnapshot
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import ActionScale

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from diwa_bridge.arm import bridge as bridge_module
-from diwa_bridge.arm.bridge import Bridge, BridgeSnapshot, RobotClock
+from diwa_bridge.arm import recovery
+from diwa_bridge.arm.bridge import Bridge
+from diwa_bridge.arm.clock import RobotClock
 from diwa_bridge.arm.franka import ArmError, ArmLostError, Condition, Reading
 from diwa_bridge.arm.limits import FR3, ArmLimits, ServoLimits
 from diwa_bridge.arm.servo import ArmState
+from diwa_bridge.arm.snapshots import BridgeSnapshot
 from diwa_runtime.actions import motion_units
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.geometry import euler_to_quaternion
@@ -95,10 +97,10 @@ class DutifulArm:
 
 
 class Rig:
-    def __init__(self, arm: DutifulArm) -> None:
+    def __init__(self, arm: DutifulArm, hand: Hand | None = None) -> None:
         self.arm = arm
         gate = CommandGate(500 * MS)
-        self.bridge = Bridge(arm, None, ServoLimits, gate, SCALE, frozen_after_s=0.1)
+        self.bridge = Bridge(arm, hand, ServoLimits, gate, SCALE, frozen_after_s=0.1)
         self.now_ns = time.monotonic_ns()
         self.snapshots: list[BridgeSnapshot] = []
 
@@ -141,7 +143,7 @@ class Rig:
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.0)
     made = Rig(DutifulArm()).start()
     yield made
     made.arm.broken = None
@@ -264,7 +266,7 @@ def test_an_arm_that_stays_away_is_tried_a_bounded_number_of_times(rig: Rig) -> 
     rig.tick(50)
     connected = rig.arm.connected
     rig.recover()
-    assert rig.arm.connected == connected + bridge_module.TRIES
+    assert rig.arm.connected == connected + recovery.TRIES
     assert "nobody answers" in rig.bridge.fault
 
 
@@ -443,9 +445,11 @@ class Hand:
     command: float = 1.0
     fault: str = ""
     halted: int = 0
+    homed: bool = True
 
     def connect(self) -> None:
-        self.fault = ""
+        """As after being switched on, where it is not homed."""
+        self.fault = "" if self.homed else "gripper: it does not know its width; home it in Desk"
 
     def close(self) -> None:
         pass
@@ -459,10 +463,10 @@ class Hand:
 
 
 def test_the_hand_follows_fails_and_stands_still_with_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
-    rig, hand = Rig(DutifulArm()), Hand()
-    rig.bridge._gripper = hand
-    rig.start().tick(20)
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.0)
+    hand = Hand()
+    rig = Rig(DutifulArm(), hand).start()
+    rig.tick(20)
     rig.bridge.offer(Command(np.zeros(6), -1.0, "policy", rig.snapshots[-1].stamp_ns), rig.now_ns)
     rig.tick(20)
     assert rig.snapshots[-1].gripper_command == rig.snapshots[-1].accepted_action[6] == -1.0
@@ -478,26 +482,18 @@ def test_the_hand_follows_fails_and_stands_still_with_the_arm(monkeypatch: pytes
     rig.bridge.close()
 
 
-class UnhomedHand(Hand):
-    """As its gripper says it after being switched on."""
-
-    def connect(self) -> None:
-        self.fault = "gripper: it does not know its width; home it in Desk"
-
-
 def test_a_hand_that_was_not_homed_ends_the_start_and_later_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
-    rig = Rig(DutifulArm())
-    rig.bridge._gripper = UnhomedHand()
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.0)
+    rig = Rig(DutifulArm(), Hand(homed=False))
     with pytest.raises(ArmError, match="home it in Desk"):
         rig.start()
     rig.bridge.close()
-    rig, hand = Rig(DutifulArm()), Hand()
-    rig.bridge._gripper = hand
-    rig.start().tick(20)
+    hand = Hand()
+    rig = Rig(DutifulArm(), hand).start()
+    rig.tick(20)
     hand.fault = "gripper: switched off"
     rig.tick(10)
-    rig.bridge._gripper = UnhomedHand(fault=hand.fault)  # switched on again
+    hand.homed = False  # switched on again
     rig.recover()
     assert "home it in Desk; robot/recover did not help" in rig.bridge.fault
     rig.bridge.close()
@@ -505,9 +501,9 @@ def test_a_hand_that_was_not_homed_ends_the_start_and_later_is_a_fault(monkeypat
 
 @pytest.mark.parametrize("began", [Condition.READY, Condition.USER_STOPPED], ids=lambda began: began.name)
 def test_guided_by_hand_the_fingers_do_as_commanded_also_in_a_user_stop(began: Condition) -> None:
-    rig, hand = Rig(DutifulArm()), Hand()
-    rig.bridge._gripper = hand
-    rig.start().tick(20)
+    hand = Hand()
+    rig = Rig(DutifulArm(), hand).start()
+    rig.tick(20)
 
     def close() -> str | None:
         return rig.bridge.offer(Command(np.zeros(6), -1.0, "teleop", rig.snapshots[-1].stamp_ns), rig.now_ns)
@@ -531,7 +527,7 @@ def test_guided_by_hand_the_fingers_do_as_commanded_also_in_a_user_stop(began: C
 
 
 def test_what_is_said_to_the_fingers_while_it_recovers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.05)
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.05)
     rig = Rig(DutifulArm()).start()
     rig.arm.condition = Condition.USER_STOPPED
     rig.tick(20)
@@ -545,7 +541,7 @@ def test_what_is_said_to_the_fingers_while_it_recovers_is_refused(monkeypatch: p
 
 
 def test_f08_an_arm_that_hears_too_little_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bridge_module, "PAUSE_S", 0.0)
+    monkeypatch.setattr(recovery, "PAUSE_S", 0.0)
     rig = Rig(DutifulArm(success_rate=0.89))
     with pytest.raises(ArmError, match="only 89 % of the commands arrive"):
         rig.start()

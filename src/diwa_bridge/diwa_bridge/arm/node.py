@@ -21,11 +21,13 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from diwa_bridge.arm.bridge import WARNED_BELOW, Bridge, BridgeSnapshot
+from diwa_bridge.arm.bridge import Bridge
 from diwa_bridge.arm.franka import Arm
 from diwa_bridge.arm.gripper import Gripper
+from diwa_bridge.arm.recovery import WARNED_BELOW
 from diwa_bridge.arm.servo import ServoStatus
 from diwa_bridge.arm.settings import declare_settings
+from diwa_bridge.arm.snapshots import BridgeSnapshot
 from diwa_msgs.msg import EndEffectorDelta, RobotState
 from diwa_ros.diagnostics import diagnostic
 from diwa_ros.messages import answered, command_of, filled
