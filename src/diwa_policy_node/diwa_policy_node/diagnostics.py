@@ -7,7 +7,8 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from diwa_policy_node.skills.runner import Ended, SkillRunner
+from diwa_policy_node.skills.goal import Ended
+from diwa_policy_node.skills.runner import SkillRunner
 from diwa_ros.diagnostics import diagnostic
 from diwa_runtime.robot import RunState
 
@@ -34,7 +35,7 @@ def statuses(
 def _skill(runner: SkillRunner, active: bool, last: Ended | None, now_ns: int) -> DiagnosticStatus:
     state = runner.state(now_ns)
     values: dict[str, Any] = {"state": state.name.lower(), "active": active, "skill": runner.running}
-    values |= {"skills": ", ".join(sorted(runner.skills))} | runner.dropped
+    values |= {"skills": ", ".join(sorted(runner.skills))} | runner.observations.dropped
     if runner.limits.shadow:
         values |= {f"shadow_{name}": value for name, value in vars(runner.divergence).items()}
     if last is not None:
@@ -46,9 +47,9 @@ def _skill(runner: SkillRunner, active: bool, last: Ended | None, now_ns: int) -
 
 
 def _streams(runner: SkillRunner, now_ns: int) -> DiagnosticStatus:
-    silent = runner.watch.silent(now_ns, runner.limits.give_up_after_s)
-    values = {f"{topic} rate_hz": rate for topic, rate in runner.watch.rates_hz(now_ns).items()}
-    values |= {f"{topic} age_s": runner.watch.age_s(topic, now_ns) for topic in runner.topics}
+    silent = runner.observations.watch.silent(now_ns, runner.limits.give_up_after_s)
+    values = {f"{topic} rate_hz": rate for topic, rate in runner.observations.watch.rates_hz(now_ns).items()}
+    values |= {f"{topic} age_s": runner.observations.watch.age_s(topic, now_ns) for topic in runner.observations.topics}
     level = DiagnosticStatus.ERROR if silent else DiagnosticStatus.OK
     return diagnostic(NODE, "streams", level, "; ".join(silent) or "all live", values)
 

@@ -7,7 +7,7 @@ import math
 from builtin_interfaces.msg import Time
 
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, ShadowDivergence
-from diwa_policy_node.skills.runner import Decision
+from diwa_policy_node.skills.goal import Decision
 from diwa_ros.messages import filled
 from diwa_runtime.actions import GRIPPER, motion_of
 from diwa_runtime.logs.divergence import Divergence, DivergenceSum

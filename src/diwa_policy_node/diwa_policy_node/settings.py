@@ -8,8 +8,8 @@ from typing import Any
 
 from rclpy.node import Node
 
+from diwa_policy_node.skills.goal import RunLimits
 from diwa_policy_node.skills.overlap import SeamLimits
-from diwa_policy_node.skills.runner import RunLimits
 from diwa_policy_node.skills.start_gate import GateLimits
 from diwa_ros.parameters import Parameter, declared
 from diwa_runtime.errors import ConfigError

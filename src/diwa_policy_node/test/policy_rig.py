@@ -189,11 +189,11 @@ class Rig(RosRig):
         """Configure and activate as soon as the robot is there."""
         policy = self.policy
         assert policy is not None
-        self.spin_until(lambda: policy._robot_spec is not None)
+        self.spin_until(lambda: policy.robot.spec is not None)
         assert policy.trigger_configure() is TransitionCallbackReturn.SUCCESS
         runner = policy.runner
         assert runner is not None
-        self.spin_until(lambda: not runner.watch.silent(time.monotonic_ns(), 0.2))
+        self.spin_until(lambda: not runner.observations.watch.silent(time.monotonic_ns(), 0.2))
         assert policy.trigger_activate() is TransitionCallbackReturn.SUCCESS
         return policy
 
@@ -219,6 +219,6 @@ class Rig(RosRig):
     def close(self) -> None:
         if self.policy is not None:
             self.policy.hold("the test is over")
-            self.spin_until(lambda: not self.policy.concluding)
+            self.spin_until(lambda: not self.policy.goals.concluding)
             self.policy.cleanup()
         super().close()

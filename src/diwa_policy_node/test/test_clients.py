@@ -101,8 +101,8 @@ def test_a_client_that_is_told_to_stop_cancels_the_goal(
     process.send_signal(number)
     code, _, error = said(rig, process)
     assert (code, error) == (130, "interrupted\n")
-    assert policy._last is not None
-    assert policy._last.outcome is Outcome.CANCELLED
+    assert policy.goals.last is not None
+    assert policy.goals.last.outcome is Outcome.CANCELLED
 
 
 def test_run_skill_without_a_node_is_one_line(

@@ -347,7 +347,7 @@ def test_f13_f15_a_hostile_bundle_is_refused_by_name_and_nothing_of_it_runs(
     rig.robot()
     policy = rig.policy
     assert policy is not None
-    rig.spin_until(lambda: policy._robot_spec is not None)
+    rig.spin_until(lambda: policy.robot.spec is not None)
     assert policy.trigger_configure() is TransitionCallbackReturn.FAILURE
     assert word in capfd.readouterr().err
     assert not canary.exists()

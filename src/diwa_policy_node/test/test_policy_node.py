@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
-from diwa_policy_node.node import Receipts
+from diwa_policy_node.robot_link import Receipts
 from diwa_policy_node.settings import PARAMETERS
 from diwa_runtime.errors import DiwaError
 from diwa_runtime.robot import Outcome, RobotMode, RunState
@@ -119,11 +119,11 @@ def test_it_is_configured_for_a_robot_only_and_for_this_one(
     assert policy.trigger_configure() is FAILURE
     assert "no robot has said on robot/spec" in capfd.readouterr().err
     robot = rig.robot(replace(STATE, rate_hz=60.0))
-    rig.spin_until(lambda: policy._robot_spec is not None)
+    rig.spin_until(lambda: policy.robot.spec is not None)
     assert policy.trigger_configure() is FAILURE
     assert "disagree in 'rate_hz': 30.0 against 60.0" in capfd.readouterr().err
     robot.say_spec(STATE)
-    rig.spin_until(lambda: policy._robot_spec == STATE)
+    rig.spin_until(lambda: policy.robot.spec == STATE)
     rig.bring_up()
 
 
@@ -169,13 +169,13 @@ def test_it_is_active_only_with_live_streams_and_takes_goals_only_then(
     robot.silent.add("scene")
     policy = rig.policy
     assert policy is not None
-    rig.spin_until(lambda: policy._robot_spec is not None)
+    rig.spin_until(lambda: policy.robot.spec is not None)
     assert policy.trigger_configure() is TransitionCallbackReturn.SUCCESS
     assert policy.trigger_activate() is FAILURE
     assert "scene/state has never come" in capfd.readouterr().err
     assert not rig.client.server_is_ready()
     robot.silent.clear()
-    rig.spin_until(lambda: policy.runner is not None and policy.runner.watch.age_s("scene/state", 0) < 1e9)
+    rig.spin_until(lambda: policy.runner is not None and policy.runner.observations.watch.age_s("scene/state", 0) < 1e9)
     assert policy.trigger_activate() is TransitionCallbackReturn.SUCCESS
     handle = rig.send()
     rig.spin_until(lambda: len(robot.commands) > 3)
@@ -206,7 +206,7 @@ def test_told_to_hold_in_the_moment_of_its_activation_it_does_not_come_up_again(
     policy = rig.policy
     assert policy is not None
     policy.on_active = lambda: policy.hold("somebody wants it so")
-    rig.spin_until(lambda: policy._server is not None)
+    rig.spin_until(lambda: policy.goals.serves)
     states = len(robot.states)
     rig.spin_until(lambda: len(robot.states) > states + 10)
     assert rig.run() == (Outcome.REFUSED, "the node is not active")

@@ -13,8 +13,10 @@ import pytest
 from robot_messages import PERIOD, SECOND, robot_state, scene_state
 from toy_bundle import ToyWeights, toy_graphs, toy_manifest
 
+from diwa_policy_node.skills.goal import Decision, Goal, RunLimits
+from diwa_policy_node.skills.robot_watch import RobotWatch
 from diwa_policy_node.skills.run_record import RunRecord
-from diwa_policy_node.skills.runner import Decision, Goal, RunLimits, SkillRunner
+from diwa_policy_node.skills.runner import SkillRunner
 from diwa_policy_node.skills.start_gate import GateLimits
 from diwa_runtime.bundle import Bundle, write_bundle
 from diwa_runtime.bundle.session import PolicySession
@@ -155,7 +157,7 @@ def test_a_sequence_goes_on_when_the_skill_before_has_succeeded(tmp_path: Path) 
         robot.step()
     outcome, reason = robot.ended
     assert (outcome, "wider" in reason) == (Outcome.SUCCESS, True)
-    assert robot.runner.dropped["held"] == 3, "what the first skill missed counts for the goal"
+    assert robot.runner.observations.dropped["held"] == 3, "what the first skill missed counts for the goal"
 
 
 @pytest.mark.parametrize(("timeout_s", "steps"), [(0.0, 60), (0.5, 15)], ids=["the bundle's", "the goal's"])
@@ -271,7 +273,7 @@ def test_a_stream_without_stamps_goes_by_the_clock_of_the_day_as_in_a_bag(tmp_pa
 
 def test_a_robot_that_has_not_said_its_mode_refuses_a_goal(robot: Robot) -> None:
     robot.step()
-    robot.runner._mode = None
+    robot.runner._robot = RobotWatch(0.5)
     assert "in which mode" in str(robot.runner.start(Goal(("open_drawer",)), robot.now_ns))
 
 
@@ -289,7 +291,7 @@ def test_a_robot_of_which_nothing_is_observed_is_listened_to_all_the_same(tmp_pa
         )
 
     robot = Elsewhere(tmp_path)
-    robot.runner.watch.note("robot/state", robot.now_ns)
+    robot.runner.observations.watch.note("robot/state", robot.now_ns)
     robot.run(steps=3)
     assert robot.runner.running
     for _ in range(5):  # the arm's observations go on
@@ -317,7 +319,7 @@ def test_f02_a_short_silence_is_bridged_by_holding(robot: Robot) -> None:
     robot.tick += 3  # the sensor's time went on
     assert robot.step() is not None
     assert robot.decisions[-1].step == 3 + 4, "the ticks that were missed count for the policy too"
-    assert robot.runner.dropped["held"] == 3
+    assert robot.runner.observations.dropped["held"] == 3
 
 
 def test_f02_an_observation_that_became_whole_too_late_is_not_acted_upon(tmp_path: Path) -> None:
@@ -360,7 +362,7 @@ def test_f01_one_such_observation_is_left_out(robot: Robot) -> None:
 
     assert robot.step(state=spoil) is None
     assert robot.step() is not None
-    assert robot.runner.dropped["faulty"] == 1
+    assert robot.runner.observations.dropped["faulty"] == 1
 
 
 def nan_accepted(message: Any) -> Any:
@@ -544,7 +546,7 @@ def test_a_run_is_recorded_line_by_line(robot: Robot, tmp_path: Path) -> None:
     robot.runner.cancel("enough")
     ended = robot.runner.take_ended()
     assert ended is not None
-    record.ended(ended, robot.runner.late, robot.runner.dropped, DivergenceSum())
+    record.ended(ended, robot.runner.late, robot.runner.observations.dropped, DivergenceSum())
     (path,) = (tmp_path / "logs").iterdir()
     start, *steps, end = [json.loads(line) for line in path.read_text().splitlines()]
     assert (start["kind"], start["skills"], start["seed"]) == ("start", ["open_drawer"], 3)

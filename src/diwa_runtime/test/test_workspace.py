@@ -48,6 +48,8 @@ ROS_MODULES = {
         "messages.py",
         "diagnostics.py",
         "client.py",
+        "goal_server.py",
+        "robot_link.py",
         "twin_episodes.py",
     },
 }

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from diwa_policy_node.skills.goal import Decision, Ended, Goal, RunLimits
 from diwa_policy_node.skills.run_record import RunRecord
-from diwa_policy_node.skills.runner import Decision, Ended, Goal, RunLimits
 from diwa_runtime.logs.divergence import Divergence, DivergenceSum
 from diwa_runtime.robot import Outcome
 from diwa_runtime.spec import Spec

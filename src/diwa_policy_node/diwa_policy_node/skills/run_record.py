@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diwa_policy_node.skills.runner import Decision, Ended, Goal, RunLimits
+from diwa_policy_node.skills.goal import Decision, Ended, Goal, RunLimits
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.errors import StorageError
 from diwa_runtime.logs.divergence import DivergenceSum
