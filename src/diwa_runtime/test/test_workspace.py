@@ -36,7 +36,7 @@ FORBIDDEN = {
     "diwa_trainer": ROS | {"mujoco", "diwa_ros", "diwa_sim", "diwa_policy_node", "diwa_bridge"},
 }
 ROS_MODULES = {
-    "diwa_ros": {"process.py", "parameters.py", "diagnostics.py", "qos.py"},
+    "diwa_ros": {"process.py", "parameters.py", "diagnostics.py", "qos.py", "peers.py"},
     "diwa_bridge": {
         *(f"{room}/{module}.py" for room in ("arm", "cameras") for module in ("node", "settings")),
         "teleop/node.py",

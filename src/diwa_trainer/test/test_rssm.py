@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Independent, kl_divergence
 
-from diwa_trainer.world.rssm import RSSM, RSSMConfig, balanced_kl
+from diwa_trainer.world.balanced_kl import balanced_kl
+from diwa_trainer.world.rssm import RSSM, RSSMConfig
 from diwa_trainer.world.rssm_sequence import draw
 
 EMBEDDING, ACTION, FEATURES = 5, 3, 4

@@ -18,10 +18,11 @@ from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.world.balanced_kl import balanced_kl
 from diwa_trainer.world.features import Features
 from diwa_trainer.world.one_hot import one_hot_linear
 from diwa_trainer.world.ordinal import apportion, scales, start_as_scales
-from diwa_trainer.world.rssm import RSSM, Observed, RSSMConfig, balanced_kl
+from diwa_trainer.world.rssm import RSSM, Observed, RSSMConfig
 
 Observation = dict[str, Tensor]
 """Raw observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) float32."""

@@ -1,0 +1,108 @@
+"""A window of the RSSM's steps by the fast pass: what of a step needs no state before it is computed for all at once.
+
+Dimensions as in `rssm.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diwa_trainer.world.one_hot import one_hot_linear
+from diwa_trainer.world.rssm_sequence import Weights, latent_sequence
+
+if TYPE_CHECKING:
+    from diwa_trainer.world.rssm import RSSM, PriorHead
+
+Head = tuple[nn.Linear, nn.LayerNorm, Tensor]
+"""What gives a state's logits: from h to the hidden layer, its norm, and the weight (S * C, hidden) out of it."""
+Carry = tuple[Tensor | None, Tensor | None]
+"""Weights from the state before straight to the logits, by way of F features; see `rssm_sequence.Weights`."""
+
+
+def observe(
+    rssm: RSSM,
+    embeddings: Tensor,
+    previous_actions: Tensor,
+    latent: Tensor,
+    uniforms: Tensor | None,
+    features: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Advance and take a frame in, T times.
+
+    Args:
+        rssm: the model.
+        embeddings, previous_actions, latent, features: as for `RSSM.observe`.
+        uniforms: (B, T, S) choose the states; None takes the likeliest.
+
+    Returns:
+        h (B, T, H), z (B, T, S * C), straight-through, the posterior's and the prior's logits (B, T, S * C) before the
+        mix, and where z is one (B, T, S) int64, counted over all S * C.
+    """
+    head = (rssm.posterior_h, rssm.posterior_norm, rssm.posterior_out.weight)
+    frame_share = F.linear(embeddings, rssm.posterior_e.weight, rssm.posterior_h.bias)
+    logit_share = rssm.with_seen(rssm.posterior_out.bias.expand(*embeddings.shape[:2], -1), features)
+    h, z, logits, index = _sequence(
+        rssm, previous_actions, frame_share, logit_share, latent, uniforms, head, (None, None)
+    )
+    prior = rssm.prior_logits(h, _carried_through(rssm, latent, z, index), previous_actions)
+    return h, z, logits, prior, index
+
+
+def imagine(rssm: RSSM, latent: Tensor, actions: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Advance by actions (B, T, A) and draw from the prior, T times; return h, z and index as `observe` does."""
+    into, norm, _, last = cast("PriorHead", tuple(rssm.prior_head))
+    bias_share, logit_share = (layer.bias.expand(*actions.shape[:2], -1) for layer in (into, last))
+    carry: Carry = (None, None)
+    out = last.weight
+    if (shortcut := rssm.shortcut) is not None:
+        carry = (shortcut.before.weight, shortcut.expected.weight)
+        logit_share = logit_share + shortcut.expected(shortcut.action(actions))
+        out = out + shortcut.expected.weight @ shortcut.hidden.weight
+    h, z, _, index = _sequence(rssm, actions, bias_share, logit_share, latent, uniforms, (into, norm, out), carry)
+    return h, z, index
+
+
+def _carried_through(rssm: RSSM, latent: Tensor, z: Tensor, index: Tensor) -> Tensor | None:
+    """Return what the shortcut carries to each step of a window (B, T, F), given the latents before and the states."""
+    first = rssm.carried(latent)
+    if rssm.shortcut is None or first is None:
+        return None
+    later = one_hot_linear(z[:, :-1], index[:, :-1], rssm.shortcut.before.weight)
+    return torch.cat([first[:, None], later], 1)
+
+
+def _sequence(
+    rssm: RSSM,
+    actions: Tensor,
+    head_share: Tensor,
+    logit_share: Tensor,
+    latent: Tensor,
+    uniforms: Tensor | None,
+    head: Head,
+    carry: Carry,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run the steps that `head` draws the states of; see `latent_sequence` for what comes back."""
+    head_h, head_norm, head_out = head
+    weights = Weights(
+        rssm.stochastic_in.weight,
+        rssm.in_norm.weight,
+        rssm.in_norm.bias,
+        rssm.gru.weight_ih,
+        rssm.gru.weight_hh,
+        rssm.gru.bias_ih,
+        rssm.gru.bias_hh,
+        head_h.weight,
+        head_norm.weight,
+        head_norm.bias,
+        head_out,
+        *carry,
+    )
+    action_share = F.linear(actions, rssm.action_in.weight, rssm.stochastic_in.bias)
+    config = rssm.config
+    return latent_sequence(
+        action_share, head_share, logit_share, latent, uniforms, weights, classes=config.classes, unimix=config.unimix
+    )
