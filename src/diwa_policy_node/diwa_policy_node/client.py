@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,9 @@ from rclpy.action import ActionClient
 from rclpy.node import Node
 
 from diwa_msgs.action import RunSkill
+from diwa_msgs.msg import PolicyStatus
 from diwa_ros.process import ros_process, spin_until
+from diwa_ros.qos import RELIABLE
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import DiwaError, InputError
@@ -20,6 +23,12 @@ from diwa_runtime.robot import Outcome
 
 ANSWER_S = 5.0
 """How long the node may take to answer a request."""
+QUIET_S = 2.0
+"""Without feedback for so long the node is asked for the result again, each time: one that was started anew says that
+it does not know the goal."""
+LOST_S = 5.0
+"""Without feedback and without `policy/status` for so long the node is gone. The middleware's own list would tell so
+only after 20 s, and not at all where the node has been started anew."""
 
 
 class NotAchievedError(DiwaError):
@@ -48,6 +57,8 @@ class SkillClient(Node):
         super().__init__("run_skill", **options)
         self._action = ActionClient(self, RunSkill, "run_skill")
         self.feedback: RunSkill.Feedback | None = None
+        self._heard_s = self._fed_s = 0.0
+        self.create_subscription(PolicyStatus, "policy/status", self._on_status, RELIABLE)
 
     def ready(self) -> bool:
         """Whether a policy node serves skills."""
@@ -74,17 +85,30 @@ class SkillClient(Node):
             handle = asked.result() if asked.done() else None
             if handle is None or not handle.accepted:
                 raise InputError("the policy node did not take the goal; is it alive?")
-            ended = handle.get_result_async()
-            while not spin_until(self, ended.done, 0.5):
-                if not self.ready():
-                    raise InputError("the policy node is gone; a robot that is not commanded holds")
+            answer = self._answer(handle)
         except BaseException:
             self._call_off(asked)
             raise
-        answer = ended.result()
         if answer.status == GoalStatus.STATUS_UNKNOWN:
             raise InputError("the policy node does not know the goal any more; was it started anew?")
         return answer.result
+
+    def _answer(self, handle: Any) -> Any:
+        """Wait for a goal's result, for as long as its node lives.
+
+        Raises:
+            InputError: the node is gone.
+        """
+        self._heard_s = self._fed_s = time.monotonic()
+        asked = [handle.get_result_async()]
+        while not spin_until(self, lambda: any(one.done() for one in asked), 0.5):
+            now = time.monotonic()
+            if now - self._heard_s > LOST_S or not self.ready():
+                raise InputError("the policy node is gone; a robot that is not commanded holds")
+            if now - self._fed_s > QUIET_S:
+                self._fed_s = now
+                asked.append(handle.get_result_async())
+        return next(one for one in asked if one.done()).result()
 
     def _call_off(self, asked: Any) -> None:
         """Cancel a goal, also one that is accepted only now."""
@@ -97,6 +121,10 @@ class SkillClient(Node):
 
     def _on_feedback(self, message: Any) -> None:
         self.feedback = message.feedback
+        self._heard_s = self._fed_s = time.monotonic()
+
+    def _on_status(self, _: PolicyStatus) -> None:
+        self._heard_s = time.monotonic()
 
 
 def goal_of(config: RunSkillConfig) -> RunSkill.Goal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from action_msgs.srv import CancelGoal
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.lifecycle import LifecycleNode
@@ -14,6 +15,7 @@ from diwa_policy_node.settings import PolicySettings
 from diwa_policy_node.skills.goal import Decision, Ended, Goal
 from diwa_policy_node.skills.run_record import RunRecord
 from diwa_policy_node.skills.runner import SkillRunner
+from diwa_ros.peers import publishers_of
 from diwa_runtime.robot import Outcome
 
 
@@ -34,11 +36,25 @@ class GoalServer:
         self._record: RunRecord | None = None
         self.last: Ended | None = None
         self.concluding = 0
+        self._own_name = str(node.get_fully_qualified_name())
+        self._calling_off = node.create_client(CancelGoal, "run_skill/_action/cancel_goal")
 
     @property
     def serves(self) -> bool:
         """Whether clients find the action."""
         return self._server is not None
+
+    def others(self) -> list[str]:
+        """Return the names of the nodes that serve the action besides this one."""
+        names = publishers_of(self._node, "run_skill/_action/status")  # every action server has one
+        if self.serves and self._own_name in names:
+            names.remove(self._own_name)
+        return names
+
+    def call_others_off(self) -> None:
+        """Cancel every goal of whoever else serves the action: what they command, nobody asked this node's client."""
+        if self._calling_off.service_is_ready():
+            self._calling_off.call_async(CancelGoal.Request())  # no goal named, at no time: all of them
 
     def serve(self, runner: SkillRunner, begin: Callable[[Goal], str | None]) -> None:
         """Serve from the first activation on: who waits for the action, waits for a node that takes goals.
@@ -109,13 +125,14 @@ class GoalServer:
             self._record.ended(ended, runner.late, runner.observations.dropped, runner.divergence)
             self._say_trouble()
             self._record = None
-        self._say(ended)
+        self._say(ended, runner.other_commander(time.monotonic_ns()))
         if self._handle is not None:
             handle, self._handle = self._handle, None
             self._finish(handle, ended)
 
-    def _say(self, ended: Ended) -> None:
-        line = f"{ended.outcome.name} after {ended.steps} steps: {ended.reason}; the arm holds"
+    def _say(self, ended: Ended, commander: str | None) -> None:
+        arm = "the arm holds" if commander is None else f"the arm does what {commander!r} says"
+        line = f"{ended.outcome.name} after {ended.steps} steps: {ended.reason}; {arm}"
         if ended.outcome is Outcome.SUCCESS:  # rclpy allows one severity a source line
             self._node.get_logger().info(line)
         else:

@@ -31,15 +31,19 @@ from diwa_policy_node.settings import PolicySettings, declare_settings
 from diwa_policy_node.skills.goal import Decision, Goal
 from diwa_policy_node.skills.loading import load_skills, warm_up
 from diwa_policy_node.skills.runner import SkillRunner
+from diwa_ros.peers import full_name
 from diwa_ros.process import ros_process, spin_until, spin_until_told, told_to_stop
 from diwa_ros.qos import RELIABLE
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, one_line
 from diwa_runtime.robot import SPEC_TOPIC, RunState
 
+NODE = "diwa_policy"
 CHECK_S = 0.02
 IDLE_STATUS_EVERY = 5
 """Checks between two statuses while no decision is made."""
+CROWD_EVERY = 10
+"""Checks between two looks at who else publishes the robot's topics."""
 GOODBYE_S = 0.2
 """How long the process goes on when it is told to stop, so that clients are told how their goals ended."""
 
@@ -63,11 +67,13 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, **options: Any) -> None:
         """Declare the parameters and listen for the robot's Spec; `options` are rclpy's."""
-        super().__init__(diagnostics.NODE, **options)
+        super().__init__(NODE, **options)
         self.settings: PolicySettings = declare_settings(self)
         self.runner: SkillRunner | None = None
-        self.robot = RobotLink(self, self.settings.source, self._on_wrong_robot)
+        self.robot = RobotLink(self, self.settings.source, self._on_wrong_robot, self._on_contest)
         self.goals = GoalServer(self, self.settings)
+        self._crowd: str | None = None
+        self._refuse_impossible_transitions()
         self.on_active: Callable[[], None] = lambda: None
         self._active = False
         self._refused = ""
@@ -85,8 +91,7 @@ class PolicyNode(LifecycleNode):
     def spin(self) -> None:
         """Turn the executor until told to stop or a callback fails; then the goal has ended and the arm holds.
 
-        The one edge at which faults of ours are caught: rclpy lets even an impossible transition that somebody asked
-        for end the process.
+        The one edge at which faults of ours are caught.
 
         Raises:
             DiwaError: one that a person must mend before the node can start.
@@ -158,6 +163,8 @@ class PolicyNode(LifecycleNode):
             )
         if silent := seen.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
+        if others := self.goals.others():
+            raise InputError(f"not active: {' and '.join(others)} serves run_skill already; only one policy node may")
         self.goals.serve(runner, self._begin)
         self._active = True
         self.on_active()
@@ -209,6 +216,23 @@ class PolicyNode(LifecycleNode):
             return ERROR
         return publishers(state)
 
+    def _refuse_impossible_transitions(self) -> None:
+        """Answer a transition that cannot be with no, as a lifecycle node should; rclpy raises what ends the spin."""
+        service = self._service_change_state
+        change_state = service.callback
+
+        def on_change_state(request: Any, response: Any) -> Any:
+            possible = self._state_machine.available_transitions
+            wanted, by = request.transition, 1 if request.transition.label else 0
+            if (wanted.label or wanted.id) in [transition[by] for transition in possible]:
+                return change_state(request, response)
+            now = self._state_machine.current_state[1]
+            self.get_logger().warning(f"transition {wanted.label or wanted.id} was asked for, which cannot be: {now}")
+            response.success = False
+            return response
+
+        service.callback = on_change_state
+
     def on_autostart(self) -> None:
         """Bring the node up by itself; a bundle that cannot be used ends the process.
 
@@ -235,6 +259,8 @@ class PolicyNode(LifecycleNode):
         """Look at the time, whether or not messages come."""
         runner, now_ns = self._needed_runner(), time.monotonic_ns()
         runner.check(now_ns)
+        if self._checks % CROWD_EVERY == 0:
+            self._look_for_another_robot(runner)
         self._conclude_if_ended()
         self._checks += 1
         if self._checks % IDLE_STATUS_EVERY:
@@ -252,7 +278,23 @@ class PolicyNode(LifecycleNode):
             self.robot.check(self.runner.spec)
         except DiwaError as error:
             return str(error)
+        if crowd := self.robot.crowd(self.runner):
+            return crowd
+        if others := self.goals.others():
+            return f"{' and '.join(others)} serves run_skill too; only one policy node may"
         return self.runner.start(goal, time.monotonic_ns())
+
+    def _look_for_another_robot(self, runner: SkillRunner) -> None:
+        """End the goal where a second robot has come up on the same topics."""
+        self._crowd = self.robot.crowd(runner)
+        if self._crowd is not None:
+            self.get_logger().error(self._crowd, throttle_duration_sec=10.0)
+            runner.fail(self._crowd)
+
+    def _on_contest(self) -> None:
+        """Call off the goal of another policy node that took the same one: its client is told by us how it ended."""
+        if self.goals.others():
+            self.goals.call_others_off()
 
     def _on_decision(self, decision: Decision) -> None:
         runner = self._needed_runner()
@@ -283,7 +325,13 @@ class PolicyNode(LifecycleNode):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = diagnostics.statuses(
-            self.runner, self._active, self.goals.last, self._inference_s, time.monotonic_ns()
+            full_name(self),
+            self.runner,
+            self._active,
+            self.goals.last,
+            self._inference_s,
+            self._crowd,
+            time.monotonic_ns(),
         )
         self._diagnostics.publish(message)
 

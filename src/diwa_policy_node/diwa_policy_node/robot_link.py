@@ -18,7 +18,8 @@ from diwa_msgs.msg import EndEffectorDelta, RobotState
 from diwa_policy_node import messages
 from diwa_policy_node.skills.goal import Decision
 from diwa_policy_node.skills.runner import SkillRunner
-from diwa_ros.qos import LATCHED, NEWEST_IMAGE, RELIABLE
+from diwa_ros.peers import several_publish
+from diwa_ros.qos import EVERY_STATE, LATCHED, NEWEST_IMAGE, RELIABLE
 from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC
@@ -50,6 +51,20 @@ class Receipts:
         return self._last_ns
 
 
+class Losses:
+    """How many messages of one publisher were lost, by the count that it gives each of them."""
+
+    def __init__(self) -> None:
+        self._last: int | None = None
+
+    def before(self, sequence: int | None) -> int:
+        """Return how many were lost just before the one of that number; None: it has none."""
+        last, self._last = self._last, sequence
+        if last is None or sequence is None or sequence <= last:  # the first, or another publisher's
+            return 0
+        return sequence - last - 1
+
+
 class RobotLink:
     """What is heard of the robot, and what it is told.
 
@@ -57,15 +72,23 @@ class RobotLink:
         spec: what the robot said last that it is; None = no robot has.
     """
 
-    def __init__(self, node: LifecycleNode, source: str, on_wrong_robot: Callable[[Exception], None]) -> None:
+    def __init__(
+        self,
+        node: LifecycleNode,
+        source: str,
+        on_wrong_robot: Callable[[Exception], None],
+        on_contest: Callable[[], None],
+    ) -> None:
         """Listen for the robot's Spec.
 
         Args:
             node: whose topics.
             source: the name under which the robot is commanded.
             on_wrong_robot: is told why the robot is none for what `listen` was given; also when it becomes one.
+            on_contest: is called when a goal has ended because somebody else commands the robot too.
         """
         self._node, self._source, self._on_wrong_robot = node, source, on_wrong_robot
+        self._on_contest = on_contest
         self.spec: Spec | None = None
         self._runner: SkillRunner | None = None
         self._on_decision: Callable[[Decision], None] = lambda _: None
@@ -88,6 +111,11 @@ class RobotLink:
         theirs = Spec.from_json({**self.spec.to_json(), "mode": ours.mode})
         check_same_spec(ours, "the bundles", theirs, SPEC_TOPIC)
 
+    def crowd(self, runner: SkillRunner) -> str | None:
+        """Say who publish a topic that one robot alone is to publish, or None: two of them would both be driven."""
+        topics = dict.fromkeys([runner.observations.robot_topic, *runner.observations.topics, SPEC_TOPIC])
+        return next((crowd for topic in topics if (crowd := several_publish(self._node, topic))), None)
+
     def listen(
         self, runner: SkillRunner, on_decision: Callable[[Decision], None], afterwards: Callable[[], None]
     ) -> None:
@@ -102,7 +130,7 @@ class RobotLink:
         seen, subscribe = runner.observations, self._node.create_subscription
         cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
         for topic, kind in seen.topics.items():
-            qos = NEWEST_IMAGE if topic in cameras else RELIABLE
+            qos = NEWEST_IMAGE if topic in cameras else EVERY_STATE
             self._subscriptions.append(subscribe(message_class(kind), topic, self._listener(topic, runner), qos))
         if seen.robot_topic not in seen.topics:
             alone = self._listener_to_robot_alone(runner)
@@ -134,9 +162,11 @@ class RobotLink:
             self._on_wrong_robot(error)
 
     def _listener(self, topic: str, runner: SkillRunner) -> Callable[[Any, dict[str, Any]], None]:
-        receipts = Receipts()
+        receipts, losses = Receipts(), Losses()
 
         def on_message(message: Any, info: dict[str, Any]) -> None:
+            if lost := losses.before(info.get("publication_sequence_number")):
+                self._on_lost(topic, lost, runner)
             received_ns = receipts.of(info["received_timestamp"], time.time_ns(), time.monotonic_ns())
             if topic == runner.observations.robot_topic:
                 self._hear_robot(message, runner)
@@ -146,6 +176,13 @@ class RobotLink:
             self._afterwards()
 
         return on_message
+
+    def _on_lost(self, topic: str, count: int, runner: SkillRunner) -> None:
+        """Two senders count each for themselves, which looks like losses."""
+        if crowd := several_publish(self._node, topic):
+            runner.fail(crowd)
+        else:
+            runner.on_lost(topic, count)
 
     def _listener_to_robot_alone(self, runner: SkillRunner) -> Callable[[RobotState], None]:
         """Hear a robot of which the policy observes nothing here."""
@@ -167,5 +204,8 @@ class RobotLink:
             return
         assert self._runner is not None, "commands are heard between listen and forget"
         name = message.source if message.source != self._source else f"a second {message.source}"
+        ran = self._runner.running
         self._runner.on_foreign_command(name, time.monotonic_ns())
+        if ran and not self._runner.running:
+            self._on_contest()
         self._afterwards()

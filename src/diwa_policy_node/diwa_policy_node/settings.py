@@ -28,6 +28,7 @@ PARAMETERS = {
     "give_up_after_s": Parameter(_LIMITS.give_up_after_s, "s without one until the goal ends", 0.05, 5.0),
     "first_observation_s": Parameter(_LIMITS.first_observation_s, "s that the first one may take", 0.1, 30.0),
     "unanswered_s": Parameter(_LIMITS.unanswered_s, "s without a command taken until the goal ends", 0.1, 5.0),
+    "least_rate": Parameter(_LIMITS.least_rate, "share of the Spec's rate that the robot must have", 0.1, 1.0),
     "success_frames": Parameter(_LIMITS.success_frames, "observations in a row that must look like success", 1, 100),
     "success_release": Parameter(
         _LIMITS.success_release,
@@ -91,7 +92,7 @@ def settings_of(values: dict[str, Any]) -> PolicySettings:
     )
     limits = RunLimits(
         **chosen(
-            "hold_after_s", "give_up_after_s", "first_observation_s", "unanswered_s", "success_frames",
+            "hold_after_s", "give_up_after_s", "first_observation_s", "unanswered_s", "least_rate", "success_frames",
             "success_release", "stuck_after_s", "stuck_moved_m", "overlapped", "shadow",
         ),
         seams=SeamLimits(**chosen("acceleration", "rotation_acceleration", "blend_ticks")),

@@ -90,6 +90,7 @@ class FakeRobot(Node):
         silent: topics that send nothing.
         offset_ns: of the sensor's clock against ours.
         mode: of the robot.
+        period_ns: between two stamps.
         picture: what the cameras show; None = something new each time.
         commands: all that were heard.
         moved_m: along x, by what was commanded.
@@ -102,6 +103,7 @@ class FakeRobot(Node):
         self.silent: set[str] = set()
         self.offset_ns, self.mode, self.picture = 0, RobotState.MODE_IDLE, None
         self.obeys = True
+        self.period_ns = round(NANOSECONDS / spec.rate_hz)
         self.commands: list[EndEffectorDelta] = []
         self.moved_m = 0.0
         self.states: list[RobotState] = []
@@ -131,7 +133,7 @@ class FakeRobot(Node):
 
     def tick(self) -> None:
         """One control period."""
-        self._time_ns += round(NANOSECONDS / self.spec.rate_hz)  # regular, however busy the machine is
+        self._time_ns += self.period_ns  # regular, however busy the machine is
         stamp_ns = self._time_ns + self.offset_ns
         state = RobotState(gripper_width=0.04, gripper_command=1.0, mode=self.mode)
         state.header.stamp = time_of(stamp_ns)

@@ -465,26 +465,3 @@ def test_a_stop_of_the_robot_ends_the_goal(make_rig: Callable[..., Rig], skills:
     robot.mode = RobotState.MODE_STOPPED
     assert rig.result(handle) == (Outcome.STOPPED, "the robot is stopped; call robot/release")
     assert rig.run() == (Outcome.REFUSED, "the robot is stopped; call robot/release")
-
-
-def test_an_exception_ends_the_goal_and_not_the_node(
-    make_rig: Callable[..., Rig], skills: Path, start_process: Callable[..., Any]
-) -> None:
-    """This rclpy lets an impossible transition that anybody asks for out of its service callback."""
-    from lifecycle_msgs.msg import Transition
-    from lifecycle_msgs.srv import ChangeState
-
-    rig = make_rig(None)
-    robot = rig.robot()
-    process = start_active_policy(rig, start_process, skills, **PATIENT)
-    handle = rig.send()
-    rig.spin_until(lambda: len(robot.commands) > 5)
-    changes = rig.peer.create_client(ChangeState, "diwa_policy/change_state")
-    rig.spin_until(changes.service_is_ready)
-    changes.call_async(ChangeState.Request(transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
-    outcome, reason = rig.result(handle)
-    assert outcome is Outcome.FAULT
-    assert "a fault of the policy node's own" in reason
-    held(rig, robot, len(robot.commands))
-    assert process.poll() is None
-    assert rig.run(timeout=0.2)[0] is Outcome.TIMEOUT, "the next goal runs"

@@ -16,9 +16,9 @@ def publishers_of(node: Node, topic: str) -> list[str]:
 
 def several_publish(node: Node, topic: str) -> str | None:
     """Say who publish a topic that is to have one publisher, or None: there is at most one."""
-    names = publishers_of(node, topic)
-    if len(names) < 2:
+    if node.count_publishers(topic) < 2:  # a number is quicker had than names
         return None
+    names = publishers_of(node, topic)
     return f"{topic} is published by {' and '.join(names)}; only one may (a node that was killed counts for 20 s more)"
 
 

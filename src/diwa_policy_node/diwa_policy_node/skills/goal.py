@@ -23,6 +23,8 @@ class RunLimits:
         give_up_after_s: end the goal after so long without one.
         first_observation_s: how long the first one may take.
         unanswered_s: end the goal when the robot took no command for so long.
+        least_rate: begin no goal while the robot says its state at less than this share of the Spec's rate: a policy
+            would run as much slower, on observations of which some are repeated.
         success_frames: so many observations in a row must look like success.
         success_release: the count starts anew only when the probability falls below the bundle's threshold by this
             share of it.
@@ -35,6 +37,7 @@ class RunLimits:
     give_up_after_s: float = 0.2
     first_observation_s: float = 1.0
     unanswered_s: float = 0.5
+    least_rate: float = 0.75
     success_frames: int = 2
     success_release: float = 0.1
     stuck_after_s: float = 0.5

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from diwa_policy_node.skills.robot_watch import robot_topic_of
-from diwa_policy_node.skills.stream_watch import StreamWatch, StuckCameras
+from diwa_policy_node.skills.stream_watch import Pace, StreamWatch, StuckCameras
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.assembler import LiveAssembler, Row
-from diwa_runtime.rows.streams import NANOSECONDS
+from diwa_runtime.rows.streams import NANOSECONDS, stamp_of
 from diwa_runtime.spec import Spec
 
 
@@ -45,8 +46,18 @@ class Observations:
         self._camera_topics = {stream.topic for stream in spec.streams if stream.field in names}
         self._cameras = cameras
         self.watch = StreamWatch([*self.topics, self.robot_topic])
+        self._reference = next(stream for stream in spec.streams if stream.field == "proprio")
+        self._summed = {stream.topic for stream in spec.streams if stream.align == "integrate"}
+        self._pace, self._rate_hz = Pace(), spec.rate_hz
         self._clock_ns, self._day_ns, self._day_ahead_ns = clock_ns, day_ns, 0
         self._dropped_before: Counter[str] = Counter()
+
+    def note(self, topic: str, message: Any, received_ns: int) -> None:
+        """Take note that a message came, whether or not a goal runs."""
+        self.watch.note(topic, received_ns)
+        if topic == self._reference.topic:
+            with suppress(InputError):  # no stamp: whoever feeds it on is told
+                self._pace.note(stamp_of(message, self._reference, received_ns))
 
     def begin_goal(self) -> None:
         """Forget what was dropped before."""
@@ -86,6 +97,17 @@ class Observations:
             fault = self._assembler.faults[-1]
             return f"{fault.topic}: {fault.reason}"
         return "the streams come, but their stamps do not fit together; look at the clocks of those who send"
+
+    def is_summed(self, topic: str) -> bool:
+        """Whether each message of a topic counts, because what it says is added up."""
+        return topic in self._summed
+
+    def too_slow(self, least_share: float) -> str | None:
+        """Say at which rate the robot says its state, if at less than that share of the Spec's."""
+        rate_hz = self._pace.rate_hz
+        if rate_hz is None or rate_hz >= least_share * self._rate_hz:
+            return None
+        return f"{self._reference.topic} comes at {rate_hz:.1f} Hz, the Spec has {self._rate_hz:g}"
 
     @property
     def dropped(self) -> dict[str, int]:

@@ -54,14 +54,19 @@ class RobotWatch:
         self._foreign = source, now_ns
         return f"{source!r} commands the robot too; only one may"
 
+    def other_commander(self, now_ns: int) -> str | None:
+        """Return who else commands the robot, if anybody does lately."""
+        recently = self._foreign is not None and now_ns - self._foreign[1] < self._unanswered_s * NANOSECONDS
+        return self._foreign[0] if self._foreign is not None and recently else None
+
     def objection(self, now_ns: int) -> str | None:
         """Say why no goal may begin, or None."""
         if self._mode is None:
             return "the robot has not said yet in which mode it is"
         if self._mode in UNWILLING:
             return UNWILLING[self._mode]
-        if self._foreign and now_ns - self._foreign[1] < self._unanswered_s * NANOSECONDS:
-            return f"{self._foreign[0]!r} commands the robot; wait until it is silent"
+        if (other := self.other_commander(now_ns)) is not None:
+            return f"{other!r} commands the robot; wait until it is silent"
         return None
 
     def has_ignored(self, sent: deque[int], stamp_ns: int) -> bool:

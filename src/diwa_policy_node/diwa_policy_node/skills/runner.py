@@ -117,7 +117,7 @@ class SkillRunner:
             message: with the fields of the ROS message as attributes.
             received_ns: when it was received, which may be before now if it had to wait for its turn.
         """
-        self.observations.watch.note(topic, received_ns)
+        self.observations.note(topic, message, received_ns)
         self._note_activity(self._clock_ns())
         if self._episode is None or received_ns < self._episode.begun_ns:
             return None
@@ -129,6 +129,19 @@ class SkillRunner:
         except DiwaError as error:
             self._end(Outcome.FAULT, str(error))
         return None
+
+    def on_lost(self, topic: str, count: int) -> None:
+        """Hear that messages of a topic were sent and did not arrive here.
+
+        Of a camera's pictures the newest is all that is wanted. What the robot accepted is added up from state to
+        state: with one of them missing, what the policy is told of its own motion is wrong.
+        """
+        if self._episode is not None and self._episode.observed_ns is not None and self.observations.is_summed(topic):
+            self._end(
+                Outcome.FAULT,
+                f"{count} messages of {topic} were lost on their way, so what the arm did is not known; is this "
+                "machine too slow for the robot's rate?",
+            )
 
     def on_robot(self, mode: int, answered_ns: int) -> None:
         """Take the robot's mode and the stamp of the observation that its newest command answers, 0 = none."""
@@ -157,6 +170,10 @@ class SkillRunner:
             return RunState.HOLDING
         return RunState.SHADOW if self.limits.shadow else RunState.RUNNING
 
+    def other_commander(self, now_ns: int) -> str | None:
+        """Return who else commands the robot, if anybody does."""
+        return self._robot.other_commander(now_ns)
+
     @property
     def running(self) -> str:
         """The skill that runs; "" = none."""
@@ -178,7 +195,11 @@ class SkillRunner:
             return f"the seed must not be negative, not {goal.seed}"
         if silent := self.observations.watch.silent(now_ns, self.limits.give_up_after_s):
             return f"streams are missing: {'; '.join(silent)}"
-        return None if self.limits.shadow else self._robot.objection(now_ns)
+        if self.limits.shadow:
+            return None
+        if slow := self.observations.too_slow(self.limits.least_rate):
+            return f"{slow}; a policy would run as much slower; mend the robot's rate, or set least_rate"
+        return self._robot.objection(now_ns)
 
     def _begin(self, goal: Goal, index: int, now_ns: int) -> None:
         bundle = self.skills[goal.skills[index]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,31 @@ class StreamWatch:
         if since is None or now_ns <= since:
             return dict.fromkeys(self._heard, float("nan"))
         return {topic: count * NANOSECONDS / (now_ns - since) for topic, count in counts.items()}
+
+
+class Pace:
+    """How often a sender stamps: its rate by its own clock, which a busy machine here does not change."""
+
+    def __init__(self, kept: int = 30, needed: int = 10) -> None:
+        """Judge by the last `kept` intervals, once there are `needed`."""
+        self._intervals: deque[int] = deque(maxlen=kept)
+        self._needed = needed
+        self._last_ns: int | None = None
+
+    def note(self, stamp_ns: int) -> None:
+        """Take a stamp; one that repeats the last says nothing, after one that goes back all begins anew."""
+        if self._last_ns is not None and stamp_ns < self._last_ns:
+            self._intervals.clear()
+        elif self._last_ns is not None and stamp_ns > self._last_ns:
+            self._intervals.append(stamp_ns - self._last_ns)
+        self._last_ns = stamp_ns
+
+    @property
+    def rate_hz(self) -> float | None:
+        """The rate by the median interval, which single gaps do not move; None: not known yet."""
+        if len(self._intervals) < self._needed:
+            return None
+        return NANOSECONDS / float(np.median(self._intervals))
 
 
 @dataclass
