@@ -1,23 +1,20 @@
-"""Every row runs, what is measured is written as promised, and the plain windows are the dataset's."""
+"""Every row runs, what is measured is written as promised, and the plain windows are those that training reads."""
 
 import json
 
+import data
 import numpy as np
 import pytest
 import robot
 import rows
 import run
+import torch
 from measuring import Benchmark, Effort, alternate
-from plain_windows import StepFiles
 from rows import Row
 
 from diwa_runtime.errors import ConfigError, InputError
-from diwa_runtime.spec import Spec
-from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
 
 NEED_OPENGL = {"ingest", "sim_cameras"}
-CLAIMS = [name for name, benchmark in run.BENCHMARKS.items() if benchmark.target is not None]
-FIELDS = ("proprio", "scene", "action")
 LIVE = ("observation_to_command", "observation_to_command_p99", "command_gap")
 
 
@@ -30,7 +27,7 @@ def row(name, ratio=2.0, target=1.5):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.gl if name in NEED_OPENGL else ()) for name in CLAIMS]
+    "name", [pytest.param(name, marks=pytest.mark.gl if name in NEED_OPENGL else ()) for name in run.BENCHMARKS]
 )
 def test_row_runs(name):
     if name == "policy_sampling_diffusers":
@@ -143,19 +140,19 @@ def test_both_sides_are_called_in_turn_after_a_warm_up():
     assert calls == ["ours", "plain"] * 3
 
 
-def test_plain_windows_are_the_datasets(tmp_path):
-    rng = np.random.default_rng(0)
-    with DatasetWriter(tmp_path / "dataset", Spec()) as writer:
-        for length in (12, 7):
-            layouts = field_layouts(Spec()).items()
-            writer.add_episode({n: rng.standard_normal((length, *shape)).astype(kind) for n, (kind, shape) in layouts})
-    dataset = Dataset.open(tmp_path / "dataset")
-    files = StepFiles(tmp_path, [e.start for e in dataset.episodes], [len(e) for e in dataset.episodes])
-    files.write({name: dataset.arrays[name] for name in FIELDS})
+@pytest.mark.parametrize("windows", [data.STATE, data.IMAGES], ids=["state", "images"])
+@pytest.mark.parametrize("held", [False, True], ids=["files", "held"])
+def test_plain_windows_are_what_training_reads(tmp_path, windows, held, monkeypatch):
+    monkeypatch.setattr(data, "EPISODE_ROWS", 52)
+    dataset = data.random_dataset(tmp_path / "dataset", windows.spec, 2, np.random.default_rng(0))
+    plain = data.held_rows(dataset, windows) if held else data.step_files(tmp_path, dataset, windows, Effort())
 
-    ours = dataset.windows(np.random.default_rng(1), 30, 5, fields=FIELDS)
-    plain = files.windows(np.random.default_rng(1), 30, 5, FIELDS)
+    ours = data.training_windows(dataset, np.random.default_rng(1))
+    theirs = plain.windows(np.random.default_rng(1), data.BATCH, data.LENGTH, windows.fields)
 
-    np.testing.assert_array_equal(ours["row"], plain["row"])
-    for name in FIELDS:
-        np.testing.assert_array_equal(ours[name], plain[name])
+    rows = dataset.windows(np.random.default_rng(1), data.BATCH, data.LENGTH, fields=())["row"]
+    np.testing.assert_array_equal(rows, theirs["row"])
+    assert {*rows[:, 0].tolist()} == {0, 1, 2, 52, 53, 54}, "within both episodes, and to their ends"
+    assert ours.keys() == theirs.keys() - {"row"}
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
