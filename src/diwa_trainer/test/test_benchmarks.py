@@ -122,6 +122,23 @@ def test_the_page_names_the_targets_that_no_row_measures():
         assert f"| `{goal.name}` |  |  |  |  | >= {goal.target:g}x | not measured |" in text
 
 
+def test_the_page_sums_up_by_the_row_that_is_kinder_to_the_reference():
+    text = rows.page_text([row("ppo_update_bc", 32.6), row("ppo_update_bc_steps", 5.0), row("imagination")])
+    assert "In short, beside plain versions: imagined episodes 2.0x, one with the BC term 5.0x.\n" in text
+    assert {name for _, name in rows.HEADLINES} <= run.BENCHMARKS.keys()
+    assert "In short" not in rows.page_text([row("first")])
+
+
+def test_what_was_written_by_hand_is_in_every_page(tmp_path):
+    rows.write_rows([row("first")], tmp_path / "results.json", tmp_path / "page.md")
+    assert "| RSSM 128, B 16 T 50, with KL | 192 ms | LUMOS 562 | .77 |" in (tmp_path / "page.md").read_text()
+
+
+def test_the_page_that_is_kept_is_the_one_that_its_results_make():
+    kept = rows.load_rows(run.ROOT / "benchmarks" / "results.json")
+    assert (run.ROOT / "docs" / "performance.md").read_text(encoding="utf-8") == rows.page_text(kept)
+
+
 def test_damaged_results_are_refused(tmp_path):
     (tmp_path / "results.json").write_text('[{"name": 1}]')
     with pytest.raises(InputError, match=r"results\.json"):
