@@ -18,6 +18,20 @@ def observe(
     features: Tensor | None = None,
 ) -> Observed:
     """Filter windows (B, T, ...) as `RSSM.observe` does; `uniforms` (B, T, S) choose the states, None the likeliest."""
+    latents, posterior, prior = unroll(rssm, embeddings, previous_actions, latent, uniforms, features)
+    index = latents[..., rssm.config.deterministic :].gt(0.5).nonzero()[:, -1].view(*latents.shape[:2], -1)
+    return Observed(latents, posterior, prior, index)
+
+
+def unroll(
+    rssm: RSSM,
+    embeddings: Tensor,
+    previous_actions: Tensor,
+    latent: Tensor,
+    uniforms: Tensor | None,
+    features: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `observe`: latents (B, T, Z), posterior and prior logits (B, T, S, C), all that a loss needs."""
     latents, posterior, prior = [], [], []
     for t in range(embeddings.shape[1]):
         h = advance(rssm, latent, previous_actions[:, t])
@@ -25,15 +39,13 @@ def observe(
         logits = rssm.posterior_out(F.silu(hidden))
         if rssm.shortcut is not None and features is not None:
             logits = logits + rssm.shortcut.seen(features[:, t])
-        probabilities = mixed(rssm, logits)
-        prior.append(mixed(rssm, prior_logits(rssm, h, latent, previous_actions[:, t])).log())
-        states = straight_through(probabilities, None if uniforms is None else uniforms[:, t])
+        seen = log_mixed(rssm, logits)
+        prior.append(log_mixed(rssm, prior_logits(rssm, h, latent, previous_actions[:, t])))
+        states = straight_through(seen.exp(), None if uniforms is None else uniforms[:, t])
         latent = torch.cat([h, states.flatten(1)], -1)
         latents.append(latent)
-        posterior.append(probabilities.log())
-    stacked = torch.stack(latents, 1)
-    index = stacked[..., rssm.config.deterministic :].gt(0.5).nonzero()[:, -1].view(*stacked.shape[:2], -1)
-    return Observed(stacked, torch.stack(posterior, 1), torch.stack(prior, 1), index)
+        posterior.append(seen)
+    return torch.stack(latents, 1), torch.stack(posterior, 1), torch.stack(prior, 1)
 
 
 def imagine(rssm: RSSM, latent: Tensor, actions: Tensor, uniforms: Tensor) -> Tensor:
@@ -68,6 +80,13 @@ def mixed(rssm: RSSM, logits: Tensor) -> Tensor:
     config = rssm.config
     probabilities = logits.unflatten(-1, (config.variables, config.classes)).softmax(-1)
     return (1 - config.unimix) * probabilities + config.unimix / config.classes
+
+
+def log_mixed(rssm: RSSM, logits: Tensor) -> Tensor:
+    """Return the logarithms of `mixed`; without a mix those of classes too unlikely for a probability are kept too."""
+    if rssm.config.unimix:
+        return mixed(rssm, logits).log()
+    return logits.unflatten(-1, (rssm.config.variables, rssm.config.classes)).log_softmax(-1)
 
 
 def straight_through(probabilities: Tensor, uniforms: Tensor | None) -> Tensor:

@@ -35,6 +35,16 @@ NOT_MEASURED = (
         "training as LUMOS has it",
     ),
 )
+HEADLINES = (
+    ("a deployed chunk", "policy_sampling"),
+    ("imagined episodes", "imagination"),
+    ("a PPO update", "ppo_update_steps"),
+    ("one with the BC term", "ppo_update_bc_steps"),
+    ("an update of the world model", "world_model_training_state"),
+)
+"""What the page sums up, and the row that each figure is of: where there are two, the one kinder to the reference."""
+PEERS = Path(__file__).with_name("peers.md")
+"""The page's section on peers' own code, written by hand: no command here runs that code."""
 WHY_NOT_MEASURED = "They are about a world model of images, which is missing."
 
 
@@ -128,6 +138,7 @@ def page_text(rows: Sequence[Row]) -> str:
             "[`benchmarks/`](../benchmarks/README.md) and are the oracles of the tests: with the same weights they",
             "give the same numbers.",
             "",
+            *headline(rows),
             *table,
             "",
             "## What was measured",
@@ -142,11 +153,26 @@ def page_text(rows: Sequence[Row]) -> str:
             "|---|---|---|",
             *goals,
             "",
+            PEERS.read_text(encoding="utf-8"),
             "## On which machine",
             *machines,
             "",
         ]
     )
+
+
+def headline(rows: Iterable[Row]) -> list[str]:
+    """Sum the rows up in a paragraph; nothing of those that are not there."""
+    ratios = {row.name: row.ratio for row in rows}
+    said = [f"{what} {ratios[name]:.1f}x" for what, name in HEADLINES if name in ratios]
+    if not said:
+        return []
+    return [
+        f"In short, beside plain versions: {', '.join(said)}.",
+        "PPO is summed up by the rows `*_steps`: much of `ppo_update_bc` is that DPPO draws the frozen policy's chains",
+        "anew for each pair of env step and denoising step.",
+        "",
+    ]
 
 
 def figure(value: float) -> str:

@@ -13,6 +13,7 @@ import live
 import robot
 import simulation
 import torch
+import training
 from measuring import Benchmark, Effort, machine
 from rows import Row, figure, load_rows, merged, write_rows
 
@@ -25,6 +26,7 @@ BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         *learning.BENCHMARKS,
+        *training.BENCHMARKS,
         *data.BENCHMARKS,
         *simulation.BENCHMARKS,
         *robot.BENCHMARKS,

@@ -1,23 +1,20 @@
-"""Every row runs, what is measured is written as promised, and the plain windows are the dataset's."""
+"""Every row runs, what is measured is written as promised, and the plain windows are those that training reads."""
 
 import json
 
+import data
 import numpy as np
 import pytest
 import robot
 import rows
 import run
+import torch
 from measuring import Benchmark, Effort, alternate
-from plain_windows import StepFiles
 from rows import Row
 
 from diwa_runtime.errors import ConfigError, InputError
-from diwa_runtime.spec import Spec
-from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
 
 NEED_OPENGL = {"ingest", "sim_cameras"}
-CLAIMS = [name for name, benchmark in run.BENCHMARKS.items() if benchmark.target is not None]
-FIELDS = ("proprio", "scene", "action")
 LIVE = ("observation_to_command", "observation_to_command_p99", "command_gap")
 
 
@@ -30,7 +27,7 @@ def row(name, ratio=2.0, target=1.5):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.gl if name in NEED_OPENGL else ()) for name in CLAIMS]
+    "name", [pytest.param(name, marks=pytest.mark.gl if name in NEED_OPENGL else ()) for name in run.BENCHMARKS]
 )
 def test_row_runs(name):
     if name == "policy_sampling_diffusers":
@@ -125,6 +122,23 @@ def test_the_page_names_the_targets_that_no_row_measures():
         assert f"| `{goal.name}` |  |  |  |  | >= {goal.target:g}x | not measured |" in text
 
 
+def test_the_page_sums_up_by_the_row_that_is_kinder_to_the_reference():
+    text = rows.page_text([row("ppo_update_bc", 32.6), row("ppo_update_bc_steps", 5.0), row("imagination")])
+    assert "In short, beside plain versions: imagined episodes 2.0x, one with the BC term 5.0x.\n" in text
+    assert {name for _, name in rows.HEADLINES} <= run.BENCHMARKS.keys()
+    assert "In short" not in rows.page_text([row("first")])
+
+
+def test_what_was_written_by_hand_is_in_every_page(tmp_path):
+    rows.write_rows([row("first")], tmp_path / "results.json", tmp_path / "page.md")
+    assert "| RSSM 128, B 16 T 50, with KL | 192 ms | LUMOS 562 | .77 |" in (tmp_path / "page.md").read_text()
+
+
+def test_the_page_that_is_kept_is_the_one_that_its_results_make():
+    kept = rows.load_rows(run.ROOT / "benchmarks" / "results.json")
+    assert (run.ROOT / "docs" / "performance.md").read_text(encoding="utf-8") == rows.page_text(kept)
+
+
 def test_damaged_results_are_refused(tmp_path):
     (tmp_path / "results.json").write_text('[{"name": 1}]')
     with pytest.raises(InputError, match=r"results\.json"):
@@ -143,19 +157,19 @@ def test_both_sides_are_called_in_turn_after_a_warm_up():
     assert calls == ["ours", "plain"] * 3
 
 
-def test_plain_windows_are_the_datasets(tmp_path):
-    rng = np.random.default_rng(0)
-    with DatasetWriter(tmp_path / "dataset", Spec()) as writer:
-        for length in (12, 7):
-            layouts = field_layouts(Spec()).items()
-            writer.add_episode({n: rng.standard_normal((length, *shape)).astype(kind) for n, (kind, shape) in layouts})
-    dataset = Dataset.open(tmp_path / "dataset")
-    files = StepFiles(tmp_path, [e.start for e in dataset.episodes], [len(e) for e in dataset.episodes])
-    files.write({name: dataset.arrays[name] for name in FIELDS})
+@pytest.mark.parametrize("windows", [data.STATE, data.IMAGES], ids=["state", "images"])
+@pytest.mark.parametrize("held", [False, True], ids=["files", "held"])
+def test_plain_windows_are_what_training_reads(tmp_path, windows, held, monkeypatch):
+    monkeypatch.setattr(data, "EPISODE_ROWS", 52)
+    dataset = data.random_dataset(tmp_path / "dataset", windows.spec, 2, np.random.default_rng(0))
+    plain = data.held_rows(dataset, windows) if held else data.step_files(tmp_path, dataset, windows, Effort())
 
-    ours = dataset.windows(np.random.default_rng(1), 30, 5, fields=FIELDS)
-    plain = files.windows(np.random.default_rng(1), 30, 5, FIELDS)
+    ours = data.training_windows(dataset, np.random.default_rng(1))
+    theirs = plain.windows(np.random.default_rng(1), data.BATCH, data.LENGTH, windows.fields)
 
-    np.testing.assert_array_equal(ours["row"], plain["row"])
-    for name in FIELDS:
-        np.testing.assert_array_equal(ours[name], plain[name])
+    rows = dataset.windows(np.random.default_rng(1), data.BATCH, data.LENGTH, fields=())["row"]
+    np.testing.assert_array_equal(rows, theirs["row"])
+    assert {*rows[:, 0].tolist()} == {0, 1, 2, 52, 53, 54}, "within both episodes, and to their ends"
+    assert ours.keys() == theirs.keys() - {"row"}
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name

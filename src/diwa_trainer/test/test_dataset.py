@@ -1,16 +1,19 @@
 """The dataset: what is written comes back, windows stay within episodes, damaged folders are refused."""
 
+import dataclasses
 import errno
 import json
 import pickle
 
 import numpy as np
 import pytest
+import torch
 
 from diwa_runtime.errors import DiwaError, InputError, StorageError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, Episode, field_layouts
 from diwa_trainer.dataset.npy import GrowingArray
+from diwa_trainer.samples.latents import action_at, observation_at
 
 VISION = Spec(mode="hybrid", cameras=(CameraSpec("static", 8, 6), CameraSpec("wrist", 4, 4)))
 
@@ -117,6 +120,39 @@ def test_windows_copy_the_rows_that_they_name(tmp_path, spec):
     for name, array in dataset.arrays.items():
         np.testing.assert_array_equal(window[name], np.asarray(array)[window["row"]], err_msg=name)
         assert not np.shares_memory(window[name], array), name
+
+
+ROWS = {
+    "windows": np.array([[0, 1, 2], [20, 21, 22]]),
+    "cut at an end": np.array([[7, 8, 9, 9], [10, 11, 12, 12]]),
+    "any": np.array([37, 3, 3, 0]),
+    "one": np.array(5),
+    "none": np.zeros(0, np.int64),
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("spec", [Spec(), VISION, dataclasses.replace(VISION, mode="vision")], ids=lambda s: s.mode)
+def test_what_training_reads_are_the_rows_that_it_names(tmp_path, spec, rows):
+    dataset = write_dataset(tmp_path / "data", spec=spec)
+
+    observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
+
+    assert tuple(observation) == spec.observation_fields
+    for name, tensor in {**observation, "action": actions}.items():
+        expected = torch.from_numpy(np.array(dataset.arrays[name])[rows])
+        assert tensor.dtype == expected.dtype
+        assert torch.equal(tensor, expected), name
+        assert not np.shares_memory(tensor.numpy(), dataset.arrays[name]), name
+
+
+@pytest.mark.parametrize("rows", [[36, 37, 38], [-1, 0, 1]])
+def test_rows_that_there_are_not_are_never_read(tmp_path, rows):
+    dataset = write_dataset(tmp_path / "data", spec=VISION)
+
+    for name in dataset.arrays:
+        with pytest.raises(IndexError, match=rf"{name}: rows {rows[0]} to {rows[-1]} of 38"):
+            dataset.take(name, np.array(rows))
 
 
 def test_windows_come_from_the_given_episodes_and_fields_only(tmp_path):

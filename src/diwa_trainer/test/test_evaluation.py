@@ -19,6 +19,7 @@ from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import BundleError, ConfigError, InputError, SpecMismatchError
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import BundleAgent, RandomAgent
+from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.evaluation.episodes import make_environment, run_episode
 from diwa_trainer.evaluation.evaluation import EvaluateConfig, evaluate
 from diwa_trainer.evaluation.statistics import wilson_interval
@@ -115,6 +116,13 @@ def test_result_does_not_depend_on_the_number_of_processes(tmp_path, workers):
     many = evaluate(config(tmp_path, episodes=6, videos=1, workers=workers))
     assert many.to_json() == one.to_json()
     assert many.videos == one.videos
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_steps_are_counted_in_whichever_process_they_are_taken(tmp_path, workers):
+    before = env_steps_taken()
+    episodes = evaluate(config(tmp_path, episodes=3, workers=workers)).episodes
+    assert env_steps_taken() - before == sum(episode.length for episode in episodes)
 
 
 def test_policy_is_told_what_was_accepted(tmp_path):

@@ -15,6 +15,7 @@ from diwa_trainer.__main__ import VERBS
 from diwa_trainer.verbs.finetune import FinetuneConfig
 
 FORBIDDEN = {
+    "diwa_trainer.verbs.finetune": ("gymnasium", "rclpy", "mujoco", "diwa_sim"),
     "diwa_trainer": ("rclpy", "mujoco", "diwa_sim", "diwa_bridge", "diwa_policy_node"),
     "diwa_runtime": ("rclpy", "torch", "mujoco", "diwa_sim", "diwa_trainer"),
 }
@@ -28,6 +29,7 @@ def modules_of(package: ModuleType) -> list[str]:
 @pytest.mark.parametrize(
     ("package", "modules"),
     [
+        ("diwa_trainer.verbs.finetune", ["diwa_trainer.verbs.finetune"]),
         ("diwa_trainer", ["diwa_trainer.__main__", *(f"diwa_trainer.verbs.{verb}" for verb in VERBS)]),
         ("diwa_runtime", modules_of(diwa_runtime)),
     ],

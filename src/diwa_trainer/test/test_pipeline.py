@@ -17,6 +17,7 @@ from toy import TASK, TINY_MODEL, TINY_POLICY, TINY_PPO, Table, demonstration_ac
 from diwa_runtime.config import load_config, to_plain
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_trainer.__main__ import main
+from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.evaluation.evaluation import EvaluateConfig
 from diwa_trainer.runs.run import Run
 from diwa_trainer.verbs import pipeline
@@ -93,10 +94,12 @@ def with_stage(folder: Path, bags: list[Path], stage: str, **changes) -> dict:
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory, bags) -> Path:
-    """Folder of a finished pipeline with a variant and a kept iteration; read only."""
+    """Folder of a finished pipeline with a variant and a kept iteration, its evaluations in this process; read only."""
     folder = tmp_path_factory.mktemp("done")
     variants = {"anchored": {"ppo": {"bc_weight": 0.2}}}
+    before = env_steps_taken()
     pipeline.run(config(folder, bags, variants=variants, iterations_evaluated=[2]))
+    assert env_steps_taken() > before, "evaluations take steps, before and between the fine-tunings"
     return folder / "pipeline"
 
 

@@ -138,6 +138,17 @@ class Dataset:
         """Return views of all fields of one episode, each (T, ...)."""
         return {name: array[episode.rows] for name, array in self.arrays.items()}
 
+    def take(self, name: str, rows: NDArray[np.int64], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return a copy of one field at rows (...), in any order: (..., *row shape); written into `out` where given.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        array = np.asarray(self.arrays[name])
+        if rows.size and not 0 <= rows.min() <= rows.max() < len(array):
+            raise IndexError(f"{name}: rows {rows.min()} to {rows.max()} of {len(array)}")
+        return array.take(rows, axis=0, out=out, mode="clip")  # `raise` would copy twice to see to the bounds itself
+
     def episodes_of(
         self, kind: Kind | None = None, task: str | None = None, outcome: EpisodeOutcome | None = None
     ) -> tuple[Episode, ...]:
@@ -209,16 +220,6 @@ class Dataset:
         first = starts[index] + drawn - (last[index] - counts[index])
         row = first[:, None] + np.arange(length)
         names = self.arrays.keys() if fields is None else fields
-        window = {name: self._take(name, row) for name in names}
+        window = {name: self.take(name, row) for name in names}
         window["row"] = row
-        return window
-
-    def _take(self, name: str, row: NDArray[np.int64]) -> NDArray[Any]:
-        # A run of rows is one copy; that beats an indexed copy of every row by far where rows are images.
-        array = self.arrays[name]
-        if array.ndim < 4:
-            return array[row]
-        window = np.empty((*row.shape, *array.shape[1:]), array.dtype)
-        for target, start in zip(window, row[:, 0], strict=True):
-            target[:] = array[start : start + len(target)]
         return window

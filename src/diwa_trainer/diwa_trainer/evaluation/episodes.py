@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import Agent
+from diwa_trainer.evaluation.env_steps import count_env_steps
 
 Film = Callable[[], None]
 _CANNOT_BE_MADE = (gymnasium.error.Error, ImportError, TypeError, ValueError)
@@ -45,20 +46,30 @@ class EpisodeResult:
     first_fired: int | None
 
 
+class CountedSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Counts the steps that are taken in an environment, see `env_steps`."""
+
+    def step(self, action: Any) -> Any:
+        """Count, then take the step."""
+        count_env_steps()
+        return super().step(action)
+
+
 def make_environment(
     environment: str, kwargs: Mapping[str, Any], max_steps: int, render: bool = False
 ) -> gymnasium.Env[Any, Any]:
-    """Build the environment `module:EnvId`, which ends episodes at `max_steps`.
+    """Build the environment `module:EnvId`, which ends episodes at `max_steps` and whose steps are counted.
 
     Raises:
         ConfigError: no such module or id, or it does not take these arguments.
     """
     mode = {"render_mode": "rgb_array"} if render else {}
     try:
-        return gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
+        made = gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
     except _CANNOT_BE_MADE as error:
         reason, hint = one_line(error), "; --videos 0 asks for no pictures" if render else ""
         raise ConfigError(f"environment {environment!r} cannot be made with {dict(kwargs)} ({reason}){hint}") from None
+    return CountedSteps(made)
 
 
 def takes_task(environment: str) -> bool:

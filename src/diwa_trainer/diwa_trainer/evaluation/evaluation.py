@@ -23,6 +23,7 @@ from diwa_runtime.config import check_bounds
 from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.evaluation.agents import Agent, AgentName, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
+from diwa_trainer.evaluation.env_steps import count_env_steps
 from diwa_trainer.evaluation.episodes import EpisodeResult, environment_spec, make_environment, run_episode, takes_task
 from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.evaluation.video import encode_mp4
@@ -186,7 +187,9 @@ def _played(config: EvaluateConfig, task: str | None) -> Generator[_Played, None
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (config, task))
     with _one_thread_each():
         try:
-            yield from pool.map(_play, jobs)
+            for played in pool.map(_play, jobs):
+                count_env_steps(played[0].length)  # taken on this process's behalf
+                yield played
         except BrokenProcessPool:
             raise InputError(f"{config.environment}: a worker process died; see why with --workers 1") from None
         finally:

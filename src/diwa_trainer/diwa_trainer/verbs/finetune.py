@@ -1,6 +1,7 @@
 """`finetune`: PPO on the denoising steps of a base policy, entirely in imagination.
 
 There is no way to give this verb an environment: every episode starts from a recorded frame and happens in the model.
+The steps that were taken in any environment meanwhile are counted all the same; `summary.json` says how many.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from diwa_runtime.config import check_between, check_bounds
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.policy.diffusion import DiffusionPolicy
 from diwa_trainer.policy.imagination import Rollout, imagine
 from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, update
@@ -100,13 +102,17 @@ class Parts:
 
 def run(config: FinetuneConfig) -> None:
     """Preflight, then iterations of imagining and updating; keep the last policy."""
+    env_steps_before = env_steps_taken()
     parts, files = _load(config)
     with Run(config.output, config, files) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
         state, policy, critic = _make(config, parts)
-        if not run.restore(state):
+        resumed = run.restore(state)
+        env_steps_before -= state.extra.setdefault("env_steps", 0)  # those that a checkpoint counted are this run's too
+        if not resumed:
             write_json(run.folder / "preflight.json", _preflight(config, parts))
+        _count_env_steps(state, env_steps_before)
         while state.step < config.iterations:
             run.stop_if_interrupted(state)
             if state.step % config.judge_every == 0:
@@ -127,6 +133,7 @@ def run(config: FinetuneConfig) -> None:
             state.step += 1
             run.check_finite("finetune", state.step, metrics)
             state.extra["imagined_steps"] += int(rollout.live.sum()) * policy.config.chunk
+            _count_env_steps(state, env_steps_before)
             metrics |= _rollout_metrics(rollout, state)
             run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
             if config.keep_every and state.step % config.keep_every == 0:
@@ -136,7 +143,9 @@ def run(config: FinetuneConfig) -> None:
         final = _judge(config, parts, policy)
         run.log(state.step, final)
         _keep(run.folder, parts, policy, files, state.step)
-        run.finish({"seconds": run.seconds, "env_steps": 0, "imagined_steps": state.extra["imagined_steps"], **final})
+        _count_env_steps(state, env_steps_before)
+        steps = {name: state.extra[name] for name in ("env_steps", "imagined_steps")}
+        run.finish({"seconds": run.seconds, **steps, **final})
 
 
 def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
@@ -189,7 +198,7 @@ def _make(config: FinetuneConfig, parts: Parts) -> tuple[TrainState, DiffusionPo
         "critic": torch.optim.AdamW(critic.parameters(), config.ppo.critic_learning_rate, weight_decay=0.0, fused=True),
     }
     state = make_state({"policy": policy, "critic": critic}, optimizers, config.seed)
-    state.extra["imagined_steps"] = 0
+    state.extra |= {"env_steps": 0, "imagined_steps": 0}
     return state, policy, critic
 
 
@@ -283,6 +292,11 @@ def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]
 def _keep(folder: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
     about = {"task": parts.task, "latent_size": parts.model.latent_size, "threshold": parts.threshold, **files}
     save_policy(folder, FINETUNED, policy, parts.model.spec, {**about, "iterations": iterations})
+
+
+def _count_env_steps(state: TrainState, before: int) -> None:
+    """Keep how many steps were taken in any environment since there were `before`: none, or this says so."""
+    state.extra["env_steps"] = env_steps_taken() - before
 
 
 def _rollout_metrics(rollout: Rollout, state: TrainState) -> dict[str, float]:

@@ -1,0 +1,71 @@
+"""An update of the world model as plain PyTorch: the twin of `train_world_model`'s, to the same loss and gradients.
+
+Networks, features, heads and optimizer are the model's own. The RSSM goes step by step and is left to autograd
+(`plain_rssm`), the decoder takes latents as they are, and the KL is DreamerV2's as its paper has it, once for either
+side with the other detached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import plain_rssm
+import torch
+from plain_windows import HeldRows
+from torch import Tensor
+
+from diwa_trainer.runs.run import cosine
+from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
+from diwa_trainer.world.world_model import Observation, WorldModel, previous_actions
+
+
+def loss(model: WorldModel, observation: Observation, actions: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the loss of windows (B, T, ...) as `WorldModel.loss` has it where nothing is imagined."""
+    config = model.config
+    target = model.features(observation)
+    uniforms = torch.rand((*target.shape[:2], config.rssm.variables), generator=generator, dtype=target.dtype)
+    start = model.rssm.initial(len(target))
+    latents, posterior, prior = plain_rssm.unroll(
+        model.rssm, model.encoder(target), previous_actions(actions), start, uniforms, target
+    )
+    error = 0.5 * ((model.decode(latents) - target).square() * model.feature_weights).sum(-1)
+    weight = torch.ones(target.shape[1])
+    weight[0] = config.first_step_weight
+    reconstruction = (error * (weight / weight.mean())).mean()
+    to_prior, to_posterior = divergence(posterior.detach(), prior), divergence(posterior, prior.detach())
+    kl = config.kl_balance * to_prior + (1 - config.kl_balance) * to_posterior
+    return reconstruction + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
+
+
+def divergence(posterior: Tensor, prior: Tensor) -> Tensor:
+    """KL(posterior || prior) in nats (B, T) of normalised logits (B, T, S, C)."""
+    return (posterior.exp() * (posterior - prior)).sum((-2, -1))
+
+
+@dataclass
+class PlainTraining:
+    """What is trained, on what, and how far it is."""
+
+    config: TrainWorldModelConfig
+    model: WorldModel
+    optimizer: torch.optim.Optimizer
+    rows: HeldRows
+    rng: np.random.Generator
+    generator: torch.Generator
+    step: int = 0
+
+    def update(self) -> float:
+        """Draw windows, take one gradient step on them, return their loss."""
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine(config.learning_rate, config.final_learning_rate, self.step / config.updates)
+        fields = (*self.model.spec.observation_fields, "action")
+        window = self.rows.windows(self.rng, config.batch, config.length, fields)
+        total = loss(self.model, window, window["action"], self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
+        self.optimizer.step()
+        self.step += 1
+        return total.item()
