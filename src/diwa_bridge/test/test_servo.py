@@ -125,6 +125,25 @@ def test_f03_a_wall_is_met_at_standstill_and_the_way_back_is_free(axis: int, sig
     assert abs(rig.position[axis] - wall) > 0.15
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("room_m", [0.03, 0.005, -0.01], ids=["near", "at it", "beyond"])
+def test_f03_what_is_sent_slows_for_a_wall_however_far_the_target_is_ahead(axis: int, sign: int, room_m: float) -> None:
+    """The last guard: the arm is measured to be nearer to the wall than its target's own slowing foresaw."""
+    limits = replace(LIMITS, gain=10.0)
+    wall = (limits.high if sign > 0 else limits.low)[axis]
+    at = CENTRE.copy()
+    at[axis] = wall - sign * limits.lead_m
+    arm = Arm(limits, at)
+    for _ in range(30):  # the arm is held where it is, the target goes to the wall
+        arm.command(sign * 0.02 * np.eye(6)[axis])
+    pushed = replace(arm.state, position=at + sign * (limits.lead_m - room_m) * np.eye(3)[axis])
+    for _ in range(50):
+        sent = arm.servo.tick(pushed, arm.now_ns)
+    assert sign * sent[axis] <= max(room_m, 0.0) / limits.approach_s + 1e-9
+    assert room_m < 0 or arm.servo.status & ServoStatus.SLOW_FOR_WALL
+
+
 def test_what_the_joints_cannot_follow_is_not_accepted() -> None:
     rig = Arm(jacobian=np.eye(6, 7) * 0.2)
     accepted, due = np.zeros(6), 0.0

@@ -81,3 +81,36 @@ def test_a_moved_camera_is_refused_with_its_name_and_the_figure() -> None:
     assert "camera 'static'" in found
     assert "allow_moved_camera" in found
     assert objection(manifest, observation, GateLimits(allow_moved_camera=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "difference", "refused"),
+    [
+        (GateLimits(), 1.05, False),  # 0.92 is the most that an unmoved camera gave, 1.43 the least of a moved one
+        (GateLimits(), 1.15, True),
+        (GateLimits(camera=2.0), 1.95, False),
+        (GateLimits(camera=2.0), 2.05, True),
+    ],
+    ids=str,
+)
+def test_the_camera_s_limit_is_where_it_is_said_to_be(limits: GateLimits, difference: float, refused: bool) -> None:
+    spec = Spec(mode="vision", cameras=(CameraSpec("static", 16, 16),))
+    seen = ImageStatistics((20.0,) * 768, (92.0,) * 768)  # and 8 grey levels that are always added: 100
+    manifest = replace(toy_manifest(spec, 4), camera_starts={"static": seen})
+    manifest = replace(manifest, proprio_starts=FieldStatistics.of(np.zeros((2, 15))))
+    picture = np.full((16, 16, 3), 20 + round(100 * difference), np.uint8)
+    found = objection(manifest, {"proprio": np.zeros(15, np.float32), "static": picture}, limits)
+    assert (found is not None) == refused
+
+
+@pytest.mark.parametrize(
+    ("limits", "ranges", "refused"),
+    [(GateLimits(), 1.95, False), (GateLimits(), 2.05, True), (GateLimits(proprio=4.0), 3.9, False)],
+    ids=str,
+)
+def test_the_arm_s_limit_is_where_it_is_said_to_be(limits: GateLimits, ranges: float, refused: bool) -> None:
+    low = np.zeros(15)
+    manifest = replace(toy_manifest(Spec(), 4), proprio_starts=FieldStatistics.of(np.stack([low, low + 0.1])))
+    proprio = np.zeros(15, np.float32)
+    proprio[1] = 0.1 * (1 + ranges)
+    assert (objection(manifest, {"proprio": proprio}, limits) is not None) == refused
