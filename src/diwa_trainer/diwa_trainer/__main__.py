@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from diwa_runtime.cli import EXIT_BAD_INPUT, run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import nearest
+
+# Threads that wait for one another sleep; by OpenMP's own default they spin. With two threads and one of two cores taken
+# by other work, an update of the world model then took ten times as long. Set before torch is loaded, which reads it once.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 VERBS = {
     "ingest": "IngestConfig",
