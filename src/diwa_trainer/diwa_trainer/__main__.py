@@ -12,8 +12,8 @@ from diwa_runtime.cli import EXIT_BAD_INPUT, run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import nearest
 
-# Threads that wait for one another sleep; by OpenMP's own default they spin. With two threads and one of two cores taken
-# by other work, an update of the world model then took ten times as long. Set before torch is loaded, which reads it once.
+# Threads that wait for one another sleep; by OpenMP's own default they spin. With two threads on two cores that other
+# work wanted too, an update of the world model then took five to nine times as long. Torch reads it once, as it loads.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 VERBS = {
