@@ -23,7 +23,7 @@ from diwa_sim.bags import BagWriter
 from diwa_sim.environment import RATE_HZ, PlayTable
 from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
 from diwa_trainer.ingest.ingestion import ingest
-from diwa_trainer.samples.latents import action_at, observation_at
+from diwa_trainer.world.observations import action_at, observation_at
 
 BATCH, LENGTH = 16, 50
 EPISODE_ROWS, FILED_EPISODES = 320, 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import runpy
 import xml.etree.ElementTree as ElementTree
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,23 @@ def test_every_executable_names_a_function(package: str, monkeypatch: pytest.Mon
         targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
         assigned = {target.id for target in targets if isinstance(target, ast.Name)}
         assert function in defined | assigned, script
+
+
+def rooms_imported(package: str) -> dict[str, set[str]]:
+    """By room (a folder, or a module beside the folders), the other rooms of its package that it imports."""
+    folder = SOURCES / package / package
+    found: dict[str, set[str]] = {}
+    for path in folder.rglob("*.py"):
+        parts = path.relative_to(folder).with_suffix("").parts
+        room = found.setdefault(parts[0], set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
+                room.add(node.module.split(".")[1])
+            elif isinstance(node, ast.ImportFrom) and node.module == package:
+                room.update(alias.name for alias in node.names)
+    return {room: others - {room} for room, others in found.items()}
+
+
+@pytest.mark.parametrize("package", PYTHON_PACKAGES)
+def test_rooms_of_a_package_do_not_import_one_another_in_a_circle(package: str) -> None:
+    TopologicalSorter(rooms_imported(package)).prepare()

@@ -13,7 +13,7 @@ from diwa_runtime.errors import DiwaError, InputError, StorageError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, Episode, field_layouts
 from diwa_trainer.dataset.npy import GrowingArray
-from diwa_trainer.samples.latents import action_at, observation_at
+from diwa_trainer.world.observations import action_at, observation_at
 
 VISION = Spec(mode="hybrid", cameras=(CameraSpec("static", 8, 6), CameraSpec("wrist", 4, 4)))
 

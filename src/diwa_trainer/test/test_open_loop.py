@@ -9,7 +9,7 @@ import torch
 from toy import DRAWER, SPEC, tiny_model, write_toy
 
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.samples.latents import observation_at
+from diwa_trainer.world.observations import observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, SHOWN_HORIZONS, measurable, open_loop_report, predict
 
 LED, ROW = SPEC.scene.index("led"), SPEC.proprio.index("joint_1")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from toy import SPEC
 
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.samples.latents import action_at, observation_at
+from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.ordinal import apportion, scales
 from diwa_trainer.world.rssm import RSSMConfig
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig

@@ -12,8 +12,9 @@ from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.samples.chunks import demonstration_chunks
-from diwa_trainer.samples.latents import action_at, encode, encode_starts, observation_at
+from diwa_trainer.samples.latents import encode, encode_starts
 from diwa_trainer.world.balanced_kl import balanced_kl
+from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.world_model import WorldModel, previous_actions
 
 GENERATOR_SEED = 5

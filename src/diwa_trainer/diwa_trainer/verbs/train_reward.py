@@ -18,8 +18,9 @@ from diwa_trainer.dataset import Dataset
 from diwa_trainer.policy.reward import THRESHOLDS, Classifier, ClassifierConfig
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import load_world_model, save_classifier
-from diwa_trainer.samples.latents import action_at, encode
+from diwa_trainer.samples.latents import encode
 from diwa_trainer.samples.stretches import Stretch, demonstration_stretches, demonstrations, play_stretches
+from diwa_trainer.world.observations import action_at
 from diwa_trainer.world.world_model import WorldModel
 
 

@@ -14,8 +14,8 @@ from diwa_runtime.errors import InputError
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import save_world_model
-from diwa_trainer.samples.latents import action_at, observation_at
 from diwa_trainer.world.data_summary import summarise_dataset
+from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 

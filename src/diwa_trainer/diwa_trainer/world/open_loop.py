@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.samples.latents import action_at, observation_at
+from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.world_model import WorldModel
 
 CONTEXT, HORIZON = 10, 50
