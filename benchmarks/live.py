@@ -90,11 +90,11 @@ def make_simulator(context: Any) -> Any:
             self.answered_ticks: list[int] = []
             offer, take = self._gate.offer, self._gate.take
 
-            def timed_offer(command: Command, now_ns: int) -> str | None:
+            def timed_offer(command: Command, now_ns: int, unwilling: str = "") -> str | None:
                 sent_ns = self.published_ns.pop(command.answers_ns, None)
                 if sent_ns is not None:
                     self.latency_ns.append(time.monotonic_ns() - sent_ns)
-                return offer(command, now_ns)
+                return offer(command, now_ns, unwilling)
 
             def counted_take() -> Command | None:
                 command = take()

@@ -3,97 +3,31 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import wait
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from dutiful_arm import MS, DutifulArm, Hand
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from diwa_bridge.arm import recovery
 from diwa_bridge.arm.bridge import Bridge
 from diwa_bridge.arm.clock import RobotClock
-from diwa_bridge.arm.franka import ArmError, ArmLostError, Condition, Reading
-from diwa_bridge.arm.limits import FR3, ArmLimits, ServoLimits
-from diwa_bridge.arm.servo import ArmState
+from diwa_bridge.arm.franka import ArmError, ArmLostError, Condition
+from diwa_bridge.arm.limits import PANDA, ServoLimits
 from diwa_bridge.arm.snapshots import BridgeSnapshot
 from diwa_runtime.actions import motion_units
 from diwa_runtime.command_gate import Command, CommandGate
-from diwa_runtime.geometry import euler_to_quaternion
+from diwa_runtime.errors import InputError
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.spec import ActionScale
 
 SCALE = ActionScale()
-DOWN = np.array([math.pi, 0.0, 0.0])
-MS = 1_000_000
-
-
-@dataclass
-class DutifulArm:
-    """An arm without inertia that holds a velocity for 0.1 s; tests break it."""
-
-    position: np.ndarray = field(default_factory=lambda: np.array([0.45, 0.0, 0.35]))
-    now_ns: int = 0
-    condition: Condition = Condition.READY
-    errors: tuple[str, ...] = ()
-    success_rate: float = 1.0
-    broken: Exception | None = None
-    recovers: bool = True
-    frozen: bool = False
-    settled: bool = False
-    connected: int = 0
-    sent: list[np.ndarray] = field(default_factory=list)
-    _twist: np.ndarray = field(default_factory=lambda: np.zeros(6))
-    _until_ns: int = 0
-
-    def connect(self) -> None:
-        self.connected += 1
-        if isinstance(self.broken, ArmLostError):
-            raise self.broken
-        self.now_ns, self._until_ns = 5 * MS, 0  # its clock starts anew
-
-    def close(self) -> None:
-        pass
-
-    def limits(self) -> ArmLimits:
-        return replace(FR3, translation_velocity=1.7)
-
-    def read(self) -> Reading:
-        if self.broken is not None:
-            raise self.broken
-        state = ArmState(self.position.copy(), DOWN.copy(), np.array([0, -0.78, 0, -2.36, 0, 1.57, 0.78]), np.eye(6, 7))
-        quaternion = euler_to_quaternion(DOWN)
-        return Reading(self.now_ns, state, quaternion, np.zeros(7), self.condition, self.errors, self.success_rate)
-
-    def send(self, twist: np.ndarray, ease: float = 1.0) -> None:
-        assert 0 < ease <= 1
-        if self.broken is not None:
-            raise self.broken
-        if self.condition is not Condition.READY:
-            raise ArmError("rejected")
-        self.sent.append(twist.copy())
-        self._twist, self._until_ns = twist.copy(), self.now_ns + 100 * MS
-
-    def settle(self) -> None:
-        """Let the motion run out."""
-        assert not self.sent[-1].any(), "told to stand before it is waited for"
-        self.settled = True
-
-    def recover(self) -> None:
-        if not self.recovers:
-            raise ArmError("the arm did not clear its errors")
-        self.condition, self.errors = Condition.READY, ()
-
-    def measure_communication(self) -> float:
-        return self.success_rate
-
-    def step(self) -> None:
-        """Let 4 ms pass."""
-        if not self.frozen:
-            if self.now_ns < self._until_ns and self.condition is Condition.READY:
-                self.position += 0.004 * self._twist[:3]
-            self.now_ns += 4 * MS
 
 
 class Rig:
@@ -439,29 +373,6 @@ def test_states_go_on_after_a_reconnection_that_was_not_recovered(rig: Rig) -> N
     assert (np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) > 0).all()
 
 
-@dataclass
-class Hand:
-    width: float = 0.08
-    command: float = 1.0
-    fault: str = ""
-    halted: int = 0
-    homed: bool = True
-
-    def connect(self) -> None:
-        """As after being switched on, where it is not homed."""
-        self.fault = "" if self.homed else "gripper: it does not know its width; home it in Desk"
-
-    def close(self) -> None:
-        pass
-
-    def wish(self, value: float) -> float:
-        self.command = math.copysign(1.0, value)
-        return self.command
-
-    def halt(self) -> None:
-        self.halted += 1
-
-
 def test_the_hand_follows_fails_and_stands_still_with_the_arm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recovery, "PAUSE_S", 0.0)
     hand = Hand()
@@ -575,3 +486,188 @@ def test_stamps_never_go_back() -> None:
     clock.start(3, 40_000)  # the machine's own clock was set back, the robot's began anew
     stamps += [clock.stamp(3, 40_000), clock.stamp(4, 40_001)]
     assert stamps == [50_000, 50_500, 50_520, 50_521, 50_522]
+
+
+def test_while_it_is_shut_it_comes_to_rest_refuses_and_counts_and_then_goes_on(rig: Rig) -> None:
+    rig.drive(10)
+    rig.bridge.shut_for("two robots on one topic")
+    assert rig.command() == "two robots on one topic"
+    rig.drive(10)
+    assert rig.is_still
+    assert rig.bridge.gate.refused["two robots on one topic"] == 11
+    rig.bridge.shut_for("")
+    assert rig.is_still, "what was commanded meanwhile stays undone"
+    at = rig.arm.position[0]
+    rig.drive(10)
+    assert rig.arm.position[0] > at + 0.005
+
+
+def test_the_last_bit_of_a_hands_way_counts_too(rig: Rig) -> None:
+    rig.arm.condition = Condition.GUIDED
+    rig.tick(20)
+    since = len(rig.snapshots)
+    for _ in range(50):
+        rig.arm.position[0] += 0.001
+        rig.tick()
+    rig.arm.position[0] += 0.004
+    rig.arm.condition = Condition.READY
+    rig.tick(20)
+    guided = sum(snapshot.accepted_action[0] * SCALE.translation_m for snapshot in rig.snapshots[since:])
+    assert guided == pytest.approx(0.054)
+
+
+def test_what_was_accepted_just_before_a_fault_is_said_after_a_recovery_that_was_quicker_than_a_state(rig: Rig) -> None:
+    said = len(rig.snapshots)
+    while not rig.bridge._snapshots._executed.any():
+        rig.tick()
+        if len(rig.snapshots) > said:
+            rig.command()
+    accepted = rig.bridge._snapshots._executed.copy()
+    since = len(rig.snapshots)
+    rig.arm.condition = Condition.REFLEX
+    rig.tick()
+    rig.recover()
+    rig.tick(20)
+    told = sum(snapshot.accepted_action[:6] * motion_units(SCALE) for snapshot in rig.snapshots[since:])
+    np.testing.assert_allclose(told, accepted)
+
+
+@pytest.fixture(scope="module")
+def no_pause() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recovery, "PAUSE_S", 0.0)
+        yield
+
+
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["command", "late", "stop", "release", "guide", "reflex", "lose", "recover", "shut"]),
+        st.integers(1, 40),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.usefixtures("no_pause")
+@settings(max_examples=100, deadline=None)
+@given(EVENTS)
+def test_what_was_accepted_is_said_once_and_wholly_whatever_happens_between_two_states(
+    events: list[tuple[str, int]],
+) -> None:
+    """`robot/state` carries sums: late polls, faults and recoveries lose none of them and say none twice."""
+    rig = Rig(DutifulArm()).start()
+    rig.tick(20)
+    took: list[np.ndarray] = []
+    servo = rig.bridge.servo
+    assert servo is not None
+    accepts = servo.command
+    servo.command = lambda *given: took.append(accepts(*given)) or took[-1]  # type: ignore[method-assign,func-returns-value]
+    for event, count in events:
+        happen(rig, event, count)
+    rig.arm.broken = None
+    rig.tick(40)
+    said = sum(snapshot.accepted_action[:6] * motion_units(SCALE) for snapshot in rig.snapshots)
+    np.testing.assert_allclose(said, sum(took, np.zeros(6)), atol=1e-12)
+    assert (np.diff([snapshot.stamp_ns for snapshot in rig.snapshots]) > 0).all()
+    rig.bridge.close()
+
+
+def happen(rig: Rig, event: str, count: int) -> None:
+    """Let something happen to the arm, and time pass; a hand that guides holds it still."""
+    if event == "late":  # the process stood still, the arm's clock did not
+        for _ in range(count):
+            rig.arm.step()
+        rig.now_ns += 4 * MS * count
+    elif event == "recover":
+        if (work := rig.bridge.recover()) is not None:
+            wait([work], 10)
+    elif event in ("stop", "release"):
+        getattr(rig.bridge, event)()
+    elif event == "shut":
+        rig.bridge.shut_for("" if rig.bridge.gate.shut else "two robots")
+    elif event == "lose":
+        rig.arm.broken = None if rig.arm.broken else ArmLostError("the cable")
+    elif event != "command":
+        rig.arm.condition = {"guide": Condition.GUIDED, "reflex": Condition.REFLEX}[event]
+    for _ in range(count if event == "command" else 1):
+        rig.command(0.01)
+        rig.tick(3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"joint_velocities": np.array([math.nan, *[0.0] * 6])}, "not finite"),
+        ({"quaternion": np.zeros(4)}, "orientation that is none"),
+        ({"quaternion": np.full(4, 1e300)}, "beyond 1e9"),
+    ],
+    ids=["velocity", "no turn", "huge"],
+)
+def test_a_reading_that_cannot_be_is_a_fault_and_is_never_published(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, changes: dict[str, np.ndarray], said: str
+) -> None:
+    rig.drive(5)
+    reading = rig.arm.read()
+    monkeypatch.setattr(rig.arm, "read", lambda: replace(reading, **changes, time_ns=rig.arm.now_ns))
+    rig.tick(50)
+    assert said in rig.bridge.fault
+    assert rig.snapshots[-1].mode is RobotMode.FAULT
+    assert all(np.isfinite(s.joint_velocities).all() and s.tcp_quaternion.any() for s in rig.snapshots)
+
+
+def test_a_standstill_of_the_process_is_counted(rig: Rig) -> None:
+    rig.drive(10)
+    assert rig.bridge.stalls == 0
+    rig.now_ns += 300 * MS
+    rig.tick(100)
+    assert (rig.bridge.stalls, round(rig.bridge.stalled_s, 1)) == (1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (InputError("the version does not fit"), "the version does not fit; robot/recover did not help"),
+        (RuntimeError("bad state"), "RuntimeError: bad state; robot/recover did not help"),
+    ],
+)
+def test_whatever_a_recovery_ends_with_is_a_fault_that_is_said(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    rig.arm.condition = Condition.REFLEX
+    rig.tick(10)
+
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(rig.arm, "recover", fail)
+    rig.recover()
+    assert (rig.bridge.mode, rig.bridge.fault) == (RobotMode.FAULT, said)
+    monkeypatch.undo()
+    rig.recover()
+    assert rig.bridge.mode is RobotMode.IDLE
+
+
+def test_another_arm_at_the_same_address_is_not_driven_with_the_limits_of_the_first(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.arm.condition = Condition.REFLEX
+    rig.tick(10)
+    monkeypatch.setattr(rig.arm, "limits", lambda: replace(PANDA, translation_velocity=1.0))
+    rig.recover()
+    assert "another kind of arm" in rig.bridge.fault
+    assert "FAULT" in str(rig.command())
+
+
+def test_a_recovery_that_never_ends_holds_up_no_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recovery, "CLOSE_S", 0.05)
+    rig, never = Rig(DutifulArm()).start(), threading.Event()
+    rig.arm.condition = Condition.REFLEX
+    rig.tick(10)
+    monkeypatch.setattr(rig.arm, "recover", never.wait)
+    rig.bridge.recover()
+    before = len(rig.snapshots)
+    rig.tick(50)
+    assert len(rig.snapshots) > before + 3, "states go on"
+    rig.bridge.close()
+    assert rig.bridge.recovering
+    never.set()

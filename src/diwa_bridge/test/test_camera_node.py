@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("sensor_msgs.msg", reason="needs ROS's messages (make test)")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from rclpy.node import Node  # noqa: E402
 from ros_rig import DOMAIN, TIMEOUT_S, RosRig, rigs  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage  # noqa: E402
 
@@ -150,7 +152,7 @@ def test_a_camera_that_is_not_there_is_said_and_the_other_goes_on(make_rig: Call
 )
 def test_an_ill_clock_is_said(ahead_s: float, refused: int, says: str) -> None:
     status = Status(CameraState.LIVE, "live", 0.0, ahead_s, Counts(refused=9), None)
-    level, text = judged(status, 30.0, 30, refused)
+    level, text = judged(status, "", refused)
     assert says in text
     assert level == (DiagnosticStatus.OK if says == "live" else DiagnosticStatus.WARN)
 
@@ -186,6 +188,39 @@ def test_an_illness_is_said_once(make_rig: Callable[..., Rig], video: str, monke
     rig.node.start()
     rig.spin_until(lambda: len(diagnostics) >= 2)
     assert said == [f"camera wrist: {GONE} cannot be opened; opening it again until it is back"]
+
+
+def test_a_second_camera_node_on_its_topic_is_an_error_that_names_both(
+    make_rig: Callable[..., Rig], video: str
+) -> None:
+    rig = make_rig(**parameters_of(static=video))
+    diagnostics = rig.listen(DiagnosticArray, "/diagnostics")
+    second = rig.add(CameraNode(namespace="left", **rig.options(**parameters_of(static=video))))
+    stranger = rig.add(Node("diwa_sim", context=rig.context))
+    stranger.create_publisher(CompressedImage, IMAGE.format("static"), 10)
+    rig.node.start()
+    second.start()
+    errors = lambda: [s for a in diagnostics for s in a.status if "only one may" in s.message]  # noqa: E731
+    rig.spin_until(errors)
+    assert errors()[0].level == DiagnosticStatus.ERROR
+    assert "camera/static/image/compressed is published by /diwa_cameras and /diwa_sim" in errors()[0].message
+    names = lambda: {(s.name, s.hardware_id) for a in diagnostics for s in a.status}  # noqa: E731
+    rig.spin_until(lambda: len(names()) == 2)
+    assert names() == {
+        ("diwa_cameras: camera static", "diwa_cameras"), ("left/diwa_cameras: camera static", "left/diwa_cameras")
+    }  # fmt: skip
+    second.close()
+
+
+def test_frames_that_nobody_took_are_no_rate(make_rig: Callable[..., Rig], video: str) -> None:
+    """Of 60 frames a second that come and are skipped, none has gone out."""
+    rig = make_rig(**parameters_of(static=video))
+    pace, counts = rig.node._paces["static"], Counts()
+    rig.node._readers["static"].status = lambda: Status(CameraState.LIVE, "live", 0.0, 0.0, replace(counts), None)
+    for second in range(4):
+        counts.frames, counts.skipped = 60 * (second + 1), 30 * second
+        status = rig.node._camera_status("static", pace._before[1] + 1.0)
+    assert (status.level, status.message) == (DiagnosticStatus.WARN, "camera static at 30.0 Hz instead of 60")
 
 
 def test_parameters_are_described_and_fixed(make_rig: Callable[..., Rig], video: str) -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diwa_bridge.cameras import realsense
 from diwa_bridge.cameras.opencv import OpenCVSource, make_source
 from diwa_bridge.cameras.pairing import WAITING, Pairing
 from diwa_bridge.cameras.reader import HELD, Reader
-from diwa_bridge.cameras.source import CameraLost, Format, Frame, Intrinsics, Source
+from diwa_bridge.cameras.source import CameraLost, Format, Frame, Intrinsics, Source, is_picture
 from diwa_bridge.cameras.watch import HOST_SLEW, CameraState, HostClock, SensorClock, Watch, WatchLimits
 from diwa_runtime.errors import ConfigError, InputError
 
@@ -283,6 +283,13 @@ def test_each_illness_of_a_stream_is_told_apart() -> None:
     assert watch.state(2.9) == (CameraState.LOST, "it was unplugged")
 
 
+def test_a_camera_that_was_opened_and_never_speaks_does_not_start_for_ever() -> None:
+    watch = Watch(WatchLimits(reopen_after_s=3.0))
+    watch.opened(1.0)
+    assert watch.state(3.9)[0] is CameraState.STARTING
+    assert watch.state(4.5) == (CameraState.SILENT, "no frame since it was opened 3.5 s ago")
+
+
 # The reader
 
 
@@ -377,6 +384,60 @@ def test_a_stream_that_is_silent_is_opened_again(start: Start) -> None:
     assert reader.status().counts.frames == 0
 
 
+PICTURES = [make_frame(n, n, grey=n).image for n in range(SensorClock.SETTLING + 1)]
+NO_PICTURES = st.sampled_from(
+    [
+        np.zeros((0, 0, 3), np.uint8),
+        np.zeros((4, 0, 3), np.uint8),
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float64),
+        np.full((4, 4, 3), np.nan),
+        np.zeros(48, np.uint8),
+        None,
+    ]
+)
+STAMPS = st.one_of(st.integers(-(2**70), 2**70), st.integers(0, 2**40))
+NUMBERS = st.integers(-(2**63), 2**63)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.one_of(NO_PICTURES, st.sampled_from(PICTURES)), STAMPS, NUMBERS), max_size=20))
+def test_whatever_a_camera_gives_its_reader_lives_and_only_pictures_go_out(rows: list[tuple[Any, int, int]]) -> None:
+    source, taken = Script(), list[Frame]()
+    source.plugged.set()
+    reader = Reader(source, WatchLimits())
+    reader.start()
+    source.put(*(Frame(*row) for row in rows))
+    odd = sum(not is_picture(image) for image, _, _ in rows)
+    wait_until(lambda: reader.status().counts.damaged + reader.status().counts.frames == len(rows))
+    assert reader.status().counts.damaged == odd
+    taken.extend(iter(reader.take, None))
+    assert all(is_picture(frame.image) for frame in taken)
+    assert (np.diff([frame.stamp_ns for frame in taken]) > 0).all()
+    reader.stop()
+    assert not source.is_open, "its thread came to its end"
+
+
+@pytest.mark.parametrize("error", [ValueError("cannot convert float NaN to integer"), cv2.error("bad"), KeyError(7)])
+def test_a_driver_that_fails_in_its_own_way_is_lost_and_opened_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    source = Script()
+    source.plugged.set()
+
+    def fail(_: float) -> None:
+        raise error
+
+    monkeypatch.setattr(source, "read", fail)
+    reader = start(source, limits=WatchLimits(back_off_s=(0.01,)))
+    wait_until(lambda: source.opened > 2)
+    assert reader.status().counts.losses > 0
+    monkeypatch.undo()
+    source.put(*(make_frame(n, n, grey=n) for n in range(3)))
+    wait_until(lambda: reader.status().counts.frames == 3)
+
+
 def test_a_host_that_is_set_back_stops_no_stamps(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     source, frames, day = Script(), [], time.time_ns
     source.plugged.set()
@@ -445,6 +506,19 @@ def test_without_pyrealsense2_it_is_named(text: str, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pyrealsense2", None)
     with pytest.raises(ConfigError, match="pyrealsense2 and libusb"):
         make_source(text, FORMAT)
+
+
+def test_a_stream_that_gives_other_pictures_than_it_said_is_lost_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_video(tmp_path / "video.avi")
+    source = OpenCVSource(str(tmp_path / "video.avi"), FORMAT)
+    source.open()
+    for image, found in ((np.zeros((24, 32, 3), np.uint8), "32 x 24"), (np.zeros((48, 64), np.uint8), "64 x 48")):
+        monkeypatch.setattr(source, "_next_image", lambda image=image: image)
+        with pytest.raises(CameraLost, match=f"gives pictures of {found} now, not of 64 x 48 in colour"):
+            source.read(0.1)
+    source.close()
 
 
 # Every source alike

@@ -23,6 +23,7 @@ pytest.importorskip("franky", reason="needs franky-control")
 
 from robot_rig import Rig, Simulator, rest_after_s, simulator
 
+from diwa_bridge.arm import franka
 from diwa_bridge.arm import gripper as gripper_module
 from diwa_bridge.arm.franka import Arm, ArmLostError
 from diwa_bridge.arm.gripper import Gripper
@@ -300,3 +301,15 @@ def test_f21_a_frozen_bridge_leaves_the_arm_at_rest(tmp_path: Path) -> None:
             rows = np.array([line.split() for line in trace.read_text().splitlines()[lines:-1]], dtype=np.float64)
             assert np.ptp(rows[:, 1:], axis=0).max() > 0.001, "it did move when it was frozen"
             assert rest_after_s(rows[:, 0] - rows[0, 0], rows[:, 1:]) < 0.3
+
+
+def test_f05_an_arm_that_takes_the_call_and_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(franka, "CONNECT_S", 1.0)
+    with simulator("franky-sim", "127.0.0.47") as running:
+        assert running._process is not None
+        running._process.send_signal(signal.SIGSTOP)
+        arm = Arm(running.hostname, 0.1)
+        with pytest.raises(ArmLostError, match="takes the call and says nothing for 1 s"):
+            arm.connect()
+        with pytest.raises(ArmLostError, match="not connected"):
+            arm.read()

@@ -74,6 +74,19 @@ class Cockpit:
 # Shaping.
 
 
+@given(st.lists(st.binary(max_size=60), max_size=5))
+def test_whatever_a_gamepad_says_the_axes_stay_within_their_bounds(said: list[bytes]) -> None:
+    reading_end, writing_end = os.pipe()
+    pad = Gamepad(f"/proc/self/fd/{reading_end}")
+    os.write(writing_end, struct.pack("=IhBB", 0, 1, 1, Gamepad.HOLD_TO_MOVE))
+    for data in said:
+        os.write(writing_end, data)
+        assert np.abs(pad.read(1, None).axes).max() <= 1.0
+    pad.close()
+    os.close(reading_end)
+    os.close(writing_end)
+
+
 @given(st.lists(st.floats(-1, 1), min_size=6, max_size=6).map(np.array), st.floats(0, 0.5), st.floats(1, 4))
 def test_shaping_is_odd_bounded_and_still_in_the_middle(axes: np.ndarray, dead_zone: float, exponent: float) -> None:
     shaping = Shaping(ActionScale(0.004, 0.02), dead_zone, exponent)
@@ -108,6 +121,21 @@ def test_input_that_is_not_fresh_is_no_wish() -> None:
     orders = [cockpit.state() for _ in range(30)]
     fresh = [order is not None and bool(order.motion.any()) for order in orders]
     assert fresh == [True] * 20 + [False] * 10, "0.2 s of 10 ms each"
+
+
+@pytest.mark.parametrize("level", [np.nan, np.inf, -np.inf])
+def test_a_device_that_says_what_is_not_finite_is_at_rest_and_is_named(level: float) -> None:
+    cockpit = Cockpit(tail_s=0.0)
+    cockpit.hands.pressed = [Action.STOP]
+    cockpit.hands.axes, cockpit.hands.heard_ns = axis("x", level), cockpit.now_ns
+    assert cockpit.pilot.poll(cockpit.now_ns, None) == [Action.STOP], "its buttons count"
+    assert not cockpit.pilot.motion.any()
+    assert (cockpit.pilot.trouble, cockpit.pilot.refused) == (
+        "the hands says what is not finite; its axes do not count",
+        1,
+    )
+    assert cockpit.state(axis("x")) is not None
+    assert cockpit.pilot.trouble == ""
 
 
 def test_a_device_that_vanishes_commands_nothing_at_once() -> None:
@@ -445,11 +473,47 @@ def test_a_script_loses_no_press_to_a_slow_robot(tmp_path: Path) -> None:
         ("- {x: 1}", "with at_s"),
         ("x: 1", "a list of rows"),
         ("- [", "neither YAML nor CSV"),
+        ("", "a list of rows"),
+        ("- {at_s: 1.0e+300}", r"at_s is 1e\+300, must be a number up to 1e\+06"),
+        (f"- {{at_s: 0.1, x: 0x{'f' * 5000}}}", r"x is too large, must be a number in \[-1, 1\]"),
+        ("[" * 5000, "neither YAML nor CSV"),
+        ("- &a {at_s: 0.1, press: [*a]}", "row 1: cannot press "),
+        ("- {at_s: 0.1, press: [" + "x" * 10_000 + "]}", "row 1: cannot press 'xxx"),
     ],
 )
 def test_a_script_that_cannot_be_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as error:
+        open_device(f"script:{tmp_path}/a.yaml")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a list of rows"),
+        ("at_s,x\n", "a list of rows"),
+        ("at_s,x\n0.1,nan\n", "x is nan"),
+        ("at_s,x\n0.1,1e400\n", "x is inf"),
+        ("at_s,x\n0.1,0.5,0.5\n", "more cells than the head"),
+        ("at_s,x\n0.1," + "9" * 200_000 + "\n", "neither YAML nor CSV"),
+        ("at_s,x\n0.1,\0\n", "neither YAML nor CSV"),
+        ("a" * 10_000 + "\n0.1\n", "with at_s"),
+    ],
+    ids=["empty", "a head alone", "nan", "inf", "too many cells", "a huge cell", "a zero byte", "no such head"],
+)
+def test_a_table_that_cannot_be_is_one_clear_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as error:
+        open_device(f"script:{tmp_path}/a.csv")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def test_a_pipe_in_place_of_a_script_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(InputError, match=r"a\.yaml is no file"):
         open_device(f"script:{tmp_path}/a.yaml")
 
 

@@ -154,6 +154,8 @@ def launched(robot: str, monkeypatch: pytest.MonkeyPatch) -> Launched:
 class Declared(dict[str, Any]):
     """A node that only takes down which parameters are declared, with their defaults."""
 
+    services = ()
+
     def declare_parameter(self, name: str, default: Any, _descriptor: Any) -> Any:
         self[name] = default
         return SimpleNamespace(value=default)

@@ -19,7 +19,7 @@ from diwa_policy_node import messages
 from diwa_policy_node.skills.goal import Decision
 from diwa_policy_node.skills.runner import SkillRunner
 from diwa_ros.peers import several_publish
-from diwa_ros.qos import EVERY_STATE, LATCHED, NEWEST_IMAGE, RELIABLE
+from diwa_ros.qos import LATCHED, NEWEST_IMAGE, RELIABLE, SUMS
 from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC
@@ -130,7 +130,7 @@ class RobotLink:
         seen, subscribe = runner.observations, self._node.create_subscription
         cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
         for topic, kind in seen.topics.items():
-            qos = NEWEST_IMAGE if topic in cameras else EVERY_STATE
+            qos = NEWEST_IMAGE if topic in cameras else SUMS
             self._subscriptions.append(subscribe(message_class(kind), topic, self._listener(topic, runner), qos))
         if seen.robot_topic not in seen.topics:
             alone = self._listener_to_robot_alone(runner)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from diwa_runtime.command_gate import Command
-from diwa_runtime.rows.streams import nanoseconds_of
+from diwa_runtime.rows.streams import NANOSECONDS, nanoseconds_of
 
 Message = TypeVar("Message")
 
@@ -32,14 +32,24 @@ def answered(response: Message, success: bool, text: str) -> Message:
     return filled(response, {"success": success, "message": text})
 
 
+def stamp_ns_of(message: Any) -> int | None:
+    """Return the stamp in a message's header, ns; None = one that cannot be, for nobody's clock says it.
+
+    What is not checked here comes out of the node again, and a sum of seconds and too many nanoseconds may then be
+    more than a message can hold.
+    """
+    stamp = message.header.stamp
+    return nanoseconds_of(stamp) if stamp.sec >= 0 and stamp.nanosec < NANOSECONDS else None
+
+
 def command_of(message: Any, sequence: int | None) -> Command:
     """Turn an `EndEffectorDelta` into a command; `sequence` is its publisher's count, None where unknown."""
-    translation, rotation, stamp = message.translation, message.rotation, message.header.stamp
+    translation, rotation, stamp_ns = message.translation, message.rotation, stamp_ns_of(message)
     motion = [translation.x, translation.y, translation.z, rotation.x, rotation.y, rotation.z]
     return Command(
         motion=np.array(motion, dtype=np.float64),
         gripper=message.gripper,
         source=message.source,
-        answers_ns=nanoseconds_of(stamp),
+        answers_ns=-1 if stamp_ns is None else stamp_ns,
         sequence=sequence,
     )

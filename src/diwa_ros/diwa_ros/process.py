@@ -51,7 +51,7 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
     try:
         # rclpy's own handlers shut the topics down first.
         rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:  # rcl's, whose kinds are private
+    except (RuntimeError, UnicodeError) as error:  # rcl's own kinds are private; it takes UTF-8 alone
         raise ConfigError(f"ROS does not take these arguments: {error}") from None
     # What started this process in the background of a shell has it ignore Ctrl-C, and nohup SIGHUP; that stays so.
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]

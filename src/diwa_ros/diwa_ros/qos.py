@@ -6,8 +6,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 RELIABLE = QoSProfile(depth=10)
 """What comes once and counts: states, commands, marks."""
-EVERY_STATE = QoSProfile(depth=1000)
-"""For whoever adds up what states say: none may be lost, be it a second of a robot's at 1 kHz."""
+SUMS = QoSProfile(depth=1000)
+"""For what has happened since the message before: a reader may stand still for a second of a robot's at 1 kHz, or for
+half a minute of one at 30 Hz, and loses none of it."""
 NEWEST = QoSProfile(depth=1)
 """Reliable, but only the newest matters: what is answered at once or not at all."""
 NEWEST_IMAGE = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -9,6 +9,12 @@ import pytest
 
 pytest.importorskip("rclpy")
 
+from rcl_interfaces.msg import Parameter as RosParameter
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.node import Node
+from ros_rig import RosRig
+
 from diwa_ros.parameters import Parameter, declared
 from diwa_ros.process import ros_process
 from diwa_runtime.errors import ConfigError
@@ -48,3 +54,34 @@ def test_what_cannot_be_is_named_with_its_meaning(tmp_path: Path, text: str) -> 
     name = text[1:].partition(":")[0]
     with pytest.raises(ConfigError, match=rf"table: parameter {name} \({TABLE[name].about}\)"):
         from_file(tmp_path, text)
+
+
+class Caller(RosRig):
+    """Who sets parameters of a node over its services."""
+
+    def __init__(self) -> None:
+        super().__init__("stranger")
+        self.node = self.add(Node("table", context=self.context))
+        declared(self.node, TABLE)
+        declared(self.node, {"late": Parameter(1, "declared later")})
+
+    def ask(self, kind: Any, name: str, *parameters: Any) -> Any:
+        client = self.peer.create_client(kind, f"table/{name}")
+        self.spin_until(client.service_is_ready)
+        answer = client.call_async(kind.Request(parameters=list(parameters)))
+        self.spin_until(answer.done)
+        return answer.result()
+
+
+def test_whatever_a_stranger_sets_the_node_answers_and_goes_on() -> None:
+    rig = Caller()
+    try:
+        for number in (99, 2, 255):
+            wish = RosParameter(name="count", value=ParameterValue(type=number, integer_value=7))
+            answer = rig.ask(SetParameters, "set_parameters", wish, wish)
+            assert [result.successful for result in answer.results] == [False, False]
+            assert not rig.ask(SetParametersAtomically, "set_parameters_atomically", wish).result.successful
+        assert "there is no type 255" in answer.results[0].reason
+        assert rig.node.get_parameter("count").value == 3
+    finally:
+        rig.close()

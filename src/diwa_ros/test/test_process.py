@@ -72,10 +72,13 @@ def test_a_node_that_hears_nothing_ends_all_the_same() -> None:
         node.destroy_node()
 
 
-def test_arguments_that_ros_cannot_read_are_one_error() -> None:
+@pytest.mark.parametrize(
+    ("argument", "said"), [("devices:=[a:b]", "devices"), ("folder:=\udcff", "surrogates")], ids=["YAML", "no UTF-8"]
+)
+def test_arguments_that_ros_cannot_read_are_one_error(argument: str, said: str) -> None:
     with (
-        pytest.raises(ConfigError, match=r"does not take these arguments.*devices"),
-        ros_process(args=["node", "--ros-args", "-p", "devices:=[a:b]"]),
+        pytest.raises(ConfigError, match=rf"does not take these arguments.*{said}"),
+        ros_process(args=["node", "--ros-args", "-p", argument]),
     ):
         pass
     with ros_process(args=[]):

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.errors import InputError
 from diwa_runtime.events import NO_SEED, EventKind
 from diwa_runtime.robot import RobotMode
 from diwa_runtime.rows.images import JPEG_QUALITY, encode_jpeg
@@ -141,7 +142,13 @@ def end_effector_delta(motion: NDArray[np.floating], gripper: float, stamp_ns: i
 
 
 def episode_event(kind: EventKind, stamp_ns: int, task: str | None = None, seed: int | None = None) -> Fields:
-    """Return the fields of diwa_msgs/msg/EpisodeEvent; no task is play."""
+    """Return the fields of diwa_msgs/msg/EpisodeEvent; no task is play.
+
+    Raises:
+        InputError: the seed is more than the message can hold.
+    """
+    if seed is not None and abs(seed) >= 2**63:
+        raise InputError(f"a seed of {seed.bit_length()} bits does not fit into a mark; it must be below 2^63")
     return {
         "header": header(stamp_ns),
         "kind": int(kind),
@@ -151,12 +158,18 @@ def episode_event(kind: EventKind, stamp_ns: int, task: str | None = None, seed:
 
 
 def header(stamp_ns: int, frame: str = BASE_FRAME) -> Fields:
-    """Return the fields of std_msgs/msg/Header."""
+    """Return the fields of std_msgs/msg/Header.
+
+    Raises:
+        InputError: the stamp is more than a message can hold, as after January 2038.
+    """
     return {"stamp": _time(stamp_ns), "frame_id": frame}
 
 
 def _time(stamp_ns: int) -> Fields:
     seconds, nanoseconds = divmod(stamp_ns, NANOSECONDS)
+    if abs(seconds) >= 2**31:
+        raise InputError(f"a stamp of {seconds} s does not fit into a message; is this machine's clock set right?")
     return {"sec": seconds, "nanosec": nanoseconds}
 
 

@@ -151,6 +151,10 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self._whole.__exit__(None, None, None)
         return None
 
+    def note(self, name: str, text: str) -> None:
+        """Keep a text in the bag's metadata, as `notes`; also after the first message."""
+        self._writer.set_custom_data(name, text)
+
     def write(self, topic: tuple[str, str], fields: Fields, stamp_ns: int) -> None:
         """Write one message of a (topic, type), received when it was stamped.
 

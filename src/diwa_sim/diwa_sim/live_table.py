@@ -114,6 +114,10 @@ class LiveTable:
         self._gate.clear(not_before_ns=self._now_ns)
         return True
 
+    def shut_for(self, why: str) -> None:
+        """Take no command from now on, for this reason, and hold; "" = take them again."""
+        self._gate.shut_for(why, not_before_ns=self._now_ns)
+
     def recover(self, seed: int) -> Tick | None:
         """End a fault with a fresh episode; None = there was no fault."""
         if self._mode is not RobotMode.FAULT:

@@ -23,11 +23,12 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState
-from diwa_ros.diagnostics import diagnostic
+from diwa_ros.diagnostics import Pace, diagnostic
 from diwa_ros.messages import answered, command_of, filled
 from diwa_ros.parameters import Parameter, declared
+from diwa_ros.peers import Rivals, full_name
 from diwa_ros.process import ros_process, spin_until_told
-from diwa_ros.qos import LATCHED, LATCHED_MARKS, RELIABLE
+from diwa_ros.qos import LATCHED, LATCHED_MARKS, RELIABLE, SUMS
 from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.cli import run_verb
@@ -97,10 +98,15 @@ class SimulatorNode(Node):
         self._table = LiveTable(self._env, self._gate, origin_ns=self.get_clock().now().nanoseconds)
         self._seed = self.settings.seed
         self._episode_open = False
-        self._ticks = self._reported_ticks = 0
-        self._reported_at = time.monotonic()
+        self._ticks = 0
+        wanted_hz = self._env.contract.rate_hz * self.settings.rate_factor
+        self._pace = Pace("the simulation", wanted_hz, self.get_logger(), time.monotonic())
         self._make_publishers()
         self._make_services()
+        alone = (messages.ROBOT_STATE[0], SPEC_TOPIC, messages.SCENE_STATE[0])
+        images = (messages.image_topic(camera)[0] for camera in self._images)
+        self._rivals = Rivals(self, (*alone, *images), self.on_rivals)
+        self._other_clocks = Rivals(self, ("/clock",) if self.settings.publish_clock else ())
         self._spec.publish(String(data=json.dumps(self._env.contract.to_json())))
         self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
 
@@ -108,8 +114,7 @@ class SimulatorNode(Node):
         """Begin the first episode and tick from now on."""
         self._publish_start(self._table.reset(self._seed))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        period_s = 1.0 / (self._env.contract.rate_hz * self.settings.rate_factor)
-        self.create_timer(period_s, self.on_tick, clock=steady)
+        self.create_timer(1.0 / self._pace.wanted_hz, self.on_tick, clock=steady)
         self.create_timer(1.0, self.on_diagnostics, clock=steady)
 
     def close(self) -> None:
@@ -137,6 +142,10 @@ class SimulatorNode(Node):
         reason = self._gate.offer(command_of(message, info.get("publication_sequence_number")), time.monotonic_ns())
         if reason is not None:
             self.get_logger().error(f"robot/command refused: {reason}", throttle_duration_sec=1.0)
+
+    def on_rivals(self) -> None:
+        """Take no commands while another robot says that it is this one: they would move both."""
+        self._table.shut_for(self._rivals.who)
 
     def on_stop(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         """Latch a stop."""
@@ -170,17 +179,15 @@ class SimulatorNode(Node):
 
     def on_diagnostics(self) -> None:
         """Say how fast the table runs, who commands and what was refused."""
-        now = time.monotonic()
-        rate_hz = (self._ticks - self._reported_ticks) / (now - self._reported_at)
-        self._reported_ticks, self._reported_at = self._ticks, now
+        self._pace.look(self._ticks, time.monotonic())
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [self._clock_status(rate_hz), self._command_status()]
+        message.status = [self._clock_status(), self._command_status()]
         self._gate.refused.clear()
         self._diagnostics.publish(message)
 
     def _make_publishers(self) -> None:
-        self._robot_state = self.create_publisher(RobotState, messages.ROBOT_STATE[0], RELIABLE)
+        self._robot_state = self.create_publisher(RobotState, messages.ROBOT_STATE[0], SUMS)
         self._joint_states = self.create_publisher(JointState, messages.JOINT_STATES[0], RELIABLE)
         self._scene_state = self.create_publisher(SceneState, messages.SCENE_STATE[0], RELIABLE)
         self._events = self.create_publisher(EpisodeEvent, events.TOPIC, LATCHED_MARKS)
@@ -222,26 +229,24 @@ class SimulatorNode(Node):
         state = messages.robot_state(snapshot, stamp_ns, self._scale, tick.mode, tick.answered_ns)
         self._robot_state.publish(filled(RobotState(), state))
 
-    def _clock_status(self, rate_hz: float) -> DiagnosticStatus:
-        wanted_hz = self._env.contract.rate_hz * self.settings.rate_factor
-        slow = rate_hz < 0.9 * wanted_hz
-        return diagnostic(
-            NODE,
-            "clock",
-            DiagnosticStatus.WARN if slow else DiagnosticStatus.OK,
-            "slower than asked for" if slow else "on time",
-            {"rate_hz": rate_hz, "wanted_hz": wanted_hz},
-        )
+    def _clock_status(self) -> DiagnosticStatus:
+        level, text = DiagnosticStatus.OK, "on time"
+        if self._pace.slow:
+            level, text = DiagnosticStatus.WARN, self._pace.slow
+        if self._other_clocks.who:
+            level, text = DiagnosticStatus.ERROR, self._other_clocks.who
+        values = {"rate_hz": self._pace.rate_hz, "wanted_hz": self._pace.wanted_hz}
+        return diagnostic(full_name(self), "clock", level, text, values)
 
     def _command_status(self) -> DiagnosticStatus:
         mode, refused = self._table.mode, self._gate.refused
         level, text = DiagnosticStatus.OK, mode.name.lower()
         if refused:
             level, text = DiagnosticStatus.WARN, "; ".join(refused)
-        if mode is RobotMode.FAULT:
-            level, text = DiagnosticStatus.ERROR, self._table.fault
-        values = {"mode": mode.name.lower(), "commander": self._gate.commander, "refused": sum(refused.values())}
-        return diagnostic(NODE, "command", level, text, values)
+        if errors := "; ".join(filter(None, (self._table.fault, self._rivals.who))):
+            level, text = DiagnosticStatus.ERROR, errors
+        values = {"mode": mode.name.lower(), "commander": self._gate.commander or "", "refused": sum(refused.values())}
+        return diagnostic(full_name(self), "command", level, text, values)
 
 
 def declare_settings(node: Node) -> TableSettings:
@@ -264,10 +269,12 @@ def run(argv: Sequence[str]) -> None:
     """
     with ros_process([sys.argv[0], *argv]):
         node = SimulatorNode()
-        node.start()
-        spin_until_told(node)
-        node.close()
-        node.destroy_node()
+        try:
+            node.start()
+            spin_until_told(node)
+        finally:
+            node.close()
+            node.destroy_node()
 
 
 def main() -> None:

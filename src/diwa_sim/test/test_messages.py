@@ -1,11 +1,14 @@
 """Snapshots as messages: what the assembler reads back is what the simulator observed and executed."""
 
 import numpy as np
+import pytest
 
 from diwa_runtime import robot_messages as messages
 from diwa_runtime.actions import HOLD_ACTION
+from diwa_runtime.errors import InputError
 from diwa_runtime.events import EventKind
 from diwa_runtime.rows.assembler import LiveAssembler
+from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import ActionScale, Spec
 from diwa_sim.bags import make_message, typestore
 from diwa_sim.environment import PlayTable
@@ -68,3 +71,16 @@ def test_event_kinds_are_those_of_the_message_definition():
     constants = {name: value for name, _, value in typestore().fielddefs["diwa_msgs/msg/EpisodeEvent"][0]}
 
     assert constants == {kind.name: kind.value for kind in EventKind}
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1, 10**400])
+def test_a_seed_beyond_its_field_is_one_line(seed):
+    with pytest.raises(InputError, match=r"a seed of \d+ bits does not fit"):
+        messages.episode_event(EventKind.START, 0, "open_drawer", seed)
+
+
+def test_a_stamp_beyond_its_field_is_one_line():
+    latest_ns = 2**31 * NANOSECONDS - 1
+    assert messages.header(latest_ns)["stamp"] == {"sec": 2**31 - 1, "nanosec": 999_999_999}
+    with pytest.raises(InputError, match="a stamp of 2147483648 s does not fit into a message"):
+        messages.header(latest_ns + 1)

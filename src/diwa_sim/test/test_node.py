@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,13 @@ pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace
 rclpy = pytest.importorskip("rclpy")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
+from rclpy.node import Node  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from rclpy.serialization import serialize_message  # noqa: E402
 from ros_rig import DOMAIN, TIMEOUT_S, RosRig, rigs  # noqa: E402
 from sensor_msgs.msg import CompressedImage, JointState  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
 
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState, SceneState  # noqa: E402
 from diwa_ros.messages import command_of, filled  # noqa: E402
@@ -149,6 +152,73 @@ def test_two_publishers_under_one_name_are_refused_aloud(make_rig: Callable[...,
         lambda: any("two publishers command as 'policy'" in s.message for a in diagnostics for s in a.status)
     )
     assert states[-1].gripper_command == -1.0
+
+
+@pytest.mark.parametrize("topic", ["robot/state", "robot/spec", "scene/state"])
+def test_while_another_robot_is_on_its_topics_it_takes_no_command_and_names_both(
+    make_rig: Callable[..., Rig], topic: str
+) -> None:
+    rig = make_rig(rate_factor=4.0)
+    states = rig.listen(RobotState, "robot/state")
+    diagnostics = rig.listen(DiagnosticArray, "/diagnostics")
+    rig.node.start()
+    other = rig.add(Node("zombie", namespace="old", context=rig.context))
+    kind = {"robot/state": RobotState, "robot/spec": String, "scene/state": SceneState}[topic]
+    second = other.create_publisher(kind, f"/{topic}", 10)
+    errors = lambda: [s for a in diagnostics for s in a.status if s.level == DiagnosticStatus.ERROR]  # noqa: E731
+    rig.spin_until(errors)
+    assert errors()[0].name == "diwa_sim: command"
+    assert f"{topic} is published by /diwa_sim and /old/zombie; only one may" in errors()[0].message
+    rig.command()
+    rig.spin_until(lambda: any({pair.key: pair.value for pair in s.values}["refused"] == "1" for s in errors()))
+    assert not any(state.accepted_translation.x for state in states)
+    other.destroy_publisher(second)
+    rig.spin_until(lambda: not rig.node._gate.shut)
+    rig.command()
+    rig.spin_until(lambda: states[-1].accepted_translation.x)
+
+
+def test_two_simulators_in_two_namespaces_command_each_its_own_and_say_whose_status_it_is(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(rate_factor=4.0)
+    diagnostics = rig.listen(DiagnosticArray, "/diagnostics")
+    left = rig.add(SimulatorNode(namespace="left", **rig.options(rate_factor=4.0)))
+    for node in (rig.node, left):
+        node.start()
+    names = lambda: {(s.name, s.hardware_id) for a in diagnostics for s in a.status}  # noqa: E731
+    rig.spin_until(lambda: len(names()) == 4)
+    assert {name for name, _ in names()} == {
+        "diwa_sim: clock", "diwa_sim: command", "left/diwa_sim: clock", "left/diwa_sim: command"
+    }  # fmt: skip
+    assert {hardware for _, hardware in names()} == {"diwa_sim", "left/diwa_sim"}
+    rig.spin_until(lambda: rig.node._other_clocks.who)
+    assert "/clock is published by /diwa_sim and /left/diwa_sim" in rig.node._other_clocks.who
+    assert not rig.node._gate.shut, "each has its own topics"
+    left.close()
+
+
+def test_a_command_stamped_beyond_what_a_message_holds_ends_nothing(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(rate_factor=4.0)
+    states = rig.listen(RobotState, "robot/state")
+    rig.node.start()
+    message = EndEffectorDelta(source="policy")
+    message.header.stamp.sec, message.header.stamp.nanosec = 2**31 - 1, 2**32 - 1
+    rig.commands.publish(message)
+    rig.spin_until(lambda: rig.node._gate.refused)
+    assert list(rig.node._gate.refused) == ["the command of 'policy' has a stamp that cannot be"]
+    seen = len(states)
+    rig.spin_until(lambda: len(states) > seen + 5)
+
+
+def test_a_simulation_slower_than_asked_for_is_said_with_its_figure(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(rate_factor=100.0)  # 3000 states a second no executor of Python's turns
+    diagnostics = rig.listen(DiagnosticArray, "/diagnostics")
+    rig.node.start()
+    warned = lambda: [s for a in diagnostics for s in a.status if s.level == DiagnosticStatus.WARN]  # noqa: E731
+    rig.spin_until(warned)
+    assert warned()[0].name == "diwa_sim: clock"
+    assert re.fullmatch(r"the simulation at \d+\.\d Hz instead of 3000", warned()[0].message)
 
 
 def test_a_stop_latches_until_it_is_released(make_rig: Callable[..., Rig]) -> None:

@@ -21,8 +21,9 @@ from diwa_bridge.arm.recovery import Recovery, not_ready
 from diwa_bridge.arm.servo import Servo, ServoStatus
 from diwa_bridge.arm.snapshots import BridgeSnapshot, Snapshots
 from diwa_runtime.command_gate import Command, CommandGate
+from diwa_runtime.errors import DiwaError, one_line
 from diwa_runtime.robot import RobotMode
-from diwa_runtime.rows.streams import NANOSECONDS
+from diwa_runtime.rows.streams import NANOSECONDS, QUATERNION_TOLERANCE, is_sound
 from diwa_runtime.spec import ActionScale
 
 
@@ -34,6 +35,8 @@ class Bridge:
         fault: why it does not follow commands until it is recovered; "" = it does.
         servo: None before `start`.
         gate: which commands may move it.
+        stalls: how often nothing was done for longer than the servo's `silence_s`.
+        stalled_s: for how long it was the last time.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Bridge:
         self.gate, self._frozen_after_ns = gate, round(frozen_after_s * NANOSECONDS)
         self.mode, self.fault = RobotMode.FAULT, "not connected yet"
         self.servo: Servo | None = None
+        self.stalls, self.stalled_s = 0, 0.0
         self._recovery = Recovery(arm, gripper)
         self._snapshots = Snapshots(scale, gripper)
         self._clock = RobotClock()
@@ -90,12 +94,16 @@ class Bridge:
             self._ready(self._recovery.recovered(tries=1))
 
     def close(self) -> None:
-        """Bring the arm to rest and let go of it."""
+        """Bring the arm to rest and let go of it.
+
+        A recovery that does not end keeps arm and gripper, which are still then, until the process ends.
+        """
         if not self.recovering and not self._recovery.lost and self._moving:
             with suppress(ArmError):  # then it has stopped by itself
                 self._arm.send(np.zeros(6), self._needed_servo().ease)
                 self._arm.settle()
-        self._recovery.close()
+        if not self._recovery.close():
+            return
         if self._gripper is not None:
             self._gripper.close()
         self._arm.close()
@@ -119,6 +127,10 @@ class Bridge:
         if self.mode is RobotMode.STOPPED:
             self.mode = RobotMode.IDLE
         return True
+
+    def shut_for(self, why: str) -> None:
+        """Take no command from now on, for this reason, and come to rest; "" = take them again."""
+        self.gate.shut_for(why, self._clock.newest_ns)
 
     def recover(self) -> Future[Reading] | None:
         """Begin to recover from a fault, or to connect anew; None = there is none, or it goes on already.
@@ -150,11 +162,12 @@ class Bridge:
             now_ns: on the steady clock of this machine.
             waited_ns: for how long it had lain around then.
         """
+        unwilling = ""
         if self.fault and (self.mode is not RobotMode.GUIDED or self.recovering):  # guided: for the fingers
-            return self.gate.refuse(f"the command of {command.source!r} came in FAULT")
-        if waited_ns > self._silence_ns:
-            return self.gate.refuse(f"the command of {command.source!r} lay around before it was heard")
-        return self.gate.offer(command, now_ns)
+            unwilling = "came in FAULT"
+        elif waited_ns > self._silence_ns:
+            unwilling = "lay around before it was heard"
+        return self.gate.offer(command, now_ns, unwilling)
 
     def poll(self, now_ns: int) -> BridgeSnapshot | None:
         """Do what is due; return a snapshot where one is.
@@ -188,8 +201,10 @@ class Bridge:
         before, reading = self._reading, self._arm.read()
         state = reading.state
         measured = (state.position, state.euler, reading.quaternion, state.joints, state.jacobian.ravel())
-        if not np.isfinite(np.concatenate(measured)).all():
-            raise ArmError("the arm's state is not finite")
+        if not is_sound(np.concatenate([*measured, reading.joint_velocities])):
+            raise ArmError("the arm's state is not finite (or beyond 1e9)")
+        if not abs(float(np.linalg.norm(reading.quaternion)) - 1) <= QUATERNION_TOLERANCE:
+            raise ArmError("the arm's state has an orientation that is none")
         if before is None or reading.time_ns != before.time_ns:
             self._advanced_ns = now_ns
         elif now_ns - self._advanced_ns > self._frozen_after_ns:
@@ -201,9 +216,13 @@ class Bridge:
 
     def _act(self, reading: Reading, now_ns: int) -> None:
         """Do what is due each period of the servo."""
-        servo, stalled = self._needed_servo(), now_ns - self._acted_ns > self._silence_ns
-        self._acted_ns = now_ns
-        if reading.condition is Condition.GUIDED:
+        servo, guided = self._needed_servo(), reading.condition is Condition.GUIDED
+        passed_ns, self._acted_ns = now_ns - self._acted_ns, now_ns
+        if (stalled := passed_ns > self._silence_ns) and passed_ns != now_ns:  # the first time there is no before
+            self.stalls, self.stalled_s = self.stalls + 1, passed_ns / NANOSECONDS
+        if self._guided and not guided:
+            self._snapshots.add(servo.rest(reading.state))  # the last bit of the hand's way
+        if guided:
             self._be_guided(reading)
         elif self.fault:
             self.mode = RobotMode.FAULT
@@ -213,7 +232,7 @@ class Bridge:
                 servo.rest(reading.state)
                 self.gate.clear(self._clock.newest_ns)
             self._follow(reading)
-        self._guided = reading.condition is Condition.GUIDED
+        self._guided = guided
 
     def _be_guided(self, reading: Reading) -> None:
         """Send nothing; say how the hand moved the arm, in a fault too: a person holds it."""
@@ -253,13 +272,20 @@ class Bridge:
 
     def _conclude(self, work: Future[Reading]) -> None:
         self._recovery.work = None
-        error = work.exception()
+        error = work.exception() or self._another_arm()
         if error is None:
             self._ready(work.result())
-        elif isinstance(error, ArmError):
-            self.fault = f"{error}; robot/recover did not help"
-        else:
-            raise error
+        else:  # also a fault of ours: an arm that stands still and says why is better than a process that ends
+            what = str(error) if isinstance(error, DiwaError) else f"{type(error).__name__}: {one_line(error)}"
+            self.fault = f"{what}; robot/recover did not help"
+
+    def _another_arm(self) -> DiwaError | None:
+        """Say why the limits are no more those of the arm that answers, as where its address was given to another."""
+        try:
+            same = self._limits(self._arm.limits()) == self._needed_servo().limits
+        except DiwaError as error:
+            return error
+        return None if same else ArmError("another kind of arm answers now; start the bridge anew")
 
     def _ready(self, reading: Reading) -> None:
         """Follow commands from now on, from where the arm is; it is still until it is commanded."""
@@ -271,8 +297,9 @@ class Bridge:
         self._needed_servo().rest(reading.state)
         self._reading, self._advanced_ns, self._guided = reading, time.monotonic_ns(), False
         self._start_clock(reading)
-        self._snapshots.reset()
-        self._moving = False
+        # What was executed before and not said yet goes out with the next state.
+        self._snapshots.answered_ns = 0
+        self._moving, self._acted_ns = False, 0
         self.gate.clear(self._clock.newest_ns)
 
     def _start_clock(self, reading: Reading) -> None:

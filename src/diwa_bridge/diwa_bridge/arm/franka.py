@@ -6,14 +6,15 @@ Whatever speaks Franka's protocol stands behind this class, an arm or a simulato
 from __future__ import annotations
 
 import os
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +26,15 @@ from diwa_runtime.geometry import quaternion_to_euler
 
 Array = NDArray[np.float64]
 Scheduling = tuple[int, os.sched_param]
+Result = TypeVar("Result")
 
 STOPS_WITHIN_S = 0.13
 """How long the way to standstill takes at most, at whatever share of the arm's dynamics; faster, it is not driven."""
 VALID_MS = 100
 """How long a velocity is held. A process that freezes or dies leaves the arm at rest within 0.3 s."""
 _KINDS = ("acceleration", "velocity")
+CONNECT_S = 15.0
+"""How long an arm may take to connect: libfranka itself waits for ever for one that takes the call and says nothing."""
 JOIN_S = 1.0
 """How long a motion that was not followed up may take to end."""
 
@@ -96,23 +100,30 @@ class Arm:
         """Connect, or connect anew.
 
         Raises:
-            ArmLostError: nobody answers there.
+            ArmLostError: nobody answers there, or not within `CONNECT_S`.
             InputError: the kernel or the version of the arm does not fit, or it is of no known kind.
         """
         franky = franky_library()
         self.close()
         config = franky.RealtimeConfig.Enforce if self._realtime else franky.RealtimeConfig.Ignore
         factor = franky.RelativeDynamicsFactor(self.speed)
+
+        def opened() -> tuple[Any, Scheduling, Any, str]:
+            robot = franky.Robot(self.hostname, factor, realtime_config=config)
+            return robot, _scheduling(), robot.model, _kind_of(robot)
+
         try:
             # Where it may, libfranka gives the thread that connects the highest real-time priority. All that it starts
             # would inherit that, the middleware's threads too, and one of them that spins stops the machine. To undo it
-            # does not help: glibc remembers it, and tells it to the children. So this thread ends here.
-            with ThreadPoolExecutor(1) as thread:
-                self._robot, self._control_scheduling = thread.submit(
-                    lambda: (franky.Robot(self.hostname, factor, realtime_config=config), _scheduling())
-                ).result()
-            self._model = self._robot.model
-            self._limits = self._bounded()
+            # does not help: glibc remembers it, and tells it to the children. So it is a thread that ends then.
+            self._robot, self._control_scheduling, self._model, kind = _within(CONNECT_S, opened)
+            self._limits = self._bounded(limits_of(kind))
+        except TimeoutError:
+            raise ArmLostError(
+                f"{self.hostname}: it takes the call and says nothing for {CONNECT_S:.0f} s; restart its control box"
+            ) from None
+        except ElementTree.ParseError as error:
+            raise InputError(f"{self.hostname}: the model that it gives of itself cannot be read ({error})") from None
         except franky.IncompatibleVersionException as error:
             raise InputError(
                 f"{self.hostname}: {one_line(error).rstrip(' .')}; an FR3 needs system 5.9.0 or newer, a Panda needs "
@@ -140,12 +151,8 @@ class Arm:
         assert self._limits is not None, "made by connect"
         return self._limits
 
-    def _bounded(self) -> ArmLimits:
-        """Make the limits, and let franky keep to them."""
-        # Only libfranka 0.15 and newer, which is for the FR3, can be asked for a model. A build for the Panda cannot
-        # connect to anything else; one in between can, and must not be used (docs/hardware.md): it would pass for that.
-        name = _name_of(self._robot.model_urdf) if hasattr(type(self._robot), "model_urdf") else "panda"
-        limits = limits_of(name)
+    def _bounded(self, limits: ArmLimits) -> ArmLimits:
+        """Return what is used of the arm's limits, and let franky keep to it."""
         used: dict[str, Any] = {}
         for part in ("translation", "rotation"):
             acceleration, velocity = (getattr(self._robot, f"{part}_{kind}_limit") for kind in _KINDS)
@@ -275,6 +282,24 @@ def franky_library() -> Any:
     return franky
 
 
+def _within(limit_s: float, work: Callable[[], Result]) -> Result:
+    """Return what `work` gives in a thread of its own, which ends with it.
+
+    Raises:
+        TimeoutError: it takes longer; then it goes on and nobody minds, also at the end of the process.
+    """
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # whatever it is, it belongs to who waits
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="connect", daemon=True).start()
+    return done.result(limit_s)
+
+
 def _scheduling() -> Scheduling:
     """Return how this thread is scheduled: policy and parameters."""
     return os.sched_getscheduler(0), os.sched_getparam(0)
@@ -309,6 +334,13 @@ def _condition(mode: Any) -> Condition:
 def _names(errors: Any) -> tuple[str, ...]:
     """Return the names in franky's list of errors, which prints as ``["a", "b"]``."""
     return tuple(name for part in str(errors).strip("[]").split(",") if (name := part.strip().strip('"')))
+
+
+def _kind_of(robot: Any) -> str:
+    """Return what kind of arm it is, as `limits_of` knows it."""
+    # Only libfranka 0.15 and newer, which is for the FR3, can be asked for a model. A build for the Panda cannot
+    # connect to anything else; one in between can, and must not be used (docs/hardware.md): it would pass for that.
+    return _name_of(robot.model_urdf) if hasattr(type(robot), "model_urdf") else "panda"
 
 
 def _name_of(urdf: str) -> str:

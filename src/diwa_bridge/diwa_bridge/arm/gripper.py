@@ -6,6 +6,7 @@ They are made in `diwa_bridge.arm.hand`, a process of its own that can be ended.
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -59,7 +60,7 @@ class Gripper:
         self._wish, self._ended, self.fault = None, False, ""
         self._hand = self._start()
         state = self._next_state(CONNECT_S)
-        if state is not None and state["max_width"] < HOMED_M:
+        if state is not None and not state["max_width"] >= HOMED_M:
             self._fail("it does not know its width; home it in Desk")
         if state is None or self.fault:
             self.close()
@@ -94,8 +95,10 @@ class Gripper:
 
     def halt(self) -> None:
         """Let the fingers stand where they are until the next wish, which is followed whatever it is. Never waits."""
-        self._wish = None
-        self._say(hand.HALT)
+        # Said once: a hand that no longer reads would let the connection fill up, and then whoever says more waits.
+        if self._wish is not None:
+            self._wish = None
+            self._say(hand.HALT)
 
     def _set(self, wish: float) -> None:
         if wish == self._wish:  # nothing is wished for at first, so the first wish is always followed
@@ -134,14 +137,29 @@ class Gripper:
                 state: dict[str, Any] = json.loads(self._hand.recv_bytes())
             else:
                 state = {"fault": f"it has not answered for {patience_s:.0f} s; restart the hand"}
+            if "fault" not in state:
+                self.width, self.moving = _width(state["width"]), bool(state["moving"])
+                state["max_width"], state["grasped"] = _width(state["max_width"]), bool(state["grasped"])
+                return state
         except (EOFError, OSError):
             state = {"fault": "its process has ended"}
-        if "fault" in state:
-            self._fail(state["fault"])
-            return None
-        self.width, self.moving = float(state["width"]), bool(state["moving"])
-        return state
+        except (ValueError, KeyError, TypeError) as error:
+            state = {"fault": f"what it says cannot be ({type(error).__name__}: {error}); restart the hand"}
+        self._fail(str(state["fault"]))
+        return None
 
     def _fail(self, why: str) -> None:
         if not self._ended:
             self.fault = f"gripper of {self.hostname}: {why}"
+
+
+def _width(value: Any) -> float:
+    """Return a width between fingers, m.
+
+    Raises:
+        ValueError: it cannot be one.
+    """
+    width = float(value)
+    if not (math.isfinite(width) and abs(width) < 1.0):  # a little below 0 is a matter of calibration
+        raise ValueError(f"a width of {width} m")
+    return width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from diwa_bridge.arm.drivers import ArmDriver, GripperDriver
 from diwa_bridge.arm.franka import ArmError, ArmLostError, Condition, Reading
@@ -11,6 +11,8 @@ from diwa_bridge.arm.franka import ArmError, ArmLostError, Condition, Reading
 REFUSED_BELOW, WARNED_BELOW = 0.90, 0.95
 """Share of commands that must arrive in time; Franka's own advice."""
 TRIES, PAUSE_S = 3, 1.0
+CLOSE_S = 20.0
+"""How long what goes on may take to end: longer than connecting to arm or hand may."""
 
 
 def not_ready(reading: Reading, gripper: GripperDriver | None) -> str:
@@ -36,12 +38,21 @@ class Recovery:
         self.success_rate = 0.0
         self.work: Future[Reading] | None = None
         self._closing = threading.Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="recover")
+        self._thread: threading.Thread | None = None
 
     def begin(self) -> Future[Reading]:
         """Recover in the background; the future ends when the arm is ready, or with the reason why it is not."""
-        self.work = self._pool.submit(self.recovered)
-        return self.work
+        self.work = work = Future[Reading]()
+
+        def run() -> None:
+            try:
+                work.set_result(self.recovered())
+            except BaseException as error:  # whatever it is, it belongs to who waits
+                work.set_exception(error)
+
+        self._thread = threading.Thread(target=run, name="recover", daemon=True)
+        self._thread.start()
+        return work
 
     def recovered(self, tries: int = TRIES) -> Reading:
         """Return the state of an arm that is ready.
@@ -58,10 +69,13 @@ class Recovery:
                     raise
         raise AssertionError("a try returns or raises")
 
-    def close(self) -> None:
-        """Wait for what goes on; it tries no more."""
+    def close(self) -> bool:
+        """Wait for what goes on, for `CLOSE_S` at most; it tries no more. Return whether it has ended."""
         self._closing.set()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._thread is None:
+            return True
+        self._thread.join(CLOSE_S)
+        return not self._thread.is_alive()
 
     def _once_recovered(self) -> Reading:
         if self.lost:

@@ -48,10 +48,6 @@ class Snapshots:
     def __init__(self, scale: ActionScale, gripper: GripperDriver | None) -> None:
         """Say what an action of 1 means; without a gripper its width is 0 and its command open."""
         self._units, self._gripper = motion_units(scale), gripper
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget what was executed and answered, as after a fault."""
         self.answered_ns = 0
         self._executed: Array = np.zeros(6)
 

@@ -23,8 +23,9 @@ from diwa_bridge.cameras.reader import Reader, Status
 from diwa_bridge.cameras.settings import CAMERAS, declare_settings
 from diwa_bridge.cameras.source import Format, Frame, Intrinsics
 from diwa_bridge.cameras.watch import CameraState, Counts
-from diwa_ros.diagnostics import diagnostic
+from diwa_ros.diagnostics import Pace, diagnostic
 from diwa_ros.messages import filled
+from diwa_ros.peers import Rivals, full_name
 from diwa_ros.process import ros_process, spin_until_told
 from diwa_ros.qos import RELIABLE
 from diwa_runtime.cli import run_verb
@@ -32,8 +33,6 @@ from diwa_runtime.robot_messages import Fields, compressed_image, image_topic
 
 NODE = "diwa_cameras"
 WATCH_S = 0.1
-SLOW = 0.9
-"""Share of the rate below which a camera is slower than asked for."""
 AHEAD_S = 0.1
 """How far stamps may stand ahead of the host's clock before it is said."""
 
@@ -63,6 +62,11 @@ class CameraNode(Node):
             for camera in self._readers
         }
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
+        self._rivals = {camera: Rivals(self, (image_topic(camera)[0],)) for camera in self._readers}
+        self._paces = {
+            camera: Pace(f"camera {camera}", settings.formats[camera].rate_hz, self.get_logger(), time.monotonic())
+            for camera in self._readers
+        }
         self._states = dict.fromkeys(self._readers, CameraState.STARTING)
         self._reported = dict.fromkeys(self._readers, Counts())
         self._reported_pairs = self._reported_unpaired = 0
@@ -110,7 +114,7 @@ class CameraNode(Node):
         period_s, self._reported_at = now - self._reported_at, now
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status = [self._camera_status(camera, period_s) for camera in self._readers]
+        message.status = [self._camera_status(camera, now) for camera in self._readers]
         if len(self._readers) == len(CAMERAS):
             message.status.append(self._pairing_status(period_s))
         self._diagnostics.publish(message)
@@ -129,23 +133,27 @@ class CameraNode(Node):
         self._images[camera].publish(filled(CompressedImage(), image))
         self._infos[camera].publish(filled(CameraInfo(), {"header": image["header"], **info}))
 
-    def _camera_status(self, camera: str, period_s: float) -> DiagnosticStatus:
-        status = self._readers[camera].status()
+    def _camera_status(self, camera: str, now_s: float) -> DiagnosticStatus:
+        status, pace = self._readers[camera].status(), self._paces[camera]
         before, self._reported[camera] = self._reported[camera], status.counts
-        rate_hz = (status.counts.frames - before.frames) / period_s
-        wanted_hz = self.settings.formats[camera].rate_hz
-        level, text = judged(status, rate_hz, wanted_hz, status.counts.refused - before.refused)
+        # What nobody took or could stamp did not go out, however often it came.
+        count = status.counts.frames - status.counts.skipped - status.counts.refused
+        is_live = status.state is CameraState.LIVE and before.frames > 0
+        pace.look(count, now_s, judged=is_live)
+        level, text = judged(status, pace.slow, status.counts.refused - before.refused)
+        if self._rivals[camera].who:
+            level, text = DiagnosticStatus.ERROR, self._rivals[camera].who
         values = {
             "source": self.settings.sources[camera],
-            "rate_hz": rate_hz,
-            "wanted_hz": float(wanted_hz),
+            "rate_hz": pace.rate_hz,
+            "wanted_hz": float(pace.wanted_hz),
             "age_s": status.age_s,
             "ahead_s": status.ahead_s,
             **asdict(status.counts),
         }
         if status.temperature_c is not None:
             values["temperature_c"] = status.temperature_c
-        return diagnostic(NODE, f"camera {camera}", level, text, values)
+        return diagnostic(full_name(self), f"camera {camera}", level, text, values)
 
     def _pairing_status(self, period_s: float) -> DiagnosticStatus:
         pairing, unpaired = self._pairing, sum(self._pairing.unpaired)
@@ -161,7 +169,7 @@ class CameraNode(Node):
             "tolerance_ms": pairing.tolerance_ns / 1e6,
         }
         level = DiagnosticStatus.OK if rate_hz and not fresh else DiagnosticStatus.WARN
-        return diagnostic(NODE, "pairing", level, text, values)
+        return diagnostic(full_name(self), "pairing", level, text, values)
 
 
 def camera_info(wanted: Format, lens: Intrinsics | None) -> Fields:
@@ -180,14 +188,20 @@ def camera_info(wanted: Format, lens: Intrinsics | None) -> Fields:
     }
 
 
-def judged(status: Status, rate_hz: float, wanted_hz: int, refused: int) -> tuple[bytes, str]:
-    """Return the level and the line of a camera's diagnostics; `rate_hz` and `refused` are since the last ones."""
+def judged(status: Status, slow: str, refused: int) -> tuple[bytes, str]:
+    """Return the level and the line of a camera's diagnostics.
+
+    Args:
+        status: how it is.
+        slow: the line about its rate; "" = fast enough.
+        refused: how many frames had no usable stamp since the last diagnostics.
+    """
     if status.state is CameraState.STARTING:
         return DiagnosticStatus.WARN, status.text
     if status.state is not CameraState.LIVE:
         return DiagnosticStatus.ERROR, status.text
-    if rate_hz < SLOW * wanted_hz:
-        return DiagnosticStatus.WARN, "slower than asked for"
+    if slow:
+        return DiagnosticStatus.WARN, slow
     if refused:
         return DiagnosticStatus.WARN, f"{refused} frames without a usable stamp"
     if status.ahead_s > AHEAD_S:

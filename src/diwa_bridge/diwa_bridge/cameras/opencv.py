@@ -79,6 +79,9 @@ class OpenCVSource:
         if not self._is_file and self._is_stamped is None:
             self._is_stamped = self._grows()
         image = self._next_image()
+        if image.shape != (self._wanted.height, self._wanted.width, 3):
+            found, wanted = " x ".join(map(str, image.shape[1::-1])), f"{self._wanted.width} x {self._wanted.height}"
+            raise CameraLost(f"{self.name} gives pictures of {found} now, not of {wanted} in colour")
         stamp_ns = self._stamp_ns()
         self._number += 1
         return Frame(np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8), stamp_ns, self._number)
@@ -105,7 +108,7 @@ class OpenCVSource:
     def _next_image(self) -> np.ndarray:
         assert self._capture is not None, "read before open"
         came, image = self._capture.read()
-        if not came:
+        if not came or image is None:
             raise CameraLost(f"{self.name} {'is at its end' if self._is_file else 'gives no more frames'}")
         return image
 

@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from diwa_bridge.cameras.source import CameraLost, Frame, Source
+from diwa_bridge.cameras.source import CameraLost, Frame, Source, is_picture
 from diwa_bridge.cameras.watch import CameraState, Counts, HostClock, SensorClock, Watch, WatchLimits
-from diwa_runtime.errors import DiwaError
+from diwa_runtime.errors import DiwaError, one_line
 from diwa_runtime.rows.streams import NANOSECONDS
 
 READ_S = 0.1
@@ -109,6 +109,8 @@ class Reader:
             # Also what a person could mend: a camera that comes back at a slower port must not end the others.
             except (CameraLost, DiwaError) as lost:
                 self._lose(lost)
+            except Exception as error:  # the edge to drivers: a thread that ended would leave a camera dead for good
+                self._lose(CameraLost(f"{self.source.name}: {type(error).__name__}: {one_line(error)}"))
         self.source.close()
 
     def _open(self) -> None:
@@ -129,6 +131,10 @@ class Reader:
         # In this order a pause between the two does not look like a host's clock that was set ahead.
         epoch_ns, steady_ns = time.time_ns(), time.monotonic_ns()
         now_s = steady_ns / NANOSECONDS
+        if frame is not None and not is_picture(frame.image):
+            with self._lock:
+                self._watch.counts.damaged += 1
+            frame = None  # as if it had not come: who sends nothing else is silent, and is opened again
         if frame is None:
             if self._watch.age_s(now_s) > self.limits.reopen_after_s:
                 raise CameraLost(f"{self.source.name}: no frame for {self.limits.reopen_after_s:g} s")

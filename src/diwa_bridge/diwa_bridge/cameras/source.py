@@ -56,6 +56,17 @@ class Format:
         return f"{self.width} x {self.height} at {self.rate_hz} Hz"
 
 
+def is_picture(image: object) -> bool:
+    """Say whether this is what a frame's image must be; drivers give what is empty, grey or nothing at all, too."""
+    return (
+        isinstance(image, np.ndarray)
+        and image.dtype == np.uint8
+        and image.ndim == 3
+        and image.shape[2] == 3
+        and image.size > 0
+    )
+
+
 class Source(Protocol):
     """Where frames come from. Only the reader calls it, from one thread at a time."""
 

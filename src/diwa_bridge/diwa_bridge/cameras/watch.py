@@ -164,6 +164,7 @@ class Counts:
         frames: that came.
         dropped: that the camera counted and that did not come.
         skipped: that nobody took before the next one came.
+        damaged: that were no picture: empty, grey, of another type.
         refused: that had no time: the stamp would not have grown, or the sensor's clock did not settle.
         losses: how often the stream broke off.
         clock_jumps: how often the sensor's clock, or the host's, was set.
@@ -172,6 +173,7 @@ class Counts:
     frames: int = 0
     dropped: int = 0
     skipped: int = 0
+    damaged: int = 0
     refused: int = 0
     losses: int = 0
     clock_jumps: int = 0
@@ -213,6 +215,8 @@ class Watch:
         if self._lost is not None:
             return CameraState.LOST, self._lost
         if self._last is None:
+            if self.age_s(now_s) > self.limits.reopen_after_s:  # it was opened, and then whoever reads it waits
+                return CameraState.SILENT, f"no frame since it was opened {self.age_s(now_s):.1f} s ago"
             return CameraState.STARTING, CameraState.STARTING.value
         if self.age_s(now_s) > self.limits.silent_after_s:
             return CameraState.SILENT, f"no frame for {self.age_s(now_s):.1f} s"

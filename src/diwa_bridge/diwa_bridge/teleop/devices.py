@@ -218,7 +218,7 @@ class SpaceMouse:
         for _report in range(self.MOST_REPORTS):
             try:
                 state = self._mouse.read()
-            except self._lost as error:
+            except (self._lost, OSError, ValueError) as error:
                 raise DeviceLost(f"the {self.name} is gone ({error}); connect it and start again") from None
             if state.t == self._reported_s:
                 break

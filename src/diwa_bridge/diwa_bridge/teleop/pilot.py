@@ -131,12 +131,15 @@ class Pilot:
     Attributes:
         lost: which device is gone, and what to do; "" = all are there. Nothing is commanded any more.
         motion: (6,) what is wished now.
+        trouble: which device said last what cannot be; "" = none does. That counts as hands at rest.
+        refused: how many readings could not be.
     """
 
     def __init__(self, devices: Sequence[TeleopDevice], shaping: Shaping, tail_s: float = 0.3) -> None:
         """Add up what `devices` say; go on with zeros for `tail_s` after the last wish."""
         self._devices, self._shaping, self._tail_ns = tuple(devices), shaping, round(tail_s * NANOSECONDS)
-        self.lost = ""
+        self.lost = self.trouble = ""
+        self.refused = 0
         self.motion: Array = np.zeros(6)
         self._gripper: float | None = None
         self._moved_ns: int | None = None
@@ -151,6 +154,7 @@ class Pilot:
     def poll(self, now_ns: int, stamp_ns: int | None) -> list[Action]:
         """Read all devices; return what was pressed and is not the pilot's own business."""
         axes, pressed = np.zeros(6), list[Action]()
+        self.trouble = ""
         for device in self._devices:
             try:
                 reading = device.read(now_ns, stamp_ns)
@@ -158,6 +162,10 @@ class Pilot:
                 self.lost = str(lost)
                 continue
             pressed += reading.pressed
+            if not np.isfinite(reading.axes).all():
+                self.refused += 1
+                self.trouble = f"the {device.name} says what is not finite; its axes do not count"
+                continue
             if reading.heard_ns is not None and now_ns - reading.heard_ns <= device.fresh_s * NANOSECONDS:
                 axes += reading.axes
         self.motion = self._shaping.motion(axes)

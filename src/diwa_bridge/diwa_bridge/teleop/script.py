@@ -13,12 +13,13 @@ import numpy as np
 import yaml
 
 from diwa_bridge.teleop.pilot import AXES, Action, Array, Reading
-from diwa_runtime.errors import InputError, nearest
+from diwa_runtime.errors import InputError, nearest, one_line
 from diwa_runtime.rows.streams import NANOSECONDS
 
 Row = tuple[int, Array, tuple[Action, ...]]
 """ns after the first observation, axes (6,), presses."""
 COLUMNS = ("at_s", *AXES, "press")
+LONGEST_S = 1e6
 
 
 class Script:
@@ -45,6 +46,8 @@ class Script:
             InputError: the file cannot be read or a row cannot be; names it.
         """
         try:
+            if Path(path).exists() and not Path(path).is_file():
+                raise InputError(f"script: {path} is no file")  # a pipe would be waited for, for ever
             text = Path(path).read_text(encoding="utf-8")
             if path.endswith(".csv"):
                 rows: Any = [_csv_row(row) for row in csv.DictReader(text.splitlines())]
@@ -52,8 +55,8 @@ class Script:
                 rows = yaml.safe_load(text)
         except OSError as error:
             raise InputError(f"script: {path or 'no file'} cannot be read ({error.strerror})") from None
-        except (ValueError, yaml.YAMLError) as error:
-            raise InputError(f"script: {path} is neither YAML nor CSV ({error})") from None
+        except (ValueError, RecursionError, csv.Error, yaml.YAMLError) as error:
+            raise InputError(f"script: {path} is neither YAML nor CSV ({one_line(error)})") from None
         if not isinstance(rows, list) or not rows:
             raise InputError(f"script: {path} must be a list of rows")
         parsed = [_script_row(row, f"script: {path}, row {number}") for number, row in enumerate(rows, 1)]
@@ -78,7 +81,14 @@ class Script:
         """Nothing to give back."""
 
 
+def _shown(value: Any) -> str:
+    """Return a value for a line: not all of what is long, and no number that Python itself would not print."""
+    return "too large" if isinstance(value, int) and value.bit_length() > 1000 else repr(value)[:60]
+
+
 def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    if None in row:
+        raise ValueError(f"a row has more cells than the head: {', '.join(map(str, row.values()))}")
     given = {name: text for name, text in row.items() if text}
     return {name: text.split() if name == "press" else float(text) for name, text in given.items()}
 
@@ -88,16 +98,18 @@ def _script_row(row: Any, where: str) -> Row:
         raise InputError(f"{where}: must be a mapping with at_s")
     unknown = next((name for name in row if name not in COLUMNS), None)
     if unknown is not None:
-        raise InputError(f"{where}: unknown column {unknown!r}{nearest(str(unknown), COLUMNS)}")
+        raise InputError(f"{where}: unknown column {_shown(unknown)}{nearest(str(unknown)[:60], COLUMNS)}")
     for name in (name for name in row if name != "press"):
-        value, most = row[name], math.inf if name == "at_s" else 1.0
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not number or abs(value) > most:
-            raise InputError(f"{where}: {name} is {value!r}, must be a number{'' if name == 'at_s' else ' in [-1, 1]'}")
+        value, most = row[name], LONGEST_S if name == "at_s" else 1.0
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not abs(value) <= most:  # nan is no less than anything
+            bounds = f"up to {most:g}" if name == "at_s" else "in [-1, 1]"
+            raise InputError(f"{where}: {name} is {_shown(value)}, must be a number {bounds}")
     pressed = row.get("press") or []
     pressed = pressed if isinstance(pressed, list) else [pressed]
     for action in pressed:
         if action not in list(Action):
-            raise InputError(f"{where}: cannot press {action!r}{nearest(str(action), [str(each) for each in Action])}")
+            meant = nearest(_shown(action).strip("'"), [str(each) for each in Action])
+            raise InputError(f"{where}: cannot press {_shown(action)}{meant}")
     axes = np.array([row.get(name, 0.0) for name in AXES], np.float64)
     return round(row["at_s"] * NANOSECONDS), axes, tuple(Action(action) for action in pressed)
