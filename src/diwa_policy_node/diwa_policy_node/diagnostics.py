@@ -22,7 +22,7 @@ def statuses(
     active: bool,
     last: Ended | None,
     inference_s: Iterable[float],
-    crowd: str | None,
+    rivals: str,
     now_ns: int,
 ) -> list[DiagnosticStatus]:
     """Return the statuses of a node.
@@ -33,14 +33,14 @@ def statuses(
         active: whether goals are taken.
         last: how the last goal ended.
         inference_s: of the newest decisions.
-        crowd: who publish a topic that one robot alone is to publish; None: nobody does.
+        rivals: who publish a topic that one robot alone is to publish; "" = nobody does.
         now_ns: on the clock of receipts.
     """
     if runner is None:
         return [diagnostic(node, "skill", DiagnosticStatus.WARN, "not configured", {"active": active})]
     return [
         _skill(node, runner, active, last, now_ns),
-        _streams(node, runner, crowd, now_ns),
+        _streams(node, runner, rivals, now_ns),
         _inference(node, runner, inference_s),
     ]
 
@@ -59,13 +59,13 @@ def _skill(node: str, runner: SkillRunner, active: bool, last: Ended | None, now
     return diagnostic(node, "skill", level, state.name.lower() if active else "not active", values)
 
 
-def _streams(node: str, runner: SkillRunner, crowd: str | None, now_ns: int) -> DiagnosticStatus:
+def _streams(node: str, runner: SkillRunner, rivals: str, now_ns: int) -> DiagnosticStatus:
     seen = runner.observations
     silent = seen.watch.silent(now_ns, runner.limits.give_up_after_s)
     values = {f"{topic} rate_hz": rate for topic, rate in seen.watch.rates_hz(now_ns).items()}
     values |= {f"{topic} age_s": seen.watch.age_s(topic, now_ns) for topic in seen.topics}
-    if crowd or silent:
-        return diagnostic(node, "streams", DiagnosticStatus.ERROR, crowd or "; ".join(silent), values)
+    if rivals or silent:
+        return diagnostic(node, "streams", DiagnosticStatus.ERROR, rivals or "; ".join(silent), values)
     degraded = _degraded(runner)
     level = DiagnosticStatus.WARN if degraded else DiagnosticStatus.OK
     return diagnostic(node, "streams", level, degraded or "all live", values)

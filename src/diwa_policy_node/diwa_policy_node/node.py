@@ -42,8 +42,6 @@ NODE = "diwa_policy"
 CHECK_S = 0.02
 IDLE_STATUS_EVERY = 5
 """Checks between two statuses while no decision is made."""
-CROWD_EVERY = 10
-"""Checks between two looks at who else publishes the robot's topics."""
 GOODBYE_S = 0.2
 """How long the process goes on when it is told to stop, so that clients are told how their goals ended."""
 
@@ -72,7 +70,6 @@ class PolicyNode(LifecycleNode):
         self.runner: SkillRunner | None = None
         self.robot = RobotLink(self, self.settings.source, self._on_wrong_robot, self._on_contest)
         self.goals = GoalServer(self, self.settings)
-        self._crowd: str | None = None
         self._refuse_impossible_transitions()
         self.on_active: Callable[[], None] = lambda: None
         self._active = False
@@ -259,8 +256,6 @@ class PolicyNode(LifecycleNode):
         """Look at the time, whether or not messages come."""
         runner, now_ns = self._needed_runner(), time.monotonic_ns()
         runner.check(now_ns)
-        if self._checks % CROWD_EVERY == 0:
-            self._look_for_another_robot(runner)
         self._conclude_if_ended()
         self._checks += 1
         if self._checks % IDLE_STATUS_EVERY:
@@ -278,18 +273,11 @@ class PolicyNode(LifecycleNode):
             self.robot.check(self.runner.spec)
         except DiwaError as error:
             return str(error)
-        if crowd := self.robot.crowd(self.runner):
-            return crowd
+        if rivals := self.robot.look_for_rivals():
+            return rivals
         if others := self.goals.others():
             return f"{' and '.join(others)} serves run_skill too; only one policy node may"
         return self.runner.start(goal, time.monotonic_ns())
-
-    def _look_for_another_robot(self, runner: SkillRunner) -> None:
-        """End the goal where a second robot has come up on the same topics."""
-        self._crowd = self.robot.crowd(runner)
-        if self._crowd is not None:
-            self.get_logger().error(self._crowd, throttle_duration_sec=10.0)
-            runner.fail(self._crowd)
 
     def _on_contest(self) -> None:
         """Call off the goal of another policy node that took the same one: its client is told by us how it ended."""
@@ -330,7 +318,7 @@ class PolicyNode(LifecycleNode):
             self._active,
             self.goals.last,
             self._inference_s,
-            self._crowd,
+            self.robot.rivals,
             time.monotonic_ns(),
         )
         self._diagnostics.publish(message)

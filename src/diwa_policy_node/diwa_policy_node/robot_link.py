@@ -18,7 +18,7 @@ from diwa_msgs.msg import EndEffectorDelta, RobotState
 from diwa_policy_node import messages
 from diwa_policy_node.skills.goal import Decision
 from diwa_policy_node.skills.runner import SkillRunner
-from diwa_ros.peers import several_publish
+from diwa_ros.peers import Rivals
 from diwa_ros.qos import LATCHED, NEWEST_IMAGE, RELIABLE, SUMS
 from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.interfaces import message_class
@@ -91,6 +91,7 @@ class RobotLink:
         self._on_contest = on_contest
         self.spec: Spec | None = None
         self._runner: SkillRunner | None = None
+        self._rivals: Rivals | None = None
         self._on_decision: Callable[[Decision], None] = lambda _: None
         self._afterwards: Callable[[], None] = lambda: None
         self._sent: deque[EndEffectorDelta] = deque(maxlen=SENT_KEPT)
@@ -111,10 +112,17 @@ class RobotLink:
         theirs = Spec.from_json({**self.spec.to_json(), "mode": ours.mode})
         check_same_spec(ours, "the bundles", theirs, SPEC_TOPIC)
 
-    def crowd(self, runner: SkillRunner) -> str | None:
-        """Say who publish a topic that one robot alone is to publish, or None: two of them would both be driven."""
-        topics = dict.fromkeys([runner.observations.robot_topic, *runner.observations.topics, SPEC_TOPIC])
-        return next((crowd for topic in topics if (crowd := several_publish(self._node, topic))), None)
+    def look_for_rivals(self) -> str:
+        """Say who publish a topic that one robot alone is to publish; "" = nobody: two of them would both be driven."""
+        if self._rivals is None:
+            return ""
+        self._rivals.look()
+        return self._rivals.who
+
+    @property
+    def rivals(self) -> str:
+        """What `look_for_rivals` said last; it is asked five times a second."""
+        return "" if self._rivals is None else self._rivals.who
 
     def listen(
         self, runner: SkillRunner, on_decision: Callable[[Decision], None], afterwards: Callable[[], None]
@@ -128,6 +136,8 @@ class RobotLink:
         """
         self._runner, self._on_decision, self._afterwards = runner, on_decision, afterwards
         seen, subscribe = runner.observations, self._node.create_subscription
+        alone_on = dict.fromkeys([seen.robot_topic, *seen.topics, SPEC_TOPIC])
+        self._rivals = Rivals(self._node, alone_on, lambda: self._on_rivals(runner))
         cameras = {stream.topic for stream in runner.spec.streams if not stream.select}
         for topic, kind in seen.topics.items():
             qos = NEWEST_IMAGE if topic in cameras else SUMS
@@ -141,7 +151,9 @@ class RobotLink:
         """Undo `listen`."""
         while self._subscriptions:
             self._node.destroy_subscription(self._subscriptions.pop())
-        self._runner = None
+        if self._rivals is not None:
+            self._rivals.close()
+        self._runner = self._rivals = None
 
     def command(self, decision: Decision, runner: SkillRunner) -> None:
         """Command the robot; in shadow mode only say what would be commanded."""
@@ -177,11 +189,15 @@ class RobotLink:
 
         return on_message
 
+    def _on_rivals(self, runner: SkillRunner) -> None:
+        """End the goal where a second robot has come up on the same topics."""
+        if self.rivals:
+            runner.fail(self.rivals)
+            self._afterwards()
+
     def _on_lost(self, topic: str, count: int, runner: SkillRunner) -> None:
         """Two senders count each for themselves, which looks like losses."""
-        if crowd := several_publish(self._node, topic):
-            runner.fail(crowd)
-        else:
+        if not self.look_for_rivals():
             runner.on_lost(topic, count)
 
     def _listener_to_robot_alone(self, runner: SkillRunner) -> Callable[[RobotState], None]:

@@ -12,6 +12,7 @@ from diwa_policy_node.skills.goal import RunLimits
 from diwa_policy_node.skills.overlap import SeamLimits
 from diwa_policy_node.skills.start_gate import GateLimits
 from diwa_ros.parameters import Parameter, declared
+from diwa_runtime.command_gate import unusable_source
 from diwa_runtime.errors import ConfigError
 
 _LIMITS, _SEAMS, _GATE = RunLimits(), SeamLimits(), GateLimits()
@@ -83,8 +84,8 @@ def settings_of(values: dict[str, Any]) -> PolicySettings:
 
     if values["give_up_after_s"] < values["hold_after_s"]:
         raise ConfigError("diwa_policy: give_up_after_s must not be less than hold_after_s")
-    if not values["source"]:
-        raise ConfigError("diwa_policy: source must not be empty; the robot tells its commanders apart by it")
+    if why := unusable_source(values["source"]):
+        raise ConfigError(f"diwa_policy: parameter source {why}")
     gate = GateLimits(
         proprio=values["start_proprio_limit"],
         camera=values["start_camera_limit"],

@@ -297,7 +297,7 @@ def test_parameters_are_described_and_fixed(make_rig: Callable[..., Rig], skills
         ({"hold_after_s": 100.0}, "parameter hold_after_s"),
         ({"shadow": "yes"}, "parameter shadow"),
         ({"hold_after_s": 0.5}, "give_up_after_s must not be less"),
-        ({"source": ""}, "source must not be empty"),
+        ({"source": ""}, "parameter source names no source; name your source"),
     ],
 )
 def test_an_impossible_parameter_is_one_clear_line(

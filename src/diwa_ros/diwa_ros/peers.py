@@ -38,7 +38,7 @@ def full_name(node: Node) -> str:
 
 
 class Rivals:
-    """Looks again and again whether topics that are to have one publisher have more. For the node's whole life.
+    """Looks again and again whether topics that are to have one publisher have more, until it is closed.
 
     Attributes:
         who: which of the topics has several, and who they are, one line; "" = none has.
@@ -49,6 +49,10 @@ class Rivals:
         self._node, self._topics, self._on_change = node, tuple(topics), on_change
         self.who = self._said = ""
         self._timer = node.create_timer(LOOK_S, self.look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Look no more."""
+        self._node.destroy_timer(self._timer)
 
     def look(self) -> None:
         """Look now. It is acted upon at once, and said when it looks the same again: a name may come a moment later."""

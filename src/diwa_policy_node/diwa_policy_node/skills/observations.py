@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from diwa_policy_node.skills.robot_watch import robot_topic_of
-from diwa_policy_node.skills.stream_watch import Pace, StreamWatch, StuckCameras
+from diwa_policy_node.skills.stream_watch import StampRate, StreamWatch, StuckCameras
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.assembler import LiveAssembler, Row
 from diwa_runtime.rows.streams import NANOSECONDS, stamp_of
@@ -48,7 +48,7 @@ class Observations:
         self.watch = StreamWatch([*self.topics, self.robot_topic])
         self._reference = next(stream for stream in spec.streams if stream.field == "proprio")
         self._summed = {stream.topic for stream in spec.streams if stream.align == "integrate"}
-        self._pace, self._rate_hz = Pace(), spec.rate_hz
+        self._stamp_rate, self._rate_hz = StampRate(), spec.rate_hz
         self._clock_ns, self._day_ns, self._day_ahead_ns = clock_ns, day_ns, 0
         self._dropped_before: Counter[str] = Counter()
 
@@ -57,7 +57,7 @@ class Observations:
         self.watch.note(topic, received_ns)
         if topic == self._reference.topic:
             with suppress(InputError):  # no stamp: whoever feeds it on is told
-                self._pace.note(stamp_of(message, self._reference, received_ns))
+                self._stamp_rate.note(stamp_of(message, self._reference, received_ns))
 
     def begin_goal(self) -> None:
         """Forget what was dropped before."""
@@ -104,7 +104,7 @@ class Observations:
 
     def too_slow(self, least_share: float) -> str | None:
         """Say at which rate the robot says its state, if at less than that share of the Spec's."""
-        rate_hz = self._pace.rate_hz
+        rate_hz = self._stamp_rate.rate_hz
         if rate_hz is None or rate_hz >= least_share * self._rate_hz:
             return None
         return f"{self._reference.topic} comes at {rate_hz:.1f} Hz, the Spec has {self._rate_hz:g}"

@@ -49,7 +49,7 @@ class StreamWatch:
         return {topic: count * NANOSECONDS / (now_ns - since) for topic, count in counts.items()}
 
 
-class Pace:
+class StampRate:
     """How often a sender stamps: its rate by its own clock, which a busy machine here does not change."""
 
     def __init__(self, kept: int = 30, needed: int = 10) -> None:
