@@ -17,14 +17,14 @@ from std_srvs.srv import Trigger
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EpisodeEvent
-from diwa_policy_node.client import SkillClient
+from diwa_policy_node.client import DURATIONS_S, SkillClient
 from diwa_ros.process import ros_process, spin_until
 from diwa_ros.qos import ALL_MARKS
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import check_bounds, load_config
 from diwa_runtime.errors import InputError, one_line
 from diwa_runtime.events import TOPIC, EventKind
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import check_overwritable, written_whole
 from diwa_runtime.robot import Outcome
 
 ANSWER_S = 10.0
@@ -49,7 +49,7 @@ class TwinEpisodesConfig:
     against: Path | None = field(default=None)
 
     def __post_init__(self) -> None:
-        check_bounds(self, episodes=(1, None), timeout=(0, None))
+        check_bounds(self, episodes=(1, 100_000), timeout=DURATIONS_S)
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ def run(argv: Sequence[str]) -> None:
         InputError: simulator or policy node are not there.
     """
     config = load_config(TwinEpisodesConfig, argv)
+    check_overwritable(config.output, "result of twin_episodes", lambda head: b'"skill":' in head)
     offline = None if config.against is None else _read_evaluation(config.against)
     episodes: list[Episode] = []
     with ros_process(args=[]):

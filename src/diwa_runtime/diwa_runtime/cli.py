@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,6 +19,9 @@ def run_verb(verb: Callable[[Sequence[str]], object], argv: Sequence[str] | None
     (``KeyboardInterrupt("update 400 is kept; --resume goes on from it")``). Anything else is a fault of ours and is
     let through, traceback and all.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may have bytes that are no text
     try:
         verb(sys.argv[1:] if argv is None else argv)
     except DiwaError as error:

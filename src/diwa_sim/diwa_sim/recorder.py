@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class RecordConfig:
     topics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.output.exists():
+        if os.path.lexists(self.output):
             raise InputError(f"{self.output}: is there already; a bag is never written over, name another --output")
 
 

@@ -31,7 +31,7 @@ def checked(cls: type, data: Any, source: str, prefix: str = "") -> dict[str, An
     """Return `data` with every leaf converted to its field's type; nested dataclasses stay dicts."""
     if not isinstance(data, Mapping):
         where = f" '{prefix.rstrip('.')}'" if prefix else ""
-        raise ConfigError(f"{source}:{where} must be a mapping of settings, not {data!r}")
+        raise ConfigError(f"{source}:{where} must be a mapping of settings, not {_shown(data)}")
     fields = fields_of(cls)
     values = {}
     for key, value in data.items():
@@ -109,7 +109,13 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     try:
         return _converted(value, annotation, where)
     except _WrongTypeError as error:
-        raise ConfigError(f"{where}: {value!r} is not {error}") from None
+        raise ConfigError(f"{where}: {_shown(value)} is not {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """Return a value as Python writes it, shortened."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _converted(value: Any, annotation: Any, where: str) -> Any:
@@ -220,7 +226,7 @@ def _to_str(value: Any) -> str:
 
 
 def _to_path(value: Any) -> Path:
-    if isinstance(value, str | Path) and str(value):
+    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
         return Path(value)
     raise _WrongTypeError("a path")
 

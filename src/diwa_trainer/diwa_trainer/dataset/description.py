@@ -12,10 +12,13 @@ import numpy as np
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import InputError
-from diwa_runtime.spec import Spec
+from diwa_runtime.files import FolderFormat
+from diwa_runtime.spec import Spec, is_name
 
 FORMAT_VERSION = 1
 DESCRIPTION = "dataset.json"
+_OURS = {"format", "rows", "fields", "episodes", "dropped", "sources", "spec"}
+"""What a description of ours has had in every version."""
 
 Kind = Literal["play", "demonstration"]
 EpisodeOutcome = Literal["success", "failure"]
@@ -89,6 +92,20 @@ def field_layouts(spec: Spec, scene: bool = True) -> dict[str, tuple[np.dtype[An
         for camera in spec.cameras:
             layouts[camera.name] = (np.dtype("u1"), (camera.height, camera.width, 3))
     return layouts
+
+
+def _arrays_of(data: Any) -> list[str] | None:
+    """Return the names of the files beside a description; None where another program wrote it."""
+    if not isinstance(data, dict) or not data.keys() >= _OURS:
+        return None
+    fields, spec = data["fields"], data["spec"]
+    names = isinstance(fields, list) and all(isinstance(name, str) and is_name(name) for name in fields)
+    if type(data["format"]) is not int or not names or not isinstance(spec, dict) or "version" not in spec:
+        return None
+    return [f"{name}.npy" for name in fields]
+
+
+DATASET = FolderFormat("dataset", DESCRIPTION, _arrays_of)
 
 
 def read_description(path: Path) -> dict[str, Any]:

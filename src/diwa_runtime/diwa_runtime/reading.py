@@ -1,0 +1,76 @@
+"""Reading files that anybody may have written: regular files alone, of a bounded size, and no number that is none."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+from diwa_runtime.errors import one_line
+
+LIMIT_BYTES = 256 << 20
+"""Of any file that is read whole, unless its reader knows better."""
+
+
+def read_bytes(path: Path, limit: int = LIMIT_BYTES, *, follow: bool = True) -> bytes:
+    """Return the bytes of a regular file of at most `limit` bytes.
+
+    Raises:
+        OSError: it cannot be read: not there, a folder, a pipe, no permission; or a link, unless we `follow`.
+        ValueError: it is larger.
+    """
+    # A pipe that nobody writes to would be waited for without an end.
+    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file, but a pipe or a device", str(path))
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise ValueError(f"larger than {limit} bytes")
+    return raw
+
+
+def read_text(path: Path, limit: int = LIMIT_BYTES) -> str:
+    """Return the text of a UTF-8 file; errors as `read_bytes`, and what is not UTF-8 is a ValueError."""
+    return read_bytes(path, limit).decode("utf-8")
+
+
+def read_json(path: Path, limit: int = LIMIT_BYTES) -> Any:
+    """Return the content of a JSON file; errors as `read_text` and `parse_json`."""
+    return parse_json(read_text(path, limit))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, or with a number that is none or infinite.
+    """
+    try:
+        return json.loads(text, parse_constant=_refused, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def reason_of(error: Exception) -> str:
+    """Say in a few words why a file could not be read."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else one_line(error)
+    return words[:200] or type(error).__name__
+
+
+def _refused(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
