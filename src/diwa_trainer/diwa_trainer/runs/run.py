@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
@@ -37,7 +36,8 @@ from diwa_runtime.config import read_yaml, to_plain, to_yaml
 from diwa_runtime.config.values import choices_of, fields_of
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError, one_line
 from diwa_runtime.files import contents, make_folder, remove_orphans, written_whole
-from diwa_runtime.reading import read_json, reason_of
+from diwa_runtime.reading import read_bytes, read_json, reason_of
+from diwa_trainer.runs.artifacts import WEIGHTS_LIMIT_BYTES, from_safetensors
 from diwa_trainer.runs.event_file import EventFile
 from diwa_trainer.runs.finite import not_finite
 from diwa_trainer.runs.result_files import FORMAT_VERSION, SUMMARY, read_result
@@ -216,7 +216,7 @@ class Run:
             return False
         folder = checkpoints[-1]
         try:
-            weights = load_file(folder / WEIGHTS)
+            weights, _ = from_safetensors(read_bytes(folder / WEIGHTS, WEIGHTS_LIMIT_BYTES))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what torch warns of in a damaged file, the error below says
                 rest = torch.load(folder / STATE, weights_only=True)
