@@ -22,12 +22,19 @@ from diwa_ros.process import ros_process, spin_until
 from diwa_ros.qos import ALL_MARKS
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import check_bounds, load_config
-from diwa_runtime.errors import InputError, one_line
+from diwa_runtime.errors import InputError
 from diwa_runtime.events import TOPIC, EventKind
 from diwa_runtime.files import check_overwritable, written_whole
+from diwa_runtime.kinds import COUNT, FLAG, MAPPING, SHARE, WHOLE, fault_in, list_of
+from diwa_runtime.reading import read_json, reason_of
 from diwa_runtime.robot import Outcome
 
 ANSWER_S = 10.0
+EVALUATION = {
+    "seeds": list_of(WHOLE, 1), "interval95": list_of(SHARE, 2, 2), "successes": COUNT, "episodes": COUNT,
+    "episodes_detail.*.success": FLAG, "episodes_detail": list_of(MAPPING),
+}  # fmt: skip
+"""What is read of an `evaluation.json`."""
 
 
 @dataclass(frozen=True)
@@ -148,12 +155,13 @@ def run(argv: Sequence[str]) -> None:
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"seeds", "interval95", "successes", "episodes", "episodes_detail"} - data.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); name what `evaluate` wrote") from None
-    if missing:
-        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; name what `evaluate` wrote")
+        data: dict[str, Any] = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); name what `evaluate` wrote") from None
+    if (fault := fault_in(data, EVALUATION)) is not None:
+        raise InputError(f"{path}: {fault}; name what `evaluate` wrote")
+    if len(data["seeds"]) != len(data["episodes_detail"]):
+        raise InputError(f"{path}: 'seeds' and 'episodes_detail' tell of other episodes; name what `evaluate` wrote")
     return data
 
 

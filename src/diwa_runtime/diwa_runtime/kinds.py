@@ -1,7 +1,7 @@
 """What the values of plain data from files may be, as a table of keys and kinds, so that no reader has to ask again.
 
-A key is written by dots, with `*` for every item of a list or a mapping: ``episodes.*.rows``. What is null has no keys;
-a kind says whether null may stand there itself.
+A key is written by dots, with `*` for every item of a list or a mapping: ``episodes.*.rows``; what ends with `?` need
+not be there. What is null has no keys; a kind says whether null may stand there itself.
 """
 
 from __future__ import annotations
@@ -53,7 +53,20 @@ def list_of(kind: Kind, least: int = 0, most: int = 10**7) -> Kind:
     )
 
 
-ANY = Kind("anything", lambda _: True)
+def pair_of(first: Kind, second: Kind) -> Kind:
+    """Return the kind of a list of these two."""
+    return Kind(
+        f"a list of {first.words} and {second.words}",
+        lambda value: isinstance(value, list) and len(value) == 2 and first.fits(value[0]) and second.fits(value[1]),
+    )
+
+
+def one_of(*words: str | None) -> Kind:
+    """Return the kind of one of a few words."""
+    said = ", ".join("null" if word is None else word for word in words)
+    return Kind(f"one of {said}", lambda value: isinstance(value, str | None) and value in words)
+
+
 NUMBER = Kind("a number", _is_number)
 SHARE = number(0, 1)
 POSITIVE = Kind("a number above 0", lambda value: _is_number(value) and value > 0)
@@ -72,10 +85,11 @@ def fault_in(data: Any, table: Mapping[str, Kind]) -> str | None:
     """Return what is wrong with data that must have the keys of a table: ``lacks 'rows'``; None: nothing."""
     for key, kind in table.items():
         for found in _values(data, key.split(".")):
+            name = key.replace("?", "")
             if found is _MISSING:
-                return f"lacks {key!r}"
+                return f"lacks {name!r}"
             if not kind.fits(found):
-                return f"{key!r} is {shown(found)}, expected {kind.words}"
+                return f"{name!r} is {shown(found)}, expected {kind.words}"
     return None
 
 
@@ -102,7 +116,7 @@ def _values(data: Any, keys: list[str]) -> Iterator[Any]:
                 yield from _values(item, rest)
         else:
             yield _MISSING
-    elif isinstance(data, dict) and first in data:
-        yield from _values(data[first], rest)
-    else:
+    elif isinstance(data, dict) and (name := first.removesuffix("?")) in data:
+        yield from _values(data[name], rest)
+    elif not (isinstance(data, dict) and first.endswith("?")):
         yield _MISSING

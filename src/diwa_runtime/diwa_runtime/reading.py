@@ -7,8 +7,10 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from diwa_runtime.errors import one_line
 
@@ -16,21 +18,34 @@ LIMIT_BYTES = 256 << 20
 """Of any file that is read whole, unless its reader knows better."""
 
 
+@contextmanager
+def opened(path: Path, *, follow: bool = True) -> Iterator[BinaryIO]:
+    """Open a regular file for reading.
+
+    Raises:
+        OSError: it cannot be read: not there, a folder, a pipe, no permission; or a link, unless we `follow`.
+    """
+    # A pipe that nobody writes to would be waited for without an end.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
+    descriptor = os.open(path, flags)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        raise OSError(errno.EINVAL, "not a regular file, but a pipe or a device", str(path))
+    with os.fdopen(descriptor, "rb") as file:
+        yield file
+
+
 def read_bytes(path: Path, limit: int = LIMIT_BYTES, *, follow: bool = True) -> bytes:
     """Return the bytes of a regular file of at most `limit` bytes.
 
     Raises:
-        OSError: it cannot be read: not there, a folder, a pipe, no permission; or a link, unless we `follow`.
+        OSError: as `opened`.
         ValueError: it is larger.
     """
-    # A pipe that nobody writes to would be waited for without an end.
-    flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "not a regular file, but a pipe or a device", str(path))
+    with opened(path, follow=follow) as file:
         raw = file.read(limit + 1)
     if len(raw) > limit:
         raise ValueError(f"larger than {limit} bytes")
@@ -66,11 +81,11 @@ def reason_of(error: Exception) -> str:
 
 
 def _refused(word: str) -> Any:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a finite number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text[:20]} is too large a number")
+        raise ValueError(f"{text[:20]} is not a finite number")
     return number

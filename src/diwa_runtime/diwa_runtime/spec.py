@@ -73,9 +73,9 @@ def _check_choice(what: str, word: str, known: Sequence[str]) -> None:
 def _check_within(what: str, bounds: tuple[float, float], **values: float) -> None:
     for name, value in values.items():
         if not value > 0:
-            raise InputError(f"Spec: {name} of {what} must be positive, not {value}")
+            raise InputError(f"Spec: {name} of {what} must be positive, not {value!s:.24}")
         if not bounds[0] <= value <= bounds[1]:
-            raise InputError(f"Spec: {name} of {what} must be from {bounds[0]:g} to {bounds[1]:g}, not {value:g}")
+            raise InputError(f"Spec: {name} of {what} must be from {bounds[0]:g} to {bounds[1]:g}, not {value!s:.24}")
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
@@ -231,6 +231,9 @@ class Spec:
             ("tasks", [task.name for task in self.tasks]),
         ):
             _check_unique(what, names)
+            odd = [name for name in names if not name or not name.isprintable()]
+            if odd:
+                raise InputError(f"Spec: {what} has the name {odd[0]!r}; use letters, digits and '_'")
         for task in self.tasks:
             if task.field not in self.scene:
                 raise InputError(f"Spec: task {task.name!r} watches {task.field!r}, which the scene does not have")

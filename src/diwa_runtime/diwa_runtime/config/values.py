@@ -52,7 +52,8 @@ def build(
     """Make a `cls` of converted `values`, the rest from `default` or the fields' own defaults.
 
     Raises:
-        ConfigError: a field has neither a value nor a default; names `source`, or, without one, the flag.
+        ConfigError: a field has neither a value nor a default, or the class refuses its values; names `source`, or,
+            without one, the flag.
     """
     annotations = fields_of(cls)
     arguments: dict[str, Any] = {}
@@ -72,7 +73,12 @@ def build(
             flag = f"--{prefix}{name}".replace("_", "-")
             raise ConfigError(f"setting '{prefix}{name}' is missing; give {flag} or set it in the --config file")
         arguments[name] = value
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        if not source or str(error).startswith(source):
+            raise
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-SIGNATURES = {
-    "JPEG": (0, b"\xff\xd8"),
-    "PNG": (0, b"\x89PNG\r\n\x1a\n"),
-    "WebP": (8, b"WEBP"),
-    "BMP": (0, b"BM"),
+SIGNATURES: dict[str, tuple[int, tuple[bytes, ...]]] = {
+    "JPEG": (0, (b"\xff\xd8",)),
+    "PNG": (0, (b"\x89PNG\r\n\x1a\n",)),
+    "WebP": (8, (b"WEBP",)),
+    "BMP": (0, (b"BM",)),
     "TIFF": (0, (b"II*\0", b"MM\0*")),
 }
-"""Where the bytes lie by which each kind is known."""
+"""The bytes by which each kind is known, and where they lie."""
 _NO_LENGTH = {0x00, 0x01, *range(0xD0, 0xD9)}
 _END, _SCAN = 0xD9, 0xDA
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -35,8 +35,8 @@ def read_header(data: memoryview) -> ImageHeader | None:
     JPEG's frame header is looked for as libjpeg does, so that both find the same.
     """
     start = bytes(data[:64])
-    for kind, (at, signature) in SIGNATURES.items():
-        if start.startswith(signature, at):
+    for kind, (at, signatures) in SIGNATURES.items():
+        if start.startswith(signatures, at):
             try:
                 return _READERS[kind](data)
             except (struct.error, IndexError, ZeroDivisionError):

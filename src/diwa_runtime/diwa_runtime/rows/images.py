@@ -74,8 +74,8 @@ def _decode_compressed(message: Any, camera: CameraSpec) -> NDArray[np.uint8]:
     """
     encoding = str(message.format).partition(";")[0].strip()
     _check_colour(encoding, str(message.format), camera)
-    data = _buffer(message.data)
-    header = read_header(memoryview(data))
+    data = np.ascontiguousarray(_buffer(message.data))
+    header = read_header(data.data)
     if header is None:
         raise InputError(
             f"camera {camera.name!r}: an image of {len(data)} bytes and format {str(message.format)[:60]!r} cannot be "

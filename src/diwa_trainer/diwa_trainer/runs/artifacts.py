@@ -75,6 +75,8 @@ class Artifact:
         try:
             module = build()
             module.load_state_dict(self.weights)
+        except DiwaError as error:
+            raise InputError(f"{self.path}: {error}") from None
         except (RuntimeError, TypeError, ValueError, MemoryError) as error:
             reason = one_line(error)[:200] or type(error).__name__
             raise InputError(f"{self.path}: config and weights make no network ({reason})") from None

@@ -40,9 +40,9 @@ from diwa_runtime.reading import read_bytes, read_json, reason_of
 from diwa_trainer.runs.artifacts import WEIGHTS_LIMIT_BYTES, from_safetensors
 from diwa_trainer.runs.event_file import EventFile
 from diwa_trainer.runs.finite import not_finite
-from diwa_trainer.runs.result_files import FORMAT_VERSION, SUMMARY, read_result
+from diwa_trainer.runs.result_files import FORMAT_VERSION, METRICS, SUMMARY, read_result
 
-CONFIG, INPUTS, METRICS = "config.yaml", "inputs.json", "metrics.jsonl"
+CONFIG, INPUTS = "config.yaml", "inputs.json"
 TENSORBOARD = "tensorboard"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
@@ -414,9 +414,17 @@ def cosine(start: float, final_fraction: float, progress: float) -> float:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON, whole or not at all."""
+    """Write plain data as JSON, whole or not at all; a number that is none becomes null."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_with_null(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _with_null(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _with_null(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_with_null(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _disk_refused(path: Path, error: OSError) -> StorageError:
