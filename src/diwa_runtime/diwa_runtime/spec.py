@@ -282,7 +282,8 @@ class Spec:
         if not isinstance(data, Mapping) or "version" not in data:
             raise InputError(f"{source}: not a Spec (it has no 'version')")
         if data["version"] != SPEC_VERSION:
-            raise InputError(f"{source}: Spec version {data['version']}, this DiWA reads {SPEC_VERSION}; make it anew")
+            found = str(data["version"])[:40]
+            raise InputError(f"{source}: Spec version {found}, this DiWA reads {SPEC_VERSION}; make it anew")
         try:
             return config_from(cls, data, source)
         except ConfigError as error:

@@ -161,9 +161,10 @@ class Manifest:
             normalisation=many("normalisation", _normalisation),
             proprio_starts=_statistics(fields["proprio_starts"], source, "proprio_starts", len(spec.proprio)),
             provenance=_mapping(fields["provenance"], source, "provenance"),
-            chunk_length=_count(fields["chunk_length"], source, "chunk_length"),
-            denoising_steps=_count(fields["denoising_steps"], source, "denoising_steps"),
-            latent_size=_count(fields["latent_size"], source, "latent_size"),
+            # So many that the noise of one chunk, and a latent, take some megabytes at most.
+            chunk_length=_count(fields["chunk_length"], source, "chunk_length", most=1 << 10),
+            denoising_steps=_count(fields["denoising_steps"], source, "denoising_steps", most=1 << 10),
+            latent_size=_count(fields["latent_size"], source, "latent_size", most=1 << 17),
             success_threshold=_number(fields["success_threshold"], source, "success_threshold"),
             max_steps=_count(fields["max_steps"], source, "max_steps"),
             camera_starts=many("camera_starts", _image_statistics),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from diwa_runtime.errors import StorageError
+from diwa_runtime.files import make_folder
 
 FORMAT_VERSION = 1
 SUFFIX = ".jsonl"
@@ -31,8 +32,8 @@ class RunLog:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self.path = Path(folder) / f"{stamp}_{name}{SUFFIX}"
         self._file: TextIO | None = None
+        make_folder(self.path.parent)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  (a run is longer than a block)
         except OSError as error:
             raise StorageError(f"{self.path}: no run log can be written ({error.strerror})") from None
