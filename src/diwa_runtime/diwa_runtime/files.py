@@ -268,7 +268,8 @@ def _stays(place: Path) -> bool:
     we stand."""
     if not place.is_dir():
         return False
-    return _is_mount(place) or not os.access(place.parent, os.W_OK) or Path.cwd().is_relative_to(place)
+    here = os.path.realpath(".") if Path().exists() else os.sep
+    return _is_mount(place) or not os.access(place.parent, os.W_OK) or Path(here).is_relative_to(place)
 
 
 def _is_mount(folder: Path) -> bool:
