@@ -16,6 +16,8 @@ from diwa_runtime.errors import one_line
 
 LIMIT_BYTES = 256 << 20
 """Of any file that is read whole, unless its reader knows better."""
+JSON_LIMIT_BYTES = 64 << 20
+"""Its content takes several times as much."""
 
 
 @contextmanager
@@ -57,7 +59,7 @@ def read_text(path: Path, limit: int = LIMIT_BYTES) -> str:
     return read_bytes(path, limit).decode("utf-8")
 
 
-def read_json(path: Path, limit: int = LIMIT_BYTES) -> Any:
+def read_json(path: Path, limit: int = JSON_LIMIT_BYTES) -> Any:
     """Return the content of a JSON file; errors as `read_text` and `parse_json`."""
     return parse_json(read_text(path, limit))
 

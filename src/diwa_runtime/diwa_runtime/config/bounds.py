@@ -17,13 +17,13 @@ BATCHES = (1, 1 << 16)
 """Of what is held in memory at the same time: rows of a batch, imagined episodes, draws."""
 WORKERS = (1, 256)
 """Of threads and processes."""
-WIDTHS = (1, 8192)
+WIDTHS = (1, 4096)
 """Of a network's layers."""
 RATES = (0.0, 100.0)
 """Of learning rates, and of shares of them."""
 WEIGHTS = (0.0, 1e6)
 """Of terms of a loss."""
-PIXELS = (1, 4096)
+PIXELS = (1, 2048)
 """Of an image's sides."""
 
 
@@ -57,6 +57,19 @@ def check_between(config: Any, **bounds: tuple[float, float]) -> None:
         for value in _numbers(config, name):
             if not low < value < high:
                 raise ConfigError(f"{name} is {_said(value)}, must be above {low} and below {high}")
+
+
+def check_together(config: Any, most: int, what: str, *names: str) -> None:
+    """Refuse numbers that are well by themselves and too many together: ``batch`` windows of ``length`` rows.
+
+    Raises:
+        ConfigError: names the settings, `what` they make, and how many there may be.
+    """
+    count = math.prod(getattr(config, name) for name in names)
+    if count > most:
+        raise ConfigError(
+            f"{' x '.join(names)} are {count:,} {what}, must be at most {most:,}: they are held in memory"
+        )
 
 
 def _numbers(config: Any, name: str) -> Sequence[float]:

@@ -30,6 +30,8 @@ from diwa_trainer.runs.result_files import FORMAT_VERSION
 
 MOST_EPISODES = (1, 100_000)
 """Of one evaluation."""
+MOST_FILMED = 10_000
+"""Steps of an episode whose pictures are held until it ends."""
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
 Progress = Callable[[int, int], None]
@@ -72,8 +74,10 @@ class EvaluateConfig:
     videos: int = field(default=4, metadata={"help": "film the first so many episodes; 0 needs no OpenGL"})
 
     def __post_init__(self) -> None:
-        check_bounds(self, episodes=MOST_EPISODES, first_seed=(0, 2**31), max_steps=(1, 10**6), workers=WORKERS)
+        check_bounds(self, episodes=MOST_EPISODES, first_seed=(0, 2**31), max_steps=(1, 10**5), workers=WORKERS)
         check_bounds(self, videos=(0, 1000))
+        if self.videos and self.max_steps > MOST_FILMED:
+            raise ConfigError(f"max_steps is {self.max_steps}, must be at most {MOST_FILMED} with --videos")
         if (self.policy == "bundle") != (self.bundle is not None):
             raise ConfigError(f"policy {self.policy!r} {'needs a' if self.bundle is None else 'takes no'} --bundle")
 

@@ -40,7 +40,8 @@ class DiffusionConfig:
     deterministic_std: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_bounds(self, denoising_steps=(2, 1000), finetuned_steps=(1, self.denoising_steps), chunk=(1, 256))
+        most = min(self.denoising_steps, 100)
+        check_bounds(self, denoising_steps=(2, 1000), finetuned_steps=(1, most), chunk=(1, 64))
         check_bounds(self, hidden=WIDTHS, time_embedding=(4, 1024), exploration_std=(1e-6, 1e3))
         check_bounds(self, deterministic_std=(0, 1e3))
         if self.time_embedding % 2:

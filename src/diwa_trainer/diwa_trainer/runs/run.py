@@ -46,7 +46,10 @@ CONFIG, INPUTS = "config.yaml", "inputs.json"
 TENSORBOARD = "tensorboard"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
-_WRITTEN_WHOLE = re.compile(rf"{CHECKPOINT}_\d+|{re.escape(CONFIG)}|[a-z_]+\.(json|safetensors)|seed_\d+\.mp4")
+_WRITTEN_WHOLE = re.compile(
+    rf"{CHECKPOINT}_\d+|{re.escape(CONFIG)}|(inputs|summary|data|open_loop|reward|preflight|evaluation)\.json|"
+    r"(world_model|policy|reward)\.safetensors|seed_\d+\.mp4"
+)
 """Names of what a run writes under a temporary name first."""
 _SUBFOLDER = re.compile(r"videos|iteration_\d+")
 SEEDS = (0, 2**32 - 1)

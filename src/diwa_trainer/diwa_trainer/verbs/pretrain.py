@@ -47,7 +47,7 @@ class PretrainConfig:
     save_every: int = 1000
 
     def __post_init__(self) -> None:
-        check_bounds(self, demonstrations=BATCHES, updates=COUNTS, batch=BATCHES, encodings=(1, 1024))
+        check_bounds(self, demonstrations=BATCHES, updates=COUNTS, batch=BATCHES, encodings=(1, 256))
         check_bounds(self, ema=(0, 1), threads=WORKERS, log_every=COUNTS, save_every=COUNTS, seed=SEEDS)
         check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, weight_decay=RATES)
 
