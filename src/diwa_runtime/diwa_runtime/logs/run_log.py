@@ -32,11 +32,13 @@ class RunLog:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self.path = Path(folder) / f"{stamp}_{name}{SUFFIX}"
         self._file: TextIO | None = None
-        make_folder(self.path.parent)
         try:
+            make_folder(self.path.parent)
             self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  (a run is longer than a block)
         except OSError as error:
             raise StorageError(f"{self.path}: no run log can be written ({error.strerror})") from None
+        except StorageError as error:
+            raise StorageError(f"{self.path}: no run log can be written ({error})") from None
         self._write({"kind": "start", "format_version": FORMAT_VERSION, "started": stamp, **header})
 
     def step(self, fields: Mapping[str, Any]) -> None:

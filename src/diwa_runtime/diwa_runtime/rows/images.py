@@ -78,8 +78,8 @@ def _decode_compressed(message: Any, camera: CameraSpec) -> NDArray[np.uint8]:
     header = read_header(data.data)
     if header is None:
         raise InputError(
-            f"camera {camera.name!r}: an image of {len(data)} bytes and format {str(message.format)[:60]!r} cannot be "
-            f"decoded: it is damaged, or none of {', '.join(SIGNATURES)}"
+            f"camera {camera.name!r}: an image of {len(data)} bytes cannot be decoded (format "
+            f"{str(message.format)[:60]!r}; it is damaged, or none of {', '.join(SIGNATURES)})"
         )
     _check_size(header.height, header.width, camera)
     if header.bits > 8:
