@@ -18,7 +18,7 @@ from measuring import Benchmark, Effort, machine
 from rows import Row, figure, load_rows, merged, write_rows
 
 from diwa_runtime.cli import run_verb
-from diwa_runtime.config import load_config
+from diwa_runtime.config import check_bounds, load_config
 from diwa_runtime.errors import ConfigError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,8 +49,7 @@ class BenchConfig:
                 raise ConfigError(
                     f"no benchmark {name!r}{nearest(name, BENCHMARKS)} (there are {', '.join(BENCHMARKS)})"
                 )
-        if self.repeats < 1:
-            raise ConfigError(f"repeats must be at least 1, not {self.repeats}")
+        check_bounds(self, repeats=(1, 1000))
 
 
 def run(config: BenchConfig, results: Path, page: Path) -> None:

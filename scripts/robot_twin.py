@@ -91,15 +91,16 @@ def process(name: str, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]
 
 
 def parameters(**values: object) -> list[str]:
-    """Return a node's parameters as words."""
-    return ["--ros-args", *(word for name, value in values.items() for word in ("-p", f"{name}:={value}"))]
+    """Return a node's parameters as words; JSON is YAML, whatever a path's name has."""
+    words = {name: json.dumps(str(value) if isinstance(value, Path) else value) for name, value in values.items()}
+    return ["--ros-args", *(word for name, value in words.items() for word in ("-p", f"{name}:={value}"))]
 
 
 def teleoperate(scene: StillScene) -> int:
     """Record scripted hands, and return how many rows `ingest` makes of the bag."""
     script, bag, dataset = OUT / "hands.yaml", OUT / "bag", OUT / "dataset"
     script.write_text(yaml.safe_dump(HANDS), encoding="utf-8")
-    hands = parameters(devices=f"['script:{script}']", tasks="[open_drawer]", translation_m=0.004)
+    hands = parameters(devices=[f"script:{script}"], tasks=["open_drawer"], translation_m=0.004)
     topics = ["--topics", "robot/state", "robot/command", "scene/state", "episode/event"]
     with process("diwa_sim/record", ["--output", str(bag), *topics]):
         spin_until(scene, lambda: scene.count_subscribers("robot/state") > 1, READY_S)
@@ -120,7 +121,7 @@ def drive(bundle: Path, seconds: float) -> Counter[str]:
     """Ask for the bundle's skill again and again; return how the goals ended."""
     skill, ended = Bundle.load(bundle).manifest.skill, Counter[str]()
     words = parameters(
-        skills=f"[{bundle}]", autostart="true", allow_far_start="true", log_folder=OUT / "logs", give_up_after_s=1.0
+        skills=[str(bundle)], autostart=True, allow_far_start=True, log_folder=OUT / "logs", give_up_after_s=1.0
     )
     with process("diwa_policy_node/node", words):
         client = SkillClient()
@@ -164,4 +165,4 @@ def main(bundle: Path, minutes: float) -> int:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__.rpartition("usage: ")[2] if __doc__ else 2)
-    sys.exit(main(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 10.0))
+    sys.exit(main(Path(sys.argv[1]).absolute(), float(sys.argv[2]) if len(sys.argv) > 2 else 10.0))

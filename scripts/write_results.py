@@ -12,25 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-import yaml
 
+from diwa_runtime.cli import run_verb
+from diwa_runtime.config import read_yaml
+from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
+from diwa_runtime.kinds import NUMBER, fault_in
+from diwa_runtime.reading import reason_of
 from diwa_trainer.evaluation.results import sum_up
 from diwa_trainer.evaluation.statistics import wilson_interval
+from diwa_trainer.runs.result_files import EVALUATION, METRICS, read_metrics, read_result
+from diwa_trainer.runs.run import CONFIG
 
 mpl.use("svg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-IMAGINED = "judged_success_classifier"
+FINETUNED, IMAGINED = "finetuned", "judged_success_classifier"
 SCATTER, CURVES = DOCS / "images" / "imagined_against_real.svg", DOCS / "images" / "fine_tuning.svg"
 
 
 def policies_of(folder: Path) -> list[str]:
     """Names of the fine-tuned policies of a task that are evaluated, the pipeline's own first."""
     tuned = sorted(path.parent.name for path in folder.glob("*/preflight.json"))
-    found = [name for name in tuned if (folder / f"evaluation_{name}" / "evaluation.json").exists()]
-    return sorted(found, key=lambda name: name != "finetuned")
+    found = [name for name in tuned if (folder / f"evaluation_{name}" / EVALUATION).exists()]
+    return sorted(found, key=lambda name: name != FINETUNED)
 
 
 def pooled(tables: Sequence[dict[str, Any]], policy: str) -> dict[str, Any]:
@@ -53,9 +59,11 @@ def pooled_task(tables: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def judged(task_folder: Path, policy: str) -> tuple[list[int], list[float]]:
     """Return iterations and imagined success of a fine-tuning, the base policy as iteration 0."""
-    lines = [json.loads(line) for line in (task_folder / policy / "metrics.jsonl").read_text().splitlines()]
-    found = {line["step"]: line[IMAGINED] for line in lines if IMAGINED in line}
-    return sorted(found), [found[step] for step in sorted(found)]
+    path = task_folder / policy / METRICS
+    found = {int(line["step"] or 0): line[IMAGINED] for line in read_metrics(path) if line.get(IMAGINED) is not None}
+    if not found:
+        raise InputError(f"{path}: holds no {IMAGINED}; finish the pipeline first")
+    return sorted(found), [float(found[step] or 0) for step in sorted(found)]
 
 
 def curve(task_folder: Path, policy: str) -> list[tuple[int, float, float]]:
@@ -64,16 +72,25 @@ def curve(task_folder: Path, policy: str) -> list[tuple[int, float, float]]:
     points = []
     for step, success in zip(steps, imagined, strict=True):
         name = "base" if step == 0 else policy if step == max(steps) else f"{policy}_{step:04d}"
-        evaluation = task_folder / f"evaluation_{name}" / "evaluation.json"
+        evaluation = task_folder / f"evaluation_{name}" / EVALUATION
         if evaluation.exists():
-            counts = json.loads(evaluation.read_text())
+            counts = read_result(evaluation)
             points.append((step, success, counts["successes"] / counts["episodes"]))
+    if not points:
+        raise InputError(f"{task_folder}: no policy of {policy} is evaluated; finish the pipeline first")
     return points
 
 
 def bc_weight(task_folder: Path, policy: str) -> float:
     """Return the BC weight that a policy was fine-tuned with."""
-    return float(yaml.safe_load((task_folder / policy / "config.yaml").read_text())["ppo"]["bc_weight"])
+    path = task_folder / policy / CONFIG
+    try:
+        settings = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); name a folder of finished pipelines") from None
+    if (fault := fault_in(settings, {"ppo.bc_weight": NUMBER})) is not None:
+        raise InputError(f"{path}: {fault}; name a folder of finished pipelines")
+    return float(settings["ppo"]["bc_weight"])
 
 
 def draw_scatter(folders: Sequence[Path], tasks: Sequence[str]) -> None:
@@ -116,8 +133,8 @@ def draw_curves(folders: Sequence[Path], tasks: Sequence[str]) -> None:
 
 def save(figure: Any, path: Path) -> None:
     """Write a picture that is the same for the same figures."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="svg", metadata={"Date": None})
     plt.close(figure)
 
 
@@ -199,9 +216,32 @@ def _fewer_episodes(compared: dict[str, Any], columns: Sequence[str]) -> list[st
     return [f"Not all training seeds are done: of {counts['base']} episodes, {', '.join(short)}.", ""] if short else []
 
 
-def main(folders: Sequence[Path]) -> None:
-    """Read the runs, write the page."""
+def finished_tasks(folders: Sequence[Path]) -> list[str]:
+    """Return the tasks of the pipelines in these folders.
+
+    Raises:
+        ConfigError: no folder is named.
+        InputError: one holds no finished pipeline, or lacks a task that the first has.
+    """
+    if not folders:
+        raise ConfigError("name the folders of finished pipelines, one for each training seed")
     tasks = sorted({path.parent.name for path in folders[0].glob("*/evaluation_base")})
+    if not tasks:
+        raise InputError(f"{folders[0]}: holds no evaluated task; name a folder that `pipeline` wrote")
+    for folder in folders:
+        for task in tasks:
+            if FINETUNED not in policies_of(folder / task):
+                raise InputError(f"{folder / task}: has no evaluated fine-tuned policy; finish the pipeline first")
+    return tasks
+
+
+def main(folders: Sequence[Path]) -> None:
+    """Read the runs, write the page.
+
+    Raises:
+        DiwaError: a folder or a file in it cannot be used; names it.
+    """
+    tasks = finished_tasks(folders)
     tables = [{task: sum_up(f, [task], policies_of(f / task)) for task in tasks} for f in folders]
     results = {
         "env_steps_during_finetune": sum(t["env_steps_during_finetune"] for run in tables for t in run.values()),
@@ -218,4 +258,4 @@ def main(folders: Sequence[Path]) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    sys.exit(run_verb(lambda words: main([Path(word) for word in words])))

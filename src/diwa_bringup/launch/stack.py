@@ -75,6 +75,8 @@ ARGUMENTS = (
     Argument("tasks", "", "what is demonstrated, as A,B", TELEOP),
 )
 LISTS = {"skills", "devices", "tasks"}
+PLACES = {"skills", "devices"}
+"""Lists of folders and files: one that is there as it is written is one, whatever brackets and commas its name has."""
 LAUNCHS_OWN = {
     "launch-prefix", "launch-prefix-filter", "emulate_tty", "sigterm_timeout", "sigkill_timeout", "ros_namespace",
 }  # fmt: skip
@@ -85,7 +87,7 @@ def plain(text: str) -> Any:
     """Return what YAML makes of a text, a plain value or a list; anything else, or no YAML at all, stays the text."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date that is none is a ValueError
         return text
     return value if isinstance(value, bool | int | float | str | list) else text
 
@@ -94,7 +96,8 @@ def read(name: str, text: str) -> ParameterValue:
     """Read a parameter as YAML would; what does not fit, the node refuses by its name."""
     value = text if name == "hostname" else plain(text)
     if name in LISTS:
-        parts = value if isinstance(value, list) else text.split(",")
+        named = name in PLACES and Path(text.removeprefix("script:")).exists()
+        parts = [text] if named else value if isinstance(value, list) else text.split(",")
         # To a node an empty list would be no value at all.
         return ParameterValue([str(part).strip() for part in parts] or [""], value_type=list[str])
     value = text if isinstance(value, list) else value

@@ -150,7 +150,18 @@ def test_skills_reach_the_node_as_strings(launched: Any, text: str, folders: lis
     assert (parameters["skills"].value, parameters["skills"].value_type) == (folders, list[str])
 
 
-@pytest.mark.parametrize("text", ["null", "2026-01-01", "{a: 1}", "{", "[1", "[1]", "@a"])
+@pytest.mark.parametrize("name", ["monday, am", "[old]", "bags (copy)", "[a, b", "7"])
+def test_a_folder_that_is_there_is_one_folder_whatever_its_name(launched: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    for argument, node, text in (
+        ("skills", "diwa_policy", str(tmp_path / name)),
+        ("devices", "diwa_teleop", f"script:{tmp_path / name}"),
+    ):
+        asked = {"policy": "true", argument: text}
+        assert launched.parameters(node, **asked)[argument] == [text]
+
+
+@pytest.mark.parametrize("text", ["null", "2026-99-99", "2026-01-01", "{a: 1}", "{", "[1", "[1]", "@a"])
 def test_what_is_no_plain_value_reaches_the_node_as_text(robot: str, launched: Any, text: str) -> None:
     """It says by the parameter's name what is wrong with it; launch would not."""
     node, name = {"sim": ("diwa_sim", "seed"), "real": ("diwa_bridge", "speed")}[robot]

@@ -17,10 +17,11 @@ from diwa_msgs.msg import PolicyStatus
 from diwa_ros.process import ros_process, spin_until
 from diwa_ros.qos import RELIABLE
 from diwa_runtime.cli import run_verb
-from diwa_runtime.config import load_config
+from diwa_runtime.config import check_bounds, load_config
 from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.robot import Outcome
 
+DURATIONS_S = (0.0, 86_400.0)
 ANSWER_S = 5.0
 """How long the node may take to answer a request."""
 QUIET_S = 2.0
@@ -43,6 +44,9 @@ class RunSkillConfig:
     timeout: float = field(default=0.0, metadata={"help": "limit of each skill, s; 0 = the bundle's own"})
     seed: int = field(default=0, metadata={"help": "of the policy's noise; 0 = drawn"})
     wait: float = field(default=10.0, metadata={"help": "s to wait for the policy node"})
+
+    def __post_init__(self) -> None:
+        check_bounds(self, timeout=DURATIONS_S, seed=(0, 2**63 - 1), wait=DURATIONS_S)
 
 
 class SkillClient(Node):

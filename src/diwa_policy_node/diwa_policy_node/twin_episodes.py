@@ -17,17 +17,24 @@ from std_srvs.srv import Trigger
 
 from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EpisodeEvent
-from diwa_policy_node.client import SkillClient
+from diwa_policy_node.client import DURATIONS_S, SkillClient
 from diwa_ros.process import ros_process, spin_until
 from diwa_ros.qos import ALL_MARKS
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import check_bounds, load_config
-from diwa_runtime.errors import InputError, one_line
+from diwa_runtime.errors import InputError
 from diwa_runtime.events import TOPIC, EventKind
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import check_overwritable, written_whole
+from diwa_runtime.kinds import COUNT, FLAG, MAPPING, SHARE, WHOLE, fault_in, list_of
+from diwa_runtime.reading import read_json, reason_of
 from diwa_runtime.robot import Outcome
 
 ANSWER_S = 10.0
+EVALUATION = {
+    "seeds": list_of(WHOLE, 1), "interval95": list_of(SHARE, 2, 2), "successes": COUNT, "episodes": COUNT,
+    "episodes_detail.*.success": FLAG, "episodes_detail": list_of(MAPPING),
+}  # fmt: skip
+"""What is read of an `evaluation.json`."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class TwinEpisodesConfig:
     against: Path | None = field(default=None)
 
     def __post_init__(self) -> None:
-        check_bounds(self, episodes=(1, None), timeout=(0, None))
+        check_bounds(self, episodes=(1, 100_000), timeout=DURATIONS_S)
 
 
 @dataclass(frozen=True)
@@ -123,6 +130,7 @@ def run(argv: Sequence[str]) -> None:
         InputError: simulator or policy node are not there.
     """
     config = load_config(TwinEpisodesConfig, argv)
+    check_overwritable(config.output, "result of twin_episodes", lambda head: b'"skill":' in head)
     offline = None if config.against is None else _read_evaluation(config.against)
     episodes: list[Episode] = []
     with ros_process(args=[]):
@@ -147,12 +155,13 @@ def run(argv: Sequence[str]) -> None:
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"seeds", "interval95", "successes", "episodes", "episodes_detail"} - data.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path}: cannot be read ({one_line(error)}); name what `evaluate` wrote") from None
-    if missing:
-        raise InputError(f"{path}: lacks {', '.join(sorted(missing))}; name what `evaluate` wrote")
+        data: dict[str, Any] = read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); name what `evaluate` wrote") from None
+    if (fault := fault_in(data, EVALUATION)) is not None:
+        raise InputError(f"{path}: {fault}; name what `evaluate` wrote")
+    if len(data["seeds"]) != len(data["episodes_detail"]):
+        raise InputError(f"{path}: 'seeds' and 'episodes_detail' tell of other episodes; name what `evaluate` wrote")
     return data
 
 

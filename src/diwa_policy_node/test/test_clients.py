@@ -142,6 +142,7 @@ def test_twin_episodes_counts_what_the_simulator_says_seed_by_seed(
         (["--episodes", "0"], "episodes is 0, must be at least 1"),
         (["--against", "nowhere.json"], "nowhere.json: cannot be read"),
         (["--against", __file__], "test_clients.py: cannot be read"),
+        (["--output", "/etc/passwd"], "passwd: is there already and no result of twin_episodes"),
     ],
 )
 def test_twin_episodes_says_what_is_wrong_before_it_runs_any(tmp_path: Path, arguments: list[str], line: str) -> None:

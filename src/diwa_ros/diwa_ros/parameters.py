@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from diwa_runtime.errors import ConfigError
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: its default gives its type."""
+    """One parameter: its default gives its type. Every number has bounds; those of a list hold for each of them."""
 
     default: Any
     about: str
@@ -28,12 +29,19 @@ class Parameter:
     def descriptor(self) -> ParameterDescriptor:
         """Describe it to ROS."""
         found = ParameterDescriptor(description=self.about, read_only=True)
-        if self.low is not None and self.high is not None:
+        if self.low is not None and self.high is not None and not isinstance(self.default, list):
             if isinstance(self.default, float):
                 found.floating_point_range = [FloatingPointRange(from_value=self.low, to_value=self.high)]
             else:
                 found.integer_range = [IntegerRange(from_value=int(self.low), to_value=int(self.high), step=1)]
         return found
+
+    def odd(self, value: Any) -> float | None:
+        """Return the first number of a value that is out of bounds; ROS lets a number that is none pass, and lists."""
+        if self.low is None or self.high is None:
+            return None
+        numbers = value if isinstance(value, list | tuple | array) else [value]
+        return next((number for number in numbers if not self.low <= number <= self.high), None)
 
 
 def declared(node: Node, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -51,6 +59,11 @@ def declared(node: Node, parameters: Mapping[str, Parameter]) -> dict[str, Any]:
             values[name] = [] if value is None and isinstance(parameter.default, list) else value
         except (InvalidParameterTypeException, InvalidParameterValueException) as error:
             raise ConfigError(f"{full_name(node)}: parameter {name} ({parameter.about}): {error}") from None
+        if (odd := parameter.odd(values[name])) is not None:
+            raise ConfigError(
+                f"{full_name(node)}: parameter {name} ({parameter.about}): {odd} is not from {parameter.low:g} to "
+                f"{parameter.high:g}"
+            )
     return values
 
 

@@ -25,7 +25,10 @@ TABLE = {
     "folders": Parameter([""], "some folders"),
     "speed": Parameter(0.1, "how fast", 0.0, 1.0),
     "count": Parameter(3, "how many", 1, 9),
+    "corner": Parameter([0.1, 0.2], "where", -1.0, 1.0),
+    "sizes": Parameter([1, 2], "how large", 1, 9),
 }
+DEFAULTS = {"corner": [0.1, 0.2], "sizes": [1, 2]}
 
 
 def from_file(tmp_path: Path, text: str) -> dict[str, Any]:
@@ -42,14 +45,21 @@ def from_file(tmp_path: Path, text: str) -> dict[str, Any]:
 
 
 def test_what_the_file_leaves_out_is_the_default(tmp_path: Path) -> None:
-    assert from_file(tmp_path, "{speed: 0.5}") == {"folders": [""], "speed": 0.5, "count": 3}
+    found = {name: list(v) if name in DEFAULTS else v for name, v in from_file(tmp_path, "{speed: 0.5}").items()}
+    assert found == {"folders": [""], "speed": 0.5, "count": 3, **DEFAULTS}
 
 
 def test_an_empty_list_is_a_list(tmp_path: Path) -> None:
     assert from_file(tmp_path, "{folders: []}")["folders"] == []
 
 
-@pytest.mark.parametrize("text", ["{speed: 2.0}", "{count: 0}", "{speed: fast}", "{count: 2.5}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{speed: 2.0}", "{count: 0}", "{speed: fast}", "{count: 2.5}", "{speed: .nan}", "{speed: .inf}",
+        "{corner: [0.0, .nan]}", "{corner: [0.0, 2.0]}", "{sizes: [1, 10]}",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_is_named_with_its_meaning(tmp_path: Path, text: str) -> None:
     name = text[1:].partition(":")[0]
     with pytest.raises(ConfigError, match=rf"table: parameter {name} \({TABLE[name].about}\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,14 +15,20 @@ EXIT_INTERRUPTED = 130
 def run_verb(verb: Callable[[Sequence[str]], object], argv: Sequence[str] | None = None) -> int:
     """Call ``verb(argv)`` and return the process's exit code; `argv` None means what the process was given.
 
-    A DiwaError is printed as one line and gives 2; Ctrl-C gives 130, with what the KeyboardInterrupt says, if anything
-    (``KeyboardInterrupt("update 400 is kept; --resume goes on from it")``). Anything else is a fault of ours and is
-    let through, traceback and all.
+    A DiwaError is printed as one line and gives 2, and so does a lack of memory; Ctrl-C gives 130, with what the
+    KeyboardInterrupt says, if anything (``KeyboardInterrupt("update 400 is kept; --resume goes on from it")``).
+    Anything else is a fault of ours and is let through, traceback and all.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a path may have bytes that are no text
     try:
         verb(sys.argv[1:] if argv is None else argv)
     except DiwaError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except MemoryError:
+        print("error: there is not enough memory; use smaller sizes, smaller batches or fewer workers", file=sys.stderr)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt as interrupt:
         print(f"interrupted{': ' if interrupt.args else ''}{one_line(interrupt)}", file=sys.stderr)

@@ -18,10 +18,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.config.bounds import PIXELS
 from diwa_runtime.config.values import config_from
-from diwa_runtime.errors import ConfigError, InputError, SpecMismatchError, nearest
+from diwa_runtime.errors import ConfigError, InputError, SpecMismatchError, nearest, one_line
+from diwa_runtime.reading import read_json, reason_of
 
 SPEC_VERSION = 1
+RATES_HZ = (0.01, 10_000.0)
+"""Of control."""
 
 Mode = Literal["state", "vision", "hybrid"]
 MODES: tuple[Mode, ...] = ("state", "vision", "hybrid")
@@ -66,10 +70,12 @@ def _check_choice(what: str, word: str, known: Sequence[str]) -> None:
         raise InputError(f"Spec: {what} is {word!r}, must be one of {', '.join(known)}{nearest(str(word), known)}")
 
 
-def _check_positive(what: str, **values: float) -> None:
+def _check_within(what: str, bounds: tuple[float, float], **values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise InputError(f"Spec: {name} of {what} must be positive, not {value}")
+        if not value > 0:
+            raise InputError(f"Spec: {name} of {what} must be positive, not {value!s:.24}")
+        if not bounds[0] <= value <= bounds[1]:
+            raise InputError(f"Spec: {name} of {what} must be from {bounds[0]:g} to {bounds[1]:g}, not {value!s:.24}")
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
@@ -86,7 +92,8 @@ class ActionScale:
     rotation_rad: float = 0.05
 
     def __post_init__(self) -> None:
-        _check_positive("action_scale", translation_m=self.translation_m, rotation_rad=self.rotation_rad)
+        sizes = {"translation_m": self.translation_m, "rotation_rad": self.rotation_rad}
+        _check_within("action_scale", (1e-9, 1e3), **sizes)
 
 
 @dataclass(frozen=True)
@@ -101,7 +108,7 @@ class CameraSpec:
         _check_name("a camera", self.name)
         if self.name in ROW_FIELDS:
             raise InputError(f"Spec: a camera cannot be named {self.name!r}, which every row has beside its images")
-        _check_positive(f"camera {self.name!r}", height=self.height, width=self.width)
+        _check_within(f"camera {self.name!r}", PIXELS, height=self.height, width=self.width)
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         _check_name("a task", self.name)
-        _check_positive(f"task {self.name!r}", **{"|change|": abs(self.change)})
+        _check_within(f"task {self.name!r}", (1e-9, 1e9), **{"|change|": abs(self.change)})
         if is_angle(self.field):
             raise InputError(
                 f"Spec: task {self.name!r} watches {self.field!r}, an angle, which jumps at +-pi; watch another value"
@@ -175,7 +182,7 @@ class StreamSpec:
         what = f"stream {self.topic!r}"
         _check_choice(f"timeline of {what}", self.timeline, TIMELINES)
         _check_choice(f"align of {what}", self.align, ALIGNMENTS)
-        _check_positive(what, max_age_s=self.max_age_s)
+        _check_within(what, (1e-6, 1e6), max_age_s=self.max_age_s)
 
 
 ROBOT_STATE_TYPE = "diwa_msgs/msg/RobotState"
@@ -212,7 +219,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         _check_choice("mode", self.mode, MODES)
-        _check_positive("the Spec", rate_hz=self.rate_hz)
+        _check_within("the Spec", RATES_HZ, rate_hz=self.rate_hz)
         if self.proprio[:3] != TCP_POSITION:
             raise InputError(
                 f"Spec: proprio begins with {', '.join(self.proprio[:3])}, must begin with {', '.join(TCP_POSITION)}"
@@ -224,6 +231,9 @@ class Spec:
             ("tasks", [task.name for task in self.tasks]),
         ):
             _check_unique(what, names)
+            odd = [name for name in names if not name or not name.isprintable()]
+            if odd:
+                raise InputError(f"Spec: {what} has the name {odd[0]!r}; use letters, digits and '_'")
         for task in self.tasks:
             if task.field not in self.scene:
                 raise InputError(f"Spec: task {task.name!r} watches {task.field!r}, which the scene does not have")
@@ -272,7 +282,8 @@ class Spec:
         if not isinstance(data, Mapping) or "version" not in data:
             raise InputError(f"{source}: not a Spec (it has no 'version')")
         if data["version"] != SPEC_VERSION:
-            raise InputError(f"{source}: Spec version {data['version']}, this DiWA reads {SPEC_VERSION}; make it anew")
+            found = str(data["version"])[:40]
+            raise InputError(f"{source}: Spec version {found}, this DiWA reads {SPEC_VERSION}; make it anew")
         try:
             return config_from(cls, data, source)
         except ConfigError as error:
@@ -288,11 +299,11 @@ class Spec:
             InputError: not there, not JSON, or not a Spec.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = read_json(path)
         except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+            raise InputError(f"{path}: cannot be read ({reason_of(error)})") from None
         except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error})") from None
+            raise InputError(f"{path}: not JSON ({one_line(error)})") from None
         return cls.from_json(data, str(path))
 
 

@@ -1,5 +1,6 @@
 """A bundle loads as it was written, or is refused by name before anything in it runs (F13, F15)."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -339,6 +340,76 @@ def test_folder_of_somebody_else_is_not_replaced(tmp_path):
     with pytest.raises(BundleError, match="choose another"):
         write_toy_bundle(tmp_path)
     assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("manifest.json", '{"name": "my extension", "manifest_version": 3}'), ("src/main.js", "code"), ("NOTES.md", "-")],
+)
+def test_what_is_not_of_a_bundle_is_never_deleted(folder, name, text):
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text(text)
+    before = sorted(folder.rglob("*"))
+
+    with pytest.raises(BundleError, match=Path(name).parts[0]):
+        write_toy_bundle(folder)
+
+    assert sorted(folder.rglob("*")) == before
+    assert (folder / name).read_text() == text
+
+
+def test_what_a_killed_writer_left_in_a_bundle_does_not_count(folder):
+    """In a mount point a new bundle is made inside the older one."""
+    (folder / f".bundle.{2**22}.partial").mkdir()
+
+    Bundle.load(folder)
+
+
+def test_graph_whose_operator_is_no_text_is_one_line_and_nothing_is_printed(folder, capfd):
+    """ONNX Runtime raises a UnicodeDecodeError, and its wrapper prints and tries again."""
+    raw = bytearray((folder / "reward.onnx").read_bytes())
+    raw[raw.index(b"MatMul")] = 0xFF
+    replace_graph(folder, "reward.onnx", bytes(raw))
+
+    refused(folder, "reward.onnx", "export the bundle again")
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_any_byte_of_a_graph_is_refused_by_name_or_does_no_harm(folder, capfd):
+    good = {name: (folder / name).read_bytes() for name in GRAPHS}
+    random = np.random.default_rng(0)
+    for _ in range(150):
+        name = GRAPHS[random.integers(3)]
+        raw = bytearray(good[name])
+        raw[random.integers(len(raw))] = random.integers(256)
+        replace_graph(folder, name, bytes(raw))
+        with contextlib.suppress(BundleError):
+            bundle = Bundle.load(folder)
+            latent = np.zeros((1, LATENT), np.float32)
+            bundle.probability(latent)
+            bundle.policy(latent, np.zeros((1, *bundle.manifest.noise_shape), np.float32))
+        replace_graph(folder, name, good[name])
+    assert capfd.readouterr().out == ""
+
+
+def test_graph_that_gives_another_shape_than_it_says_is_refused(folder):
+    graph = onnx.load_from_string((folder / "reward.onnx").read_bytes())
+    graph.graph.node[-1].output[0] = "flat"
+    shape = onnx.numpy_helper.from_array(np.array([1, 1], np.int64), "shape")
+    graph.graph.initializer.append(shape)
+    graph.graph.node.append(onnx.helper.make_node("Reshape", ["flat", "shape"], ["probability"]))
+    replace_graph(folder, "reward.onnx", graph.SerializeToString())
+
+    with pytest.raises(BundleError, match=r"reward\.onnx: (gave float32 \(1, 1\)|ONNX Runtime cannot)"):
+        Bundle.load(folder).probability(np.zeros((1, LATENT), np.float32))
+
+
+def test_manifest_that_could_not_be_loaded_is_not_written(tmp_path):
+    manifest = dataclasses.replace(toy_manifest(Spec(), LATENT), provenance={"note": "x" * (1 << 20)})
+
+    with pytest.raises(BundleError, match=r"manifest\.json: larger than"):
+        write_bundle(tmp_path / "bundle", manifest, toy_graphs(Spec(), ToyWeights.random(Spec(), LATENT)))
 
 
 def test_disk_that_refuses_leaves_nothing(tmp_path, monkeypatch):

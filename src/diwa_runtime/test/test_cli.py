@@ -44,6 +44,18 @@ def test_ctrl_c_is_one_line_and_exit_130(
     assert capsys.readouterr().err == line
 
 
+def test_a_lack_of_memory_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb(raiser(MemoryError()), []) == 2
+    assert capsys.readouterr().err.startswith("error: there is not enough memory")
+
+
+def test_a_name_that_is_no_text_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb(lambda _: print("runs/\udcff"), []) == 0
+    assert run_verb(raiser(DiwaError("runs/\udcff: not there")), []) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("runs/\\udcff\n", "error: runs/\\udcff: not there\n")
+
+
 def test_a_fault_of_ours_is_let_through() -> None:
     with pytest.raises(ZeroDivisionError):
         run_verb(raiser(ZeroDivisionError()), [])

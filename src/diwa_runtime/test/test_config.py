@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diwa_runtime.config import config_from, load_config, to_yaml
+from diwa_runtime.config import check_between, check_bounds, config_from, load_config, to_yaml
 from diwa_runtime.errors import ConfigError
 
 
@@ -39,6 +41,8 @@ class Finetune:
     critic: Ppo | None = None
     weights: dict[str, float] = field(default_factory=dict, metadata={"help": "weight of each term"})
     stages: tuple[Ppo, ...] = ()
+    bags: tuple[Path, ...] = ()
+    words: tuple[str, ...] = ()
 
 
 BASE = ["--data", "d"]
@@ -76,6 +80,13 @@ def written(tmp_path: Path, text: str, name: str = "a.yaml") -> str:
         (["--ppo.hidden", "64", "32", "--ppo.epochs", "2"], "ppo", Ppo(hidden=(64, 32), epochs=2)),
         (["--critic.epochs", "3"], "critic", Ppo(epochs=3)),
         (["--data", "x/y"], "data", Path("x/y")),
+        (["--words", "[a, b]"], "words", ("a", "b")),
+        *[
+            (["--bags", name], "bags", (Path(name),))
+            for name in ("bags (copy)", "monday, am", "[old]", "a*b", "none", "new\nline", "\udcff", "(x", "C:\\a,b")
+        ],
+        (["--bags", "a, b", "[c]"], "bags", (Path("a, b"), Path("[c]"))),
+        (["--bags=[c]"], "bags", (Path("[c]"),)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -102,6 +113,10 @@ def test_flags_set_typed_fields(argv: list[str], name: str, expected: Any) -> No
         (["--task"], "--task: a value is missing"),
         (["--preset", "tny"], "no preset 'tny'; did you mean 'tiny'"),
         (["--config", "no/such.yaml"], "no/such.yaml: cannot be read"),
+        (["--config", "/"], "/: cannot be read .Is a directory"),
+        (["--config", "/dev/zero"], "/dev/zero: cannot be read .not a regular file"),
+        (["--data", "a\0b"], "is not a path"),
+        (["--limit", "9" * 5000], r"'9{76}\.\.\. is not a whole number"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -129,6 +144,19 @@ def test_words_that_belong_to_no_flag_are_refused() -> None:
         ("- 1", "must be a mapping of settings, not list"),
         ("a: [1", "not YAML"),
         ("task: a\ntask: b", "'task' is given twice"),
+        ("ppo: {clip: 1, 'clip': 2}", "'clip' is given twice"),
+        ("ppo: {<<: 3}", "not YAML"),
+        ("task: &a [*a]", "an alias lies within what it names"),
+        ("task: 2024-99-99", "not YAML .month must be in 1..12"),
+        ("task: !!int nothing", "not YAML"),
+        ("task: !!bool nothing", "not YAML"),
+        ("task: !!timestamp nothing", "not YAML"),
+        ("task: !!python/name:os.system", "not YAML"),
+        ("task: " + "[" * 5000, "not YAML"),
+        ("task: " + "1" * 5000, "not YAML"),
+        ("task: a\0b", "not YAML"),
+        ("? [a]\n: b", "not YAML"),
+        ("task: " + "x" * (1 << 20), "not YAML .larger than"),
     ],
 )
 def test_wrong_files_are_one_line_that_names_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -137,6 +165,63 @@ def test_wrong_files_are_one_line_that_names_the_file(tmp_path: Path, text: str,
         load("--config", path)
     assert str(error.value).startswith(path)
     assert "\n" not in str(error.value)
+
+
+BOMBS = {
+    "lists": ["x: &a0 [1, 1, 1, 1]", *(f"y{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12))],
+    "merges": ["x: &a0 {k: 1}", *(f"y{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12))],
+}
+
+
+@pytest.mark.parametrize("lines", BOMBS.values(), ids=BOMBS)
+def test_aliases_that_stand_for_billions_are_refused(tmp_path: Path, lines: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"a.yaml: not YAML \(more than 100000 values"):
+        load("--config", written(tmp_path, "\n".join(lines)))
+
+
+def test_a_file_that_is_no_text_or_a_pipe_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"task: \xff")
+    os.mkfifo(tmp_path / "b.yaml")
+    for name, message in (("a.yaml", "not YAML .*utf-8"), ("b.yaml", "cannot be read .*pipe")):
+        with pytest.raises(ConfigError, match=f"{name}: {message}"):
+            load("--config", str(tmp_path / name))
+
+
+def test_aliases_and_merge_keys_work_as_yaml_says(tmp_path: Path) -> None:
+    """The first of several merged mappings wins, and a mapping's own keys win over all."""
+    text = "weights: &w {a: 1, b: 2}\nstages: [&p {epochs: 7}]\nppo: {<<: [*p, {epochs: 8, clip: 0.5}], clip: 0.25}"
+    config = load("--config", written(tmp_path, text))
+    assert config.ppo == Ppo(clip=0.25, epochs=7)
+    assert load("--config", written(tmp_path, f"{text}\ncritic: *p")).critic == Ppo(epochs=7)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    count: int | None = 3
+    share: float = 0.5
+    levels: tuple[float, ...] = (0.5,)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, count=(1, 10), share=(0, 1), levels=(0, 1))
+        check_between(self, share=(-1, 2))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"count": 11}, "count is 11, must be at most 10"),
+        ({"count": 10**40}, r"count is 10{20}\.\.\., must be at most 10"),
+        ({"share": math.nan}, "share is nan, must be at least 0 and a number"),
+        ({"share": math.inf}, "share is inf, must be at most 1"),
+        ({"share": -math.inf}, "share is -inf, must be at least 0"),
+        ({"levels": (0.5, math.nan)}, "levels is nan"),
+        ({"levels": (0.5, 2.0)}, "levels is 2.0, must be at most 1"),
+    ],
+)
+def test_a_number_out_of_its_bounds_is_named_with_its_value(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Bounded(**setting)
+    assert Bounded(count=None).count is None
 
 
 def test_a_later_layer_wins_and_leaves_its_neighbours(tmp_path: Path) -> None:

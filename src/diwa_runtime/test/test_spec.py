@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ def stream(**changed: Any) -> dict[str, Any]:
         ({"proprio": ["joint_1", "tcp_x", "tcp_y", "tcp_z"]}, "must begin with tcp_x, tcp_y, tcp_z"),
         ({"action_scale": {"rotation_rad": -0.05}}, "rotation_rad of action_scale must be positive"),
         ({"rate_hz": 10**400}, "rate_hz"),
+        ({"rate_hz": 1e12}, "rate_hz of the Spec must be from 0.01 to 10000, not 1000000000000.0"),
+        ({"rate_hz": 1e-12}, "rate_hz of the Spec must be from 0.01 to 10000, not 1e-12"),
+        ({"cameras": [{"name": "static", "height": 10**6}]}, "height of camera 'static' must be from 1 to 2048"),
+        ({"cameras": [{"name": "static", "width": 10**400}]}, "width of camera 'static' must be from 1 to 2048"),
+        ({"action_scale": {"translation_m": 1e30}}, "translation_m of action_scale must be from 1e-09 to 1000"),
+        ({"tasks": [{**LIFT, "field": "drawer", "change": -1e30}]}, "|change| of task 'lift_cup' must be from"),
+        (stream(max_age_s=1e30), "max_age_s of stream 'arm' must be from 1e-06 to 1e+06"),
+        ({"scene": ["cup\nz"], "tasks": []}, "scene has the name 'cup\\nz'"),
+        ({"scene": [""], "tasks": []}, "scene has the name ''"),
         ({"mode": "video"}, "mode: 'video' is not one of"),
         ({"rates_hz": 10}, "did you mean 'rate_hz'"),
         ({"version": 99}, "Spec version 99"),
@@ -65,6 +75,14 @@ def test_what_cannot_be_is_refused_with_its_name(tmp_path: Path, fields: dict[st
         load(tmp_path, **fields)
     assert message in str(caught.value)
     assert str(tmp_path / "lab.json") in str(caught.value)
+
+
+def test_a_file_that_is_a_pipe_or_nests_without_end_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
+    for name, said in (("pipe.json", "cannot be read"), ("deep.json", "nested too deeply")):
+        with pytest.raises(InputError, match=f"{name}: .*{said}"):
+            Spec.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(

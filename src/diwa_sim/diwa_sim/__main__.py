@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
-from diwa_runtime.errors import ConfigError, nearest
+from diwa_runtime.errors import ConfigError, nearest, one_line
 
 VERBS = ("collect",)
 
@@ -34,8 +34,11 @@ def _dispatch(argv: Sequence[str]) -> None:
 
 def _collect(argv: Sequence[str]) -> None:
     # MuJoCo and rosbags take a second to load; a wrong verb should not.
-    from diwa_sim.collect import CollectConfig
-    from diwa_sim.collect import collect as collect_bags
+    try:
+        from diwa_sim.collect import CollectConfig
+        from diwa_sim.collect import collect as collect_bags
+    except (ImportError, RuntimeError) as error:  # as MuJoCo's of a MUJOCO_GL that it does not know
+        raise ConfigError(f"the simulator cannot be loaded ({one_line(error)})") from error
 
     collect_bags(load_config(CollectConfig, argv))
 

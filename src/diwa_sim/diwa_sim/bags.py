@@ -19,7 +19,7 @@ from rosbags.typesys.store import Typestore
 
 from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
-from diwa_runtime.errors import DiwaError, StorageError, one_line
+from diwa_runtime.errors import DiwaError, InputError, StorageError, one_line
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import TEMPORARY_SUFFIX, onto_disk, written_whole
 from diwa_runtime.interfaces import message_definitions
@@ -111,12 +111,17 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         """Prepare to write.
 
         Args:
-            folder: the bag; a bag that is there already is replaced at the end.
+            folder: the bag, which must not be there yet.
             scale: what an action of 1 means.
             notes: text by name, kept in the bag's metadata as rosbag2's custom data.
             place: what becomes of a bag that is cut off: `written_whole` removes it, `kept_on_failure` does not.
+
+        Raises:
+            InputError: something lies there.
         """
         self.folder = Path(folder)
+        if os.path.lexists(self.folder) and not (self.folder.is_dir() and not any(self.folder.iterdir())):
+            raise InputError(f"{self.folder}: is there already; a bag is never written over, choose another name")
         self._scale = scale or ActionScale()
         self._notes = dict(notes or {})
         self._place = place

@@ -22,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from diwa_runtime.config import check_bounds, read_yaml
+from diwa_runtime.config.bounds import PIXELS, WORKERS
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import remove_orphans
+from diwa_runtime.reading import parse_json
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import TASKS, Mode, Spec
 from diwa_sim.bags import BagWriter
@@ -42,6 +44,8 @@ SETTINGS_KEY = "diwa_collect"
 _START_NS = 1_750_000_000 * NANOSECONDS
 _PAUSE_NS = NANOSECONDS
 _MAX_TRIES = 10
+NOISES = (0.0, 10.0)
+"""Of levels of noise, in units of an action."""
 _PLAY_STREAM = 2
 
 
@@ -71,16 +75,18 @@ class CollectConfig:
     def __post_init__(self) -> None:
         for task in self.tasks:
             Spec().task(task)
-        for name in ("play_steps", "demonstrations", "seed", "cameras", "noise"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"collect: {name} must not be negative, not {getattr(self, name)}")
-        for name in ("play_episode_steps", "episodes_per_bag", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"collect: {name} must be at least 1, not {getattr(self, name)}")
         if not self.play_noise:
             raise ConfigError("collect: play_noise must name at least one level; 0 is none")
         if any(level < 0 for level in self.play_noise):
             raise ConfigError(f"collect: play_noise must not be negative, not {min(self.play_noise)}")
+        check_bounds(self, play_steps=(0, 10**9), play_episode_steps=(1, 10**6), episodes_per_bag=(1, 10**6))
+        check_bounds(self, demonstrations=(0, FIRST_SEED // 2 // (_MAX_TRIES + 1)), seed=(0, 2**32 - 1))
+        check_bounds(self, noise=NOISES, play_noise=NOISES, cameras=(0, PIXELS[1]), workers=WORKERS)
+        if self.play_steps > FIRST_SEED // 2 * self.play_episode_steps:
+            raise ConfigError(
+                f"collect: play_steps are more than {FIRST_SEED // 2:,} episodes, for which there are no seeds; give "
+                "play_episode_steps more, or use several --seed"
+            )
         start_difficulty(self.start)
 
 
@@ -123,7 +129,7 @@ def collect(config: CollectConfig) -> list[BagSummary]:
     jobs = plan(config)
     todo = [job for job in jobs if not _is_done(config, job)]
     if config.output.is_dir():
-        remove_orphans(config.output)
+        remove_orphans(config.output, {job.name for job in jobs}.__contains__)
     progress = _Progress(len(jobs), len(jobs) - len(todo))
     summaries = []
     for summary in _written(config, todo):
@@ -289,12 +295,12 @@ def _is_done(config: CollectConfig, job: BagJob) -> bool:
         ConfigError: it is, but was collected with other settings.
     """
     folder = config.output / job.name
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return False
     try:
-        metadata = yaml.safe_load((folder / "metadata.yaml").read_text(encoding="utf-8"))
-        found = json.loads(metadata["rosbag2_bagfile_information"]["custom_data"][SETTINGS_KEY])
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        metadata = read_yaml(folder / "metadata.yaml")
+        found = dict(parse_json(metadata["rosbag2_bagfile_information"]["custom_data"][SETTINGS_KEY]))
+    except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder}: is no bag of this command; choose another --output or move it away") from None
     wanted = _settings(config, job)
     # Other lengths bring other seeds along: say first what was asked for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class RecordConfig:
     topics: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.output.exists():
+        if os.path.lexists(self.output):
             raise InputError(f"{self.output}: is there already; a bag is never written over, name another --output")
 
 

@@ -17,7 +17,7 @@ import yaml
 from rosbags.rosbag2 import Reader, Writer
 
 from diwa_runtime.config import load_config
-from diwa_runtime.errors import ConfigError, StorageError
+from diwa_runtime.errors import ConfigError, InputError, StorageError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import remove_orphans, written_whole
 from diwa_runtime.robot_messages import ROBOT_STATE
@@ -137,6 +137,36 @@ def test_a_bag_that_cannot_be_opened_is_said_and_leaves_nothing(tmp_path, monkey
         with pytest.raises(StorageError, match=r"play: could not be written \(No space left"):
             fill(tmp_path / "play", 1, place)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["a bag", "notes", "a file", "a link to nothing"])
+def test_a_bag_is_never_written_over(tmp_path, what):
+    place = tmp_path / "play"
+    if what == "a bag":
+        fill(place, 1)
+    elif what == "notes":
+        place.mkdir()
+        (place / "NOTES.md").write_text("mine")
+    elif what == "a file":
+        place.write_text("mine")
+    else:
+        place.symlink_to("unplugged")
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(InputError, match="play: is there already; a bag is never written over"):
+        fill(place, 1)
+
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_collect_leaves_the_orphans_of_others_alone(tmp_path):
+    config = small(tmp_path)
+    for name in ("play_000", "film"):
+        (tmp_path / f".{name}.{2**22}.partial").write_text("half")
+
+    collect(config)
+
+    assert [path.name for path in tmp_path.glob(".*")] == [f".film.{2**22}.partial"]
 
 
 def test_a_full_disk_keeps_a_recording_and_says_where(tmp_path):

@@ -33,7 +33,12 @@ def call_verb(verb: str, argv: Sequence[str]) -> None:
     """Load the verb's settings from flags and files, and run it. Only this verb's imports are paid for."""
     module = importlib.import_module(f"diwa_trainer.verbs.{verb}")
     presets = getattr(module, "PRESETS", None)
-    module.run(load_config(getattr(module, VERBS[verb]), argv, presets))
+    try:
+        module.run(load_config(getattr(module, VERBS[verb]), argv, presets))
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):
+            raise
+        raise MemoryError from error  # torch has no kind of its own for it
 
 
 def _entry(verb: str) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import robot
 import rows
 import run
 import torch
+from bounded_settings import check_every_number_is_bounded
 from measuring import Benchmark, Effort, alternate
 from rows import Row
 
@@ -45,6 +46,10 @@ def test_a_trial_writes_nothing(tmp_path, capsys):
     run.run(config, tmp_path / "results.json", tmp_path / "page.md")
     assert "sim_state" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_every_number_is_bounded():
+    check_every_number_is_bounded(run.BenchConfig)
 
 
 def test_an_unknown_row_is_one_line_with_the_nearest(capsys):

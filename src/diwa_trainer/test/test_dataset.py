@@ -228,6 +228,65 @@ def test_a_folder_that_is_no_dataset_is_never_replaced(tmp_path):
         DatasetWriter(tmp_path, Spec())
 
 
+@pytest.mark.parametrize(
+    ("files", "named"),
+    [
+        ({"dataset.json": '{"labels": {"background": 0}, "numTraining": 1}', "case_0.nii": "scan"}, "dataset.json"),
+        ({"world_model/world_model.safetensors": "weights"}, "world_model"),
+        ({"NOTES.md": "mine"}, "NOTES.md"),
+    ],
+    ids=["another program's", "what was trained beside the arrays", "notes"],
+)
+def test_what_is_not_of_a_dataset_is_never_deleted(tmp_path, files, named):
+    folder = tmp_path / "data"
+    write_dataset(folder)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    before = sorted(folder.rglob("*"))
+
+    with pytest.raises(InputError, match=named):
+        write_dataset(folder)
+
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_dataset_behind_a_link_is_replaced_there(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to("disk/data")
+    with pytest.raises(StorageError, match="is a link to disk/data, which is not there"):
+        DatasetWriter(tmp_path / "data", Spec())
+    (tmp_path / "disk" / "data").mkdir()
+
+    for lengths in ((5,), (6,)):
+        assert len(write_dataset(tmp_path / "data", lengths)) == lengths[0]
+
+    assert (tmp_path / "data").is_symlink()
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["data"]
+
+
+def described(folder, name, sha256="ab" * 32, value=0.0):
+    rows = make_rows(4)
+    with DatasetWriter(folder, Spec()) as writer:
+        writer.add_episode({**rows, "proprio": rows["proprio"] + value}, bag=name, sha256=sha256)
+        writer.add_source(f"/somewhere/{name}", sha256, 4)
+        writer.drop(name, "a reason")
+    return Dataset.open(folder).fingerprint
+
+
+def test_a_fingerprint_is_of_what_a_dataset_holds_not_of_where_that_lay(tmp_path):
+    prints = [
+        described(tmp_path / "a", "monday"),
+        described(tmp_path / "b", "copies/monday"),
+        described(tmp_path / "c", "monday", "cd" * 32),
+        described(tmp_path / "d", "monday", sha256=""),
+        described(tmp_path / "e", "monday", sha256="", value=1.0),
+    ]
+
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+
+
 def test_rows_that_are_not_finite_or_of_another_shape_are_refused(tmp_path):
     rows = make_rows(3)
     broken = {

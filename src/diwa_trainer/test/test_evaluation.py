@@ -16,7 +16,7 @@ from diwa_runtime.actions import HOLD_ACTION
 from diwa_runtime.bundle import MANIFEST, Bundle
 from diwa_runtime.bundle.manifest import GRAPHS
 from diwa_runtime.bundle.session import PolicySession
-from diwa_runtime.errors import BundleError, ConfigError, InputError, SpecMismatchError
+from diwa_runtime.errors import BundleError, ConfigError, InputError, SpecMismatchError, StorageError
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import BundleAgent, RandomAgent
 from diwa_trainer.evaluation.env_steps import env_steps_taken
@@ -235,6 +235,33 @@ def test_an_environment_that_takes_no_task_is_told_none(tmp_path):
 def test_unusable_environments_are_refused(tmp_path, changes, error, words):
     with pytest.raises(error, match=words):
         evaluate(config(tmp_path, **changes))
+
+
+@pytest.mark.parametrize("text", ["1 / 0", "def", "raise KeyError('no licence')", "import nowhere"])
+@pytest.mark.parametrize("policy", ["zero", "bundle"])
+def test_an_environment_s_module_that_fails_in_any_way_is_one_line(tmp_path, monkeypatch, text, policy):
+    name = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    asked = {"policy": policy} if policy == "zero" else {}
+
+    with pytest.raises(ConfigError, match=rf"environment '{name}:X-v0' cannot be made") as refused:
+        evaluate(config(tmp_path, environment=f"{name}:X-v0", **asked))
+
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("executable", [RuntimeError("no ffmpeg exe"), "/nowhere/ffmpeg", "/etc/hostname", "false"])
+def test_without_a_working_ffmpeg_a_film_is_one_line(monkeypatch, executable):
+    def found():
+        if isinstance(executable, str):
+            return executable
+        raise executable
+
+    monkeypatch.setattr("diwa_trainer.evaluation.video.get_ffmpeg_exe", found)
+
+    with pytest.raises(StorageError, match=r"a video could not be made .*; evaluate with --videos 0"):
+        encode_mp4([np.zeros((48, 64, 3), np.uint8)] * 2, 30.0)
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,32 @@ def test_what_is_handed_on_is_what_came_before(done):
     assert not list((done / TASK).rglob("*.partial"))
 
 
+def test_any_name_of_a_folder_will_do_and_what_was_moved_goes_on(tmp_path, bags, monkeypatch):
+    """Brackets, commas, quotes, a line break and bytes that are no text: copies have such names."""
+    folder = tmp_path / os.fsdecode(b"[old], 'am' (copy)*\n#: \xff")
+    shutil.copytree(bags[0].parent, folder / "bags")
+    pipeline.run(config(folder, [folder / "bags" / bag.name for bag in bags]))
+    moved = folder.rename(tmp_path / "moved")
+    monkeypatch.setattr(Run, "save", lambda *_: pytest.fail("trained again"))
+
+    pipeline.run(config(moved, [moved / "bags" / bag.name for bag in bags]))
+
+    assert (moved / "pipeline" / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("name", ["results.json", "report.html", f"{TASK}/pipeline.yaml", "dataset/notes.md"])
+def test_what_is_not_the_pipeline_s_is_found_before_anything_is_made(tmp_path, bags, name):
+    path = tmp_path / "pipeline" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("years of work")
+
+    with pytest.raises(InputError, match=path.name):
+        pipeline.run(config(tmp_path, bags))
+
+    assert path.read_text() == "years of work"
+    assert [one for one in (tmp_path / "pipeline").rglob("*") if one.is_file()] == [path]
+
+
 def test_a_second_call_does_nothing_again(done, bags, monkeypatch):
     def work(*_):
         raise AssertionError("worked again")

@@ -39,6 +39,18 @@ def runs(made, tmp_path):
     return tmp_path / "demo"
 
 
+def test_only_a_report_is_written_over(made, tmp_path):
+    output = tmp_path / "thesis.html"
+    output.write_text("years of work")
+    with pytest.raises(InputError, match=r"thesis.html: is there already and no report of DiWA's"):
+        run(ReportConfig(made, output))
+    assert output.read_text() == "years of work"
+
+    output.unlink()
+    for _ in range(2):
+        run(ReportConfig(made, output))
+
+
 def test_every_section_is_there_and_linked(page):
     identifiers = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
     assert identifiers == [identifier for identifier, _, _ in SECTIONS]

@@ -1,5 +1,6 @@
 """A run survives: kills, full disks, Ctrl-C, damaged and hostile files; and it goes on bit for bit."""
 
+import copy
 import dataclasses
 import json
 import os
@@ -253,6 +254,14 @@ def test_ctrl_c_in_the_last_step_still_stops_what_comes_after_the_run(tmp_path):
 # --- diverged ---------------------------------------------------------------------------------------------------
 
 
+def forced(config: Any, **changes: Any) -> Any:
+    """A copy with settings that nobody could give, which surely make a training diverge."""
+    config = copy.copy(config)
+    for name, value in changes.items():
+        object.__setattr__(config, name, value)
+    return config
+
+
 @pytest.mark.parametrize(
     ("verb", "changes"),
     [
@@ -261,18 +270,19 @@ def test_ctrl_c_in_the_last_step_still_stops_what_comes_after_the_run(tmp_path):
         ("pretrain", {"learning_rate": 1e30}),
         ("pretrain", {"learning_rate": 1e30, "updates": 1}),
         ("train_reward", {"learning_rate": 1e30}),
-        ("finetune", {"ppo": dataclasses.replace(TINY_PPO, actor_learning_rate=1e30)}),
+        ("finetune", {"ppo": forced(TINY_PPO, actor_learning_rate=1e30)}),
     ],
 )
 def test_a_training_that_has_diverged_ends_with_the_last_checkpoint_and_makes_nothing(
     tmp_path, toy_data, toy_runs, verb, changes
 ):
-    config = dataclasses.replace(tiny_configs(toy_data, toy_runs, save_every=1)[verb], **changes)
+    config = tiny_configs(toy_data, toy_runs, save_every=1)[verb]
+    config = forced(dataclasses.replace(config, output=tmp_path / "run"), **changes)
 
     with pytest.raises(
         DiwaError, match=rf"run: {verb} has diverged, \w+ of update \d is (nan|inf); lower the learning"
     ):
-        TRAINERS[verb](dataclasses.replace(config, output=tmp_path / "run"))
+        TRAINERS[verb](config)
 
     (checkpoint,) = (tmp_path / "run").glob("checkpoint_*")
     assert all(value.isfinite().all() for value in load_file(checkpoint / "weights.safetensors").values())
@@ -475,6 +485,113 @@ def test_a_run_that_has_kept_nothing_yet_makes_way_for_other_settings(tmp_path):
         assert not run.restore(fresh_state())
         assert "rate: 0.5" in (run.folder / "config.yaml").read_text()
         assert (run.folder / "metrics.jsonl").read_text() == ""
+
+
+FOREIGN = {
+    "a training of another program": {
+        "config.yaml": "lr: 1", "inputs.json": "{}", "checkpoint_500/model.bin": "x", "metrics.jsonl": "{}",
+    },
+    "its settings alone": {"config.yaml": "output: x\nrate: 1\nnested: {}"},
+    "a dataset": {"dataset.json": "{}", "proprio.npy": "x"},
+    "a bundle": {"manifest.json": "{}", "policy.onnx": "x"},
+    "a checkout": {".git/HEAD": "ref", "setup.py": "x"},
+    "checkpoints": {"checkpoint_500/model.bin": "x", "inputs.json": "{}"},
+    "a finished something": {"summary.json": "{}"},
+}  # fmt: skip
+
+
+def lay(folder: Path, files: dict[str, str]) -> dict[Path, bytes]:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_is(tmp_path, files):
+    before = lay(tmp_path / "run", files)
+
+    with pytest.raises(DiwaError, match=str(tmp_path / "run")) as refused, Run(tmp_path / "run", Settings()) as run:
+        run.save(fresh_state())
+
+    assert "choose another" in str(refused.value)
+    assert lay(tmp_path / "run", {}) == before
+
+
+@pytest.mark.parametrize("name", ["checkpoint_500/model.bin", "checkpoint_1/notes.txt", "checkpoint_7"])
+def test_what_is_no_checkpoint_of_ours_is_never_deleted_for_an_older_one(tmp_path, name):
+    saved_run(tmp_path / "run")
+    before = lay(tmp_path / "run", {name: "mine"})
+
+    with pytest.raises(InputError, match=rf"run/{name}: is no"), Run(tmp_path / "run", Settings()) as run:
+        run.finish({})
+
+    assert lay(tmp_path / "run", {}) == before
+
+
+def test_what_is_laid_into_a_checkpoint_meanwhile_outlives_it(tmp_path):
+    state = saved_run(tmp_path / "run")
+    with Run(tmp_path / "run", Settings()) as run:
+        lay(tmp_path / "run", {"checkpoint_1/notes.txt": "mine", "NOTES.md": "mine"})
+        advance(state)
+        run.save(state)
+        run.finish({})
+
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint_*/*")] == ["notes.txt"]
+    assert (tmp_path / "run" / "NOTES.md").exists()
+
+
+def test_a_run_begins_in_an_empty_folder_behind_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to("disk")
+
+    saved_run(tmp_path / "run")
+
+    assert (tmp_path / "run").is_symlink()
+    assert (tmp_path / "disk" / "checkpoint_1").is_dir()
+
+
+def test_a_run_behind_a_link_to_nothing_is_one_line(tmp_path):
+    (tmp_path / "run").symlink_to("unplugged")
+
+    with pytest.raises(StorageError, match="run: is a link to unplugged, which is not there"):
+        saved_run(tmp_path / "run")
+
+
+def test_orphans_of_other_programs_in_a_run_are_left_alone(tmp_path):
+    saved_run(tmp_path / "run")
+    names = [f"{place}.{name}.{2**22}.partial" for place in ("", "notes/") for name in ("film.mp4", "config.yaml")]
+    lay(tmp_path / "run", dict.fromkeys(names, "half"))
+
+    resumed(tmp_path / "run")
+
+    left = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*.partial")}
+    assert left == {name for name in names if name != f".config.yaml.{2**22}.partial"}
+
+
+@dataclass(frozen=True)
+class Placed(Settings):
+    dataset: Path | None = None
+
+
+@pytest.mark.parametrize("end", ["saved", "finished"])
+def test_the_same_data_under_another_path_is_the_same_run(tmp_path, end):
+    state = fresh_state()
+    with Run(tmp_path / "run", Placed(dataset=Path("data")), {"dataset": "abc"}) as run:
+        run.save(state) if end == "saved" else run.finish({"seconds": 1})
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+
+    with Run(tmp_path / "moved", Placed(dataset=tmp_path / "elsewhere"), {"dataset": "abc"}) as run:
+        assert run.is_done if end == "finished" else run.restore(state)
+
+
+@pytest.mark.parametrize("inputs", [{}, {"dataset": "abd"}, {"dataset": "abc", "bundle": "abc"}])
+def test_more_or_fewer_inputs_are_other_inputs(tmp_path, inputs):
+    with Run(tmp_path / "run", Settings(), {"dataset": "abc"}) as run:
+        run.finish({})
+
+    with pytest.raises(ConfigError, match=r"was made from another (dataset|bundle)"):
+        Run(tmp_path / "run", Settings(), inputs).__enter__()
 
 
 def test_two_processes_never_work_in_one_folder(tmp_path):

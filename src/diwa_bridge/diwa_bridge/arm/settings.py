@@ -26,10 +26,12 @@ PARAMETERS = {
     "gripper_speed": Parameter(0.05, "m/s of the fingers", 0.001, 0.2),
     "gripper_force": Parameter(20.0, "N with which it holds", 1.0, 70.0),
     "speed": Parameter(_LIMITS.speed, "share of the arm's velocities and accelerations that is used", 0.01, 1.0),
-    "workspace_low": Parameter(list(_LIMITS.low), "m, corner of the box that the TCP stays in, base frame"),
-    "workspace_high": Parameter(list(_LIMITS.high), "m, the other corner"),
-    "euler_low": Parameter(list(_LIMITS.euler_low), "rad, lowest commanded roll, pitch, yaw; roll counted near +pi"),
-    "euler_high": Parameter(list(_LIMITS.euler_high), "rad, highest"),
+    "workspace_low": Parameter(list(_LIMITS.low), "m, corner of the box that the TCP stays in, base frame", -5.0, 5.0),
+    "workspace_high": Parameter(list(_LIMITS.high), "m, the other corner", -5.0, 5.0),
+    "euler_low": Parameter(
+        list(_LIMITS.euler_low), "rad, lowest commanded roll, pitch, yaw; roll counted near +pi", -10.0, 10.0
+    ),
+    "euler_high": Parameter(list(_LIMITS.euler_high), "rad, highest", -10.0, 10.0),
     "approach_s": Parameter(_LIMITS.approach_s, "s; near a wall at most the distance over this is driven", 0.05, 5.0),
     "joint_margin": Parameter(_LIMITS.joint_margin, "rad kept from each joint's end", 0.0, 0.5),
     "lead_m": Parameter(_LIMITS.lead_m, "m that the target may be ahead of the arm", 0.001, 0.2),

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from diwa_bridge.teleop.pilot import AXES, Action, Array, Reading
+from diwa_runtime.config import parse_yaml
 from diwa_runtime.errors import InputError, nearest, one_line
+from diwa_runtime.reading import read_text, reason_of
 from diwa_runtime.rows.streams import NANOSECONDS
 
 Row = tuple[int, Array, tuple[Action, ...]]
@@ -46,16 +47,14 @@ class Script:
             InputError: the file cannot be read or a row cannot be; names it.
         """
         try:
-            if Path(path).exists() and not Path(path).is_file():
-                raise InputError(f"script: {path} is no file")  # a pipe would be waited for, for ever
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_text(Path(path))
             if path.endswith(".csv"):
                 rows: Any = [_csv_row(row) for row in csv.DictReader(text.splitlines())]
             else:
-                rows = yaml.safe_load(text)
+                rows = parse_yaml(text)
         except OSError as error:
-            raise InputError(f"script: {path or 'no file'} cannot be read ({error.strerror})") from None
-        except (ValueError, RecursionError, csv.Error, yaml.YAMLError) as error:
+            raise InputError(f"script: {path or 'no file'} cannot be read ({reason_of(error)})") from None
+        except (ValueError, RecursionError, csv.Error) as error:
             raise InputError(f"script: {path} is neither YAML nor CSV ({one_line(error)})") from None
         if not isinstance(rows, list) or not rows:
             raise InputError(f"script: {path} must be a list of rows")

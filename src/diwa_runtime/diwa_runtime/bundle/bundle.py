@@ -16,7 +16,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,25 +23,20 @@ from typing import Any
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as onnx_errors
 
 from diwa_runtime.actions import ACTION_SIZE
-from diwa_runtime.bundle.manifest import GRAPHS, FileRecord, Manifest, parse_manifest
+from diwa_runtime.bundle.manifest import GRAPHS, MANIFEST_LIMIT_BYTES, FileRecord, Manifest, graphs_of, parse_manifest
 from diwa_runtime.bundle.onnx_file import read_signature
-from diwa_runtime.errors import BundleError
-from diwa_runtime.files import written_whole
+from diwa_runtime.errors import BundleError, InputError, one_line
+from diwa_runtime.files import FolderFormat, check_replaceable, contents, written_whole
+from diwa_runtime.reading import read_bytes, reason_of
 from diwa_runtime.spec import Spec
 
 MANIFEST = "manifest.json"
-MANIFEST_LIMIT_BYTES = 1 << 20
+BUNDLE = FolderFormat("bundle", MANIFEST, graphs_of)
 
 Float = NDArray[np.float32]
 Shape = tuple[int, ...]
-
-_RUNTIME_ERRORS = tuple(
-    getattr(onnx_errors, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented", "RuntimeException")
-)
 
 
 def write_bundle(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) -> None:
@@ -60,12 +54,14 @@ def write_bundle(folder: Path, manifest: Manifest, graphs: Mapping[str, bytes]) 
     folder = Path(folder)
     if set(graphs) != set(GRAPHS):
         raise BundleError(f"{folder}: a bundle has the graphs {', '.join(GRAPHS)}, not {', '.join(sorted(graphs))}")
-    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
-        raise BundleError(f"{folder}: is not empty and no bundle, so it is not replaced; choose another folder")
+    try:
+        check_replaceable(folder, BUNDLE)
+    except InputError as error:
+        raise BundleError(str(error)) from None
     records = {name: FileRecord(len(graphs[name]), hashlib.sha256(graphs[name]).hexdigest()) for name in GRAPHS}
     text = json.dumps(dataclasses.replace(manifest, files=records).to_json(), indent=1, allow_nan=False) + "\n"
     Bundle.from_bytes(text.encode(), graphs, folder)
-    with written_whole(folder) as temporary:
+    with written_whole(folder, BUNDLE) as temporary:
         temporary.mkdir()
         for name in GRAPHS:
             (temporary / name).write_bytes(graphs[name])
@@ -85,7 +81,7 @@ class Bundle:
         """Use `load`; this expects checked graphs."""
         self.manifest, self.sha256, self.source = manifest, sha256, source
         self._filter, self._policy, self._reward = (
-            _make_session(graphs[name], f"{source}/{name}", threads) for name in GRAPHS
+            _Graph(graphs[name], f"{source}/{name}", threads, *_result_of(manifest, name)) for name in GRAPHS
         )
 
     @classmethod
@@ -130,15 +126,15 @@ class Bundle:
         Fields that this mode does not use are ignored.
         """
         fields = {name: observation[name] for name in self.spec.observation_fields}
-        return self._filter.run(None, {**fields, "action": action, "latent": latent})[0]
+        return self._filter.run({**fields, "action": action, "latent": latent})
 
     def policy(self, latent: Float, noise: Float) -> Float:
         """Return a chunk of actions (B, Ta, 7), not yet clipped, from latent (B, Z) and noise (B, K + 1, Ta, 7)."""
-        return self._policy.run(None, {"latent": latent, "noise": noise})[0]
+        return self._policy.run({"latent": latent, "noise": noise})
 
     def probability(self, latent: Float) -> Float:
         """Return the probability (B,) that the latent (B, Z) shows the skill's success."""
-        return self._reward.run(None, {"latent": latent})[0]
+        return self._reward.run({"latent": latent})
 
 
 # What is checked before anything is run, in this order.
@@ -147,7 +143,7 @@ class Bundle:
 def _check_listing(folder: Path) -> None:
     """See that the folder holds a bundle's four files and nothing else; links could lead out of the folder."""
     try:
-        entries = {entry.name: entry.is_file(follow_symlinks=False) for entry in os.scandir(folder)}
+        entries = {name: entry.is_file(follow_symlinks=False) for name, entry in contents(folder).items()}
     except OSError as error:
         raise BundleError(
             f"{folder}: no bundle there ({error.strerror}); name the folder that `export` wrote"
@@ -164,13 +160,13 @@ def _check_listing(folder: Path) -> None:
 
 def _read_file(path: Path, limit: int) -> bytes:
     try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
-            raw = file.read(limit + 1)
+        return read_bytes(path, limit, follow=False)
     except OSError as error:
-        raise BundleError(f"{path}: cannot be read ({error.strerror})") from None
-    if len(raw) > limit:
-        raise BundleError(f"{path}: larger than the {limit} bytes that are expected; copy or export the bundle again")
-    return raw
+        raise BundleError(f"{path}: cannot be read ({reason_of(error)})") from None
+    except ValueError:
+        raise BundleError(
+            f"{path}: larger than the {limit} bytes that are expected; copy or export the bundle again"
+        ) from None
 
 
 def _check_recorded(raw: bytes, record: FileRecord, path: Path) -> None:
@@ -226,15 +222,43 @@ def _shown(shape: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("B" if size is None else str(size) for size in shape) + ")"
 
 
-def _make_session(model: bytes, name: str, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # its messages are in the exceptions too
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except _RUNTIME_ERRORS as error:
-        reason = str(error).splitlines()[0]
-        raise BundleError(f"{name}: ONNX Runtime cannot open it ({reason}); export the bundle again") from None
+def _result_of(manifest: Manifest, name: str) -> tuple[str, Shape]:
+    """Return name and shape, without the batch, of what a graph gives."""
+    ((result, shape),) = _expected_signature(manifest, name)[1].items()
+    return result, shape
+
+
+class _Graph:
+    """One graph, opened; what ONNX Runtime raises has no common kind, so here alone anything it may raise is caught."""
+
+    def __init__(self, model: bytes, name: str, threads: int, result: str, shape: Shape) -> None:
+        self._name, self._result, self._shape = name, result, shape
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        options.log_severity_level = 4  # its messages are in the exceptions too
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads leave the cores alone
+        try:
+            # Falling back, the wrapper would print on stdout and try the same again.
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"], enable_fallback=False
+            )
+        except Exception as error:
+            raise self._refusal("cannot open it", error) from None
+
+    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Float:
+        """Return the graph's one output, of the shape that was agreed on."""
+        try:
+            result = self._session.run([self._result], inputs)[0]
+        except Exception as error:
+            raise self._refusal("cannot run it", error) from None
+        if not isinstance(result, np.ndarray) or result.shape[1:] != self._shape or result.dtype != np.float32:
+            found = f"{result.dtype} {result.shape}" if isinstance(result, np.ndarray) else type(result).__name__
+            expected = f"float32 {_shown((None, *self._shape))}"
+            raise BundleError(f"{self._name}: gave {found}, not {expected}; export the bundle again")
+        return result
+
+    def _refusal(self, what: str, error: Exception) -> BundleError:
+        reason = one_line(error)[:200] or type(error).__name__
+        return BundleError(f"{self._name}: ONNX Runtime {what} ({reason}); export the bundle again")

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import BundleError
 from diwa_runtime.geometry import wrapped
+from diwa_runtime.reading import parse_json
 from diwa_runtime.rows.images import THUMBNAIL_SIZE, thumbnail
 from diwa_runtime.spec import Spec, is_angle, is_name
 
 FORMAT_VERSION = 2
 GRAPHS = ("filter.onnx", "policy.onnx", "reward.onnx")
 GRAPH_LIMIT_BYTES = 1 << 30
+MANIFEST_LIMIT_BYTES = 1 << 20
+_OURS = {"format_version", "skill", "spec", "normalisation", "proprio_starts", "provenance", "files"}
+"""What a manifest of ours has had in every version."""
 
 
 @dataclass(frozen=True)
@@ -157,14 +161,26 @@ class Manifest:
             normalisation=many("normalisation", _normalisation),
             proprio_starts=_statistics(fields["proprio_starts"], source, "proprio_starts", len(spec.proprio)),
             provenance=_mapping(fields["provenance"], source, "provenance"),
-            chunk_length=_count(fields["chunk_length"], source, "chunk_length"),
-            denoising_steps=_count(fields["denoising_steps"], source, "denoising_steps"),
-            latent_size=_count(fields["latent_size"], source, "latent_size"),
+            # So many that the noise of one chunk, and a latent, take some megabytes at most.
+            chunk_length=_count(fields["chunk_length"], source, "chunk_length", most=1 << 10),
+            denoising_steps=_count(fields["denoising_steps"], source, "denoising_steps", most=1 << 10),
+            latent_size=_count(fields["latent_size"], source, "latent_size", most=1 << 17),
             success_threshold=_number(fields["success_threshold"], source, "success_threshold"),
             max_steps=_count(fields["max_steps"], source, "max_steps"),
             camera_starts=many("camera_starts", _image_statistics),
             files=many("files", _file_record),
         )
+
+
+def graphs_of(data: Any) -> list[str] | None:
+    """Return the names of the files beside a manifest of any version; None where another program wrote it."""
+    if not isinstance(data, dict) or not data.keys() >= _OURS:
+        return None
+    files, spec = data["files"], data["spec"]
+    names = isinstance(files, dict) and all(is_name(name) and name.endswith(".onnx") for name in files)
+    if type(data["format_version"]) is not int or not names or not isinstance(spec, dict) or "version" not in spec:
+        return None
+    return list(files)
 
 
 def parse_manifest(raw: bytes, source: str) -> Manifest:
@@ -179,14 +195,15 @@ def parse_manifest(raw: bytes, source: str) -> Manifest:
 
 
 def _parse_json(raw: bytes, source: str) -> Any:
-    def refuse(word: str) -> Any:
-        raise ValueError(f"{word} is no number")
-
+    if len(raw) > MANIFEST_LIMIT_BYTES:
+        raise BundleError(
+            f"{source}: larger than the {MANIFEST_LIMIT_BYTES} bytes that are expected; copy or export the bundle again"
+        )
     try:
-        return json.loads(raw.decode("utf-8"), parse_constant=refuse)
+        return parse_json(raw.decode("utf-8"))
     except UnicodeDecodeError:
         raise BundleError(f"{source}: not UTF-8 text; copy or export the bundle again") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BundleError(f"{source}: not JSON ({error}); copy or export the bundle again") from None
 
 

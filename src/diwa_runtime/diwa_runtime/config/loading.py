@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -26,7 +26,9 @@ from diwa_runtime.config.values import (
     dataclass_of,
     fields_of,
 )
-from diwa_runtime.errors import ConfigError, nearest
+from diwa_runtime.config.yaml_file import read_yaml
+from diwa_runtime.errors import ConfigError, nearest, one_line
+from diwa_runtime.reading import reason_of
 
 __all__ = ["config_from", "load_config", "to_plain", "to_yaml"]
 
@@ -49,7 +51,7 @@ def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None 
     if arguments.help:
         print(help_text(cls, presets))
         raise SystemExit(0)
-    files = [(dict(_read_yaml(path)), str(path)) for path in arguments.files]
+    files = [(dict(_read_settings(path)), str(path)) for path in arguments.files]
     preset = arguments.preset
     for data, source in files:
         if presets and "preset" in data:
@@ -59,36 +61,6 @@ def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None 
     layers += [checked(cls, data, source) for data, source in files]
     layers += arguments.layers
     return build(cls, _merged(layers))
-
-
-def check_bounds(config: Any, **bounds: tuple[float, float | None]) -> None:
-    """Refuse a number outside of its bounds: ``check_bounds(self, batch=(1, None), validation=(0, 0.9))``.
-
-    A setting that is None has no bounds.
-
-    Raises:
-        ConfigError: names the setting, its value and the bound.
-    """
-    for name, (least, most) in bounds.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ConfigError(f"{name} is {value}, must be at least {least}")
-        if value is not None and most is not None and value > most:
-            raise ConfigError(f"{name} is {value}, must be at most {most}")
-
-
-def check_between(config: Any, **bounds: tuple[float, float]) -> None:
-    """Refuse a number that does not lie strictly between its bounds: ``check_between(self, threshold=(0, 1))``.
-
-    A setting that is None has no bounds.
-
-    Raises:
-        ConfigError: names the setting, its value and the bounds.
-    """
-    for name, (low, high) in bounds.items():
-        value = getattr(config, name)
-        if value is not None and not low < value < high:
-            raise ConfigError(f"{name} is {value}, must be above {low} and below {high}")
 
 
 def to_plain(config: Any) -> Any:
@@ -154,7 +126,7 @@ def _flag_layer(cls: type, flag: str, values: list[str]) -> dict[str, Any]:
     if leaves[path] is bool and not values:
         return _nested(path, True)
     raw: Any = values if _takes_many(leaves[path]) else _exactly_one(flag, values)
-    if isinstance(raw, list) and len(raw) == 1:
+    if isinstance(raw, list) and len(raw) == 1 and not _holds_paths(leaves[path]):
         raw = _split(raw[0])
     return _nested(path, convert(raw, leaves[path], flag))
 
@@ -168,6 +140,11 @@ def _split(word: str) -> Any:
 
 def _takes_many(annotation: Any) -> bool:
     return any(get_origin(choice) in (tuple, list) or choice in (tuple, list) for choice in choices_of(annotation))
+
+
+def _holds_paths(annotation: Any) -> bool:
+    """Whether it is a list of paths, whose names may have any brackets and commas."""
+    return any(Path in get_args(choice) for choice in choices_of(annotation))
 
 
 def _at_least_one(flag: str, values: list[str]) -> list[str]:
@@ -201,24 +178,13 @@ def _leaves(cls: type, prefix: str = "") -> Iterator[tuple[str, Any]]:
 # --- layers -----------------------------------------------------------------------------------------------------
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error rather than a surprise."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        twice = next((key for key in keys if keys.count(key) > 1), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def _read_settings(path: Path) -> Mapping[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        data = read_yaml(path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
+    except ValueError as error:
+        raise ConfigError(f"{path}: not YAML ({one_line(error)})") from None
     if data is not None and not isinstance(data, dict):
         raise ConfigError(f"{path}: must be a mapping of settings, not {type(data).__name__}")
     return data or {}

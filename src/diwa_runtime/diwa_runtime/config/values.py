@@ -31,7 +31,7 @@ def checked(cls: type, data: Any, source: str, prefix: str = "") -> dict[str, An
     """Return `data` with every leaf converted to its field's type; nested dataclasses stay dicts."""
     if not isinstance(data, Mapping):
         where = f" '{prefix.rstrip('.')}'" if prefix else ""
-        raise ConfigError(f"{source}:{where} must be a mapping of settings, not {data!r}")
+        raise ConfigError(f"{source}:{where} must be a mapping of settings, not {_shown(data)}")
     fields = fields_of(cls)
     values = {}
     for key, value in data.items():
@@ -52,7 +52,8 @@ def build(
     """Make a `cls` of converted `values`, the rest from `default` or the fields' own defaults.
 
     Raises:
-        ConfigError: a field has neither a value nor a default; names `source`, or, without one, the flag.
+        ConfigError: a field has neither a value nor a default, or the class refuses its values; names `source`, or,
+            without one, the flag.
     """
     annotations = fields_of(cls)
     arguments: dict[str, Any] = {}
@@ -72,7 +73,12 @@ def build(
             flag = f"--{prefix}{name}".replace("_", "-")
             raise ConfigError(f"setting '{prefix}{name}' is missing; give {flag} or set it in the --config file")
         arguments[name] = value
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except ConfigError as error:
+        if not source or str(error).startswith(source):
+            raise
+        raise ConfigError(f"{source}: {error}") from None
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:
@@ -109,7 +115,13 @@ def convert(value: Any, annotation: Any, where: str) -> Any:
     try:
         return _converted(value, annotation, where)
     except _WrongTypeError as error:
-        raise ConfigError(f"{where}: {value!r} is not {error}") from None
+        raise ConfigError(f"{where}: {_shown(value)} is not {error}") from None
+
+
+def _shown(value: Any) -> str:
+    """Return a value as Python writes it, shortened."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _converted(value: Any, annotation: Any, where: str) -> Any:
@@ -220,7 +232,7 @@ def _to_str(value: Any) -> str:
 
 
 def _to_path(value: Any) -> Path:
-    if isinstance(value, str | Path) and str(value):
+    if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
         return Path(value)
     raise _WrongTypeError("a path")
 

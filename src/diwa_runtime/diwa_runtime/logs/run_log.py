@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from diwa_runtime.errors import StorageError
+from diwa_runtime.files import make_folder
 
 FORMAT_VERSION = 1
 SUFFIX = ".jsonl"
@@ -32,10 +33,12 @@ class RunLog:
         self.path = Path(folder) / f"{stamp}_{name}{SUFFIX}"
         self._file: TextIO | None = None
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._file = open(self.path, "x", encoding="utf-8")  # noqa: SIM115  (a run is longer than a block)
         except OSError as error:
             raise StorageError(f"{self.path}: no run log can be written ({error.strerror})") from None
+        except StorageError as error:
+            raise StorageError(f"{self.path}: no run log can be written ({error})") from None
         self._write({"kind": "start", "format_version": FORMAT_VERSION, "started": stamp, **header})
 
     def step(self, fields: Mapping[str, Any]) -> None:

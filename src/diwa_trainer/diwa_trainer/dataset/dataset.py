@@ -7,7 +7,11 @@ observation and `action[i]` what was accepted after it, leading to row i + 1.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.errors import InputError
-from diwa_runtime.files import sha256_of
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset.description import (
     DESCRIPTION,
@@ -98,10 +101,23 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.arrays["stamp"])
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """sha256 of `dataset.json`, which names every bag by its own: two datasets of the same bags agree in it."""
-        return sha256_of(self.folder / DESCRIPTION)
+        """sha256 of what the dataset holds: Spec, episodes, and each bag by its own sha256.
+
+        Two datasets of the same bags agree in it, whatever paths and names bags and datasets have. An episode that
+        names no bag's sha256 counts by its numbers.
+        """
+        digest = hashlib.sha256()
+        for episode in self.episodes:
+            about = {name: value for name, value in asdict(episode).items() if name != "bag"}
+            digest.update(json.dumps(about, sort_keys=True).encode())
+            for name, values in sorted(self.rows(episode).items() if not episode.sha256 else ()):
+                digest.update(name.encode() + (b"" if values.dtype.kind == "u" else values.tobytes()))
+        bags = [(source.sha256, source.rows) for source in self.sources]
+        whole = {"spec": self.spec.to_json(), "fields": sorted(self.arrays), "rows": len(self), "bags": bags}
+        digest.update(json.dumps(whole, sort_keys=True).encode())
+        return digest.hexdigest()
 
     @property
     def stamp(self) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,15 @@ import numpy as np
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import InputError
-from diwa_runtime.spec import Spec
+from diwa_runtime.files import FolderFormat
+from diwa_runtime.kinds import COUNT, MAPPING, NAME, TEXT, WHOLE, fault_in, list_of, one_of, pair_of, shown
+from diwa_runtime.reading import read_json, reason_of
+from diwa_runtime.spec import Spec, is_name
 
 FORMAT_VERSION = 1
 DESCRIPTION = "dataset.json"
+_OURS = {"format", "rows", "fields", "episodes", "dropped", "sources", "spec"}
+"""What a description of ours has had in every version."""
 
 Kind = Literal["play", "demonstration"]
 EpisodeOutcome = Literal["success", "failure"]
@@ -76,6 +80,18 @@ class Source:
     rows: int
 
 
+KEYS = {
+    "rows": COUNT, "fields": list_of(NAME), "episodes.*.start": COUNT, "episodes.*.end": COUNT,
+    "episodes.*.kind": one_of(*KINDS), "episodes.*.task": TEXT.or_null(), "episodes.*.outcome": one_of(*OUTCOMES),
+    "episodes.*.seed": WHOLE.or_null(), "episodes.*.bag": TEXT, "episodes.*.sha256": TEXT,
+    "episodes.*.marks": list_of(pair_of(COUNT, TEXT)), "episodes": list_of(MAPPING),
+    "dropped.*.bag": TEXT, "dropped.*.reason": TEXT, "dropped.*.count": COUNT, "dropped": list_of(MAPPING),
+    "sources.*.path": TEXT, "sources.*.sha256": TEXT, "sources.*.rows": COUNT, "sources": list_of(MAPPING),
+    "spec": MAPPING,
+}  # fmt: skip
+"""What a description must have."""
+
+
 def field_layouts(spec: Spec, scene: bool = True) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
     """Return dtype and row shape of each array that a dataset of this Spec holds, by field name."""
     layouts: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
@@ -91,18 +107,39 @@ def field_layouts(spec: Spec, scene: bool = True) -> dict[str, tuple[np.dtype[An
     return layouts
 
 
+def _arrays_of(data: Any) -> list[str] | None:
+    """Return the names of the files beside a description; None where another program wrote it."""
+    if not isinstance(data, dict) or not data.keys() >= _OURS:
+        return None
+    fields, spec = data["fields"], data["spec"]
+    names = isinstance(fields, list) and all(isinstance(name, str) and is_name(name) for name in fields)
+    if type(data["format"]) is not int or not names or not isinstance(spec, dict) or "version" not in spec:
+        return None
+    return [f"{name}.npy" for name in fields]
+
+
+DATASET = FolderFormat("dataset", DESCRIPTION, _arrays_of)
+
+
 def read_description(path: Path) -> dict[str, Any]:
+    """Read a `dataset.json`.
+
+    Raises:
+        InputError: not there, not JSON, of another version, or something in it is not what it must be.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         raise InputError(f"{path.parent}: no dataset (it has no {DESCRIPTION}); make one with `ingest`") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error}); ingest again") from None
+        raise InputError(f"{path}: cannot be read ({reason_of(error)})") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({reason_of(error)}); delete the folder and ingest again") from None
     version = data.get("format") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
-        raise InputError(f"{path}: dataset format {version!r}, this DiWA reads {FORMAT_VERSION}; ingest again")
+        raise InputError(f"{path}: dataset format {shown(version)}, this DiWA reads {FORMAT_VERSION}; ingest again")
+    if (fault := fault_in(data, KEYS)) is not None:
+        raise InputError(f"{path}: damaged ({fault}); delete the folder and ingest again")
     return data
 
 

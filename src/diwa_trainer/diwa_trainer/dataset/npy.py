@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tokenize
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.errors import InputError, StorageError, one_line
+from diwa_runtime.reading import opened, reason_of
 
 # What numpy's header parser may raise on hostile bytes: it runs Python's tokenizer and `ast.literal_eval`.
 _BAD_HEADER = (
@@ -69,7 +71,7 @@ def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
         InputError: not there, no .npy file, or other content than expected; names the file.
     """
     try:
-        with open(path, "rb") as file:
+        with opened(path) as file:
             version = np.lib.format.read_magic(file)
             read_header = {
                 (1, 0): np.lib.format.read_array_header_1_0,
@@ -77,11 +79,11 @@ def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
             }[version]
             found_shape, fortran_order, found_dtype = read_header(file)
             offset = file.tell()
-            size = path.stat().st_size - offset
+            size = os.fstat(file.fileno()).st_size - offset
     except FileNotFoundError:
         raise InputError(f"{path}: not there; ingest again") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        raise InputError(f"{path}: cannot be read ({reason_of(error)})") from None
     except _BAD_HEADER as error:
         raise InputError(
             f"{path}: not a .npy file that this DiWA reads ({one_line(error)[:120]}); ingest again"

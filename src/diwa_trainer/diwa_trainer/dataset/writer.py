@@ -13,10 +13,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.errors import InputError
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import check_replaceable, written_whole
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset.description import (
+    DATASET,
     DESCRIPTION,
     FORMAT_VERSION,
     Dropped,
@@ -45,7 +45,8 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             scene: whether rows have a scene.
 
         Raises:
-            InputError: the folder holds something that is no dataset.
+            InputError: the folder holds something that is no dataset of ours, or anything beside one.
+            StorageError: it is a link to nothing.
         """
         self.folder = Path(folder)
         self.spec = spec
@@ -56,11 +57,10 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self._files: dict[str, GrowingArray] = {}
         self._rows = 0
         self._start = 0
-        if self.folder.exists() and not _may_be_replaced(self.folder):
-            raise InputError(f"{self.folder}: exists and is no dataset; choose another output folder")
+        check_replaceable(self.folder, DATASET)
 
     def __enter__(self) -> Self:
-        self._whole = written_whole(self.folder)
+        self._whole = written_whole(self.folder, DATASET)
         temporary = self._whole.__enter__()
         try:
             temporary.mkdir(parents=True)
@@ -185,7 +185,3 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             file.abandon()
         self._whole.__exit__(type(error), error, error.__traceback__)
         raise error
-
-
-def _may_be_replaced(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / DESCRIPTION).exists() or not any(folder.iterdir()))

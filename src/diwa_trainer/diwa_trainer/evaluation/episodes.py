@@ -16,13 +16,13 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
-from diwa_runtime.errors import ConfigError, InputError, one_line
+from diwa_runtime.errors import ConfigError, DiwaError, InputError, one_line
+from diwa_runtime.kinds import shown
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import Agent
 from diwa_trainer.evaluation.env_steps import count_env_steps
 
 Film = Callable[[], None]
-_CANNOT_BE_MADE = (gymnasium.error.Error, ImportError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,12 @@ def make_environment(
     mode = {"render_mode": "rgb_array"} if render else {}
     try:
         made = gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
-    except _CANNOT_BE_MADE as error:
-        reason, hint = one_line(error), "; --videos 0 asks for no pictures" if render else ""
-        raise ConfigError(f"environment {environment!r} cannot be made with {dict(kwargs)} ({reason}){hint}") from None
+    except DiwaError:
+        raise
+    except Exception as error:  # an environment is anybody's code, and its errors of any kind
+        hint = "; --videos 0 asks for no pictures" if render else ""
+        said = f"environment {environment!r} cannot be made with {shown(dict(kwargs))} ({_reason(error)}){hint}"
+        raise ConfigError(said) from error
     return CountedSteps(made)
 
 
@@ -85,9 +88,13 @@ def takes_task(environment: str) -> bool:
         entry_point = gymnasium.spec(name).entry_point
         make = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
         parameters = inspect.signature(make).parameters if make is not None else {}
-    except _CANNOT_BE_MADE as error:
-        raise ConfigError(f"environment {environment!r} cannot be made ({one_line(error)})") from None
+    except Exception as error:  # likewise: its module is run
+        raise ConfigError(f"environment {environment!r} cannot be made ({_reason(error)})") from error
     return "task" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+
+
+def _reason(error: Exception) -> str:
+    return one_line(error)[:200] or type(error).__name__
 
 
 def environment_spec(environment: gymnasium.Env[Any, Any]) -> Spec | None:

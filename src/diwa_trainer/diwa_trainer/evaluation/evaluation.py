@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.evaluation.agents import Agent, AgentName, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
@@ -29,6 +29,10 @@ from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.runs.result_files import FORMAT_VERSION
 
+MOST_EPISODES = (1, 100_000)
+"""Of one evaluation."""
+MOST_FILMED = 10_000
+"""Steps of an episode whose pictures are held until it ends."""
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
 Progress = Callable[[int, int], None]
@@ -71,8 +75,10 @@ class EvaluateConfig:
     videos: int = field(default=4, metadata={"help": "film the first so many episodes; 0 needs no OpenGL"})
 
     def __post_init__(self) -> None:
-        check_bounds(self, episodes=(1, None), first_seed=(0, None), max_steps=(1, None), workers=(1, None))
-        check_bounds(self, videos=(0, None))
+        check_bounds(self, episodes=MOST_EPISODES, first_seed=(0, 2**31), max_steps=(1, 10**5), workers=WORKERS)
+        check_bounds(self, videos=(0, 1000))
+        if self.videos and self.max_steps > MOST_FILMED:
+            raise ConfigError(f"max_steps is {self.max_steps}, must be at most {MOST_FILMED} with --videos")
         if (self.policy == "bundle") != (self.bundle is not None):
             raise ConfigError(f"policy {self.policy!r} {'needs a' if self.bundle is None else 'takes no'} --bundle")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.bundle.session import NOISE_LIMIT
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_trainer.policy.mish import mish
 
@@ -40,9 +40,10 @@ class DiffusionConfig:
     deterministic_std: float = 1e-3
 
     def __post_init__(self) -> None:
-        check_bounds(self, denoising_steps=(2, None), finetuned_steps=(1, self.denoising_steps), chunk=(1, None))
-        check_bounds(self, hidden=(1, None), time_embedding=(4, None), exploration_std=(1e-6, None))
-        check_bounds(self, deterministic_std=(0, None))
+        most = min(self.denoising_steps, 100)
+        check_bounds(self, denoising_steps=(2, 1000), finetuned_steps=(1, most), chunk=(1, 64))
+        check_bounds(self, hidden=WIDTHS, time_embedding=(4, 1024), exploration_std=(1e-6, 1e3))
+        check_bounds(self, deterministic_std=(0, 1e3))
         if self.time_embedding % 2:
             raise ConfigError(f"time_embedding is {self.time_embedding}, must be even: half of it are sines")
 

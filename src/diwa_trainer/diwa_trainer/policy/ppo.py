@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import RATES, WEIGHTS, WIDTHS, check_bounds
 from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain
 from diwa_trainer.policy.imagination import Rollout
 from diwa_trainer.policy.mish import mish
@@ -45,10 +45,11 @@ class PPOConfig:
     horizon_bootstrap: bool = False
 
     def __post_init__(self) -> None:
-        check_bounds(self, gamma=(0, 1), gae_lambda=(0, 1), gamma_denoising=(0, 1), bc_weight=(0, None))
-        check_bounds(self, epochs=(1, None), minibatch=(2, None), critic_hidden=(1, None), critic_warmup=(0, None))
-        check_bounds(self, actor_learning_rate=(0, None), critic_learning_rate=(0, None), value_weight=(0, None))
-        check_bounds(self, clip=(0, None), clip_base=(0, None), clip_rate=(0, 100))  # its exponential is a number
+        check_bounds(self, gamma=(0, 1), gae_lambda=(0, 1), gamma_denoising=(0, 1), bc_weight=WEIGHTS)
+        check_bounds(self, epochs=(1, 1000), minibatch=(2, 1 << 20), critic_hidden=WIDTHS, critic_warmup=(0, 10**9))
+        check_bounds(self, actor_learning_rate=RATES, critic_learning_rate=RATES, value_weight=WEIGHTS)
+        check_bounds(self, clip=WEIGHTS, clip_base=WEIGHTS, clip_rate=(0, 100))  # its exponential is a number
+        check_bounds(self, log_prob_min=(-1e6, 1e6), log_prob_max=(self.log_prob_min, 1e6), target_kl=(-1e6, 1e6))
 
 
 class Critic(nn.Module):

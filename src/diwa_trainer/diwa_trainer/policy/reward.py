@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import TaskSpec
 from diwa_trainer.world.world_model import WorldModel
@@ -60,8 +60,7 @@ class ClassifierConfig:
     cross_entropy_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden=(1, None), embedding=(1, None), temperature=(1e-3, None))
-        check_bounds(self, cross_entropy_weight=(0, None))
+        check_bounds(self, hidden=WIDTHS, embedding=WIDTHS, temperature=(1e-3, 1e3), cross_entropy_weight=WEIGHTS)
 
 
 class Classifier(nn.Module):

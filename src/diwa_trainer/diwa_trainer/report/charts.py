@@ -86,16 +86,21 @@ class Scale:
         return self.low + (self.high - self.low) * share
 
 
+_FINEST = 1e-14
+"""Shares and values below are the noise of sums."""
+
+
 def fit_scale(axis: Axis, values: Sequence[float]) -> Scale:
     """Choose limits and ticks so that all finite values fit."""
     finite = [value for value in values if math.isfinite(value)] or [0.0, 1.0]
-    log = axis.log and min(finite) > 0
+    log = axis.log and min(finite) > 0 and math.isfinite(max(finite) / min(finite))
     low = min(finite) if axis.low is None else axis.low
     high = max(finite) if axis.high is None else axis.high
     if log:
         return _log_scale(low, high)
-    if high <= low:
-        low, high = low - (abs(low) or 1) / 2, low + (abs(low) or 1) / 2
+    if high - low <= _FINEST * max(abs(low), abs(high), _FINEST):
+        half = (abs(low) if abs(low) > _FINEST else 1) / 2
+        low, high = low - half, low + half
     step = _nice_step((high - low) / 4)
     first = math.floor(low / step + 1e-9) if axis.low is None else math.ceil(low / step - 1e-9)
     last = math.ceil(high / step - 1e-9) if axis.high is None else math.floor(high / step + 1e-9)

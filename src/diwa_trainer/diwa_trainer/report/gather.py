@@ -5,7 +5,7 @@ The files and their keys stand in `docs/report.md`.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, read_result
+from diwa_runtime.reading import read_bytes, reason_of
+from diwa_trainer.runs.result_files import (
+    EVALUATION,
+    FILM_LIMIT_BYTES,
+    METRICS,
+    SUMMARY,
+    read_metrics,
+    read_result,
+)
 
 BASE, FINETUNED = "base", "finetuned"
+CONFIG_LIMIT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -41,24 +50,17 @@ class RunFolder:
     def config(self) -> str | None:
         """The run's `config.yaml` as text."""
         path = self.path / "config.yaml"
-        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
+        if not os.path.lexists(path):
+            return None
+        try:
+            return read_bytes(path, CONFIG_LIMIT_BYTES).decode("utf-8", errors="replace")
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({reason_of(error)}); take it out of the folder") from None
 
     @cached_property
     def metrics(self) -> list[dict[str, float | None]]:
-        """The lines of `metrics.jsonl`; a last line that was cut off by a kill is left out.
-
-        Raises:
-            InputError: another line is no JSON object with a step.
-        """
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return []
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-        rows = [_metrics_of(line) for line in lines]
-        for number, row in enumerate(rows[:-1], 1):
-            if row is None:
-                raise InputError(f"{path}: line {number} is no JSON object with a step; delete that line")
-        return [row for row in rows if row is not None]
+        """The lines of `metrics.jsonl`; errors as `read_metrics`."""
+        return read_metrics(self.path / METRICS)
 
     def curve(self, name: str) -> tuple[list[float], list[float | None]]:
         """Return steps and values of one metric, where it was logged."""
@@ -130,6 +132,13 @@ def gather(folder: Path) -> Runs:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; name the one that `pipeline` or the policy node wrote")
+    try:
+        return _gathered(folder)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: cannot be read ({reason_of(error)})") from None
+
+
+def _gathered(folder: Path) -> Runs:
     runs = Runs(
         path=folder,
         world_model=RunFolder(folder / "world_model"),
@@ -178,17 +187,16 @@ def _evaluation(run: RunFolder) -> Evaluation | None:
     for seed, name in (data.get("videos") or {}).items():
         path = run.path / "videos" / Path(name).name
         if path.is_file():
-            videos[int(seed)] = path.read_bytes()
+            videos[int(seed)] = _film(path)
     return Evaluation(run.path.name.removeprefix("evaluation_"), data, videos)
 
 
-def _metrics_of(line: str) -> dict[str, float | None] | None:
+def _film(path: Path) -> bytes:
     try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and "step" in row else None
+        return read_bytes(path, FILM_LIMIT_BYTES)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); take it out of the folder") from None
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return read_result(path) if path.is_file() else None
+    return read_result(path) if os.path.lexists(path) else None

@@ -10,6 +10,9 @@ from diwa_trainer.report import model_sections, result_sections, task_sections
 from diwa_trainer.report.gather import Runs
 from diwa_trainer.report.html import Html, join, section, text
 
+MARK = '<p class="kicker">DiWA</p>'
+"""What every page of ours has near its top."""
+
 Draw = Callable[[Runs], Html]
 
 SECTIONS: tuple[tuple[str, str, Draw], ...] = (

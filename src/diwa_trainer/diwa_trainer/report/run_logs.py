@@ -5,22 +5,23 @@ A file that a kill cut off is read up to the cut. The keys stand in `docs/report
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.errors import InputError
+from diwa_runtime.kinds import NUMBER, WHOLE, shown
 from diwa_runtime.logs.divergence import DivergenceSum
 from diwa_runtime.logs.run_log import FORMAT_VERSION, SUFFIX
 from diwa_runtime.logs.seams import Seams, Steps
+from diwa_runtime.reading import parse_json, read_bytes, reason_of
 from diwa_runtime.robot import Outcome
+from diwa_runtime.spec import RATES_HZ
 
 NO_END = "log ends without an end: the process was killed"
 DROPPED = ("held", "missing", "faulty")
@@ -165,9 +166,9 @@ def read_run(path: Path) -> Run:
 def _lines(path: Path) -> list[bytes]:
     """The lines of a file; a last one without its line break is left out if it is not whole, and not all there is."""
     try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        *lines, rest = read_bytes(path).split(b"\n")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); take it out of the folder") from None
     if rest and (not lines or _is_whole(rest)):
         lines.append(rest)
     return lines
@@ -186,15 +187,15 @@ def _naming(path: Path, number: int) -> Iterator[None]:
     """Name file and line of what cannot be read."""
     try:
         yield
-    except (ValueError, OverflowError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: line {number} cannot be read: {error}; take the file out of the folder") from None
 
 
 def _record(line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except ValueError:
-        raise ValueError("it is not JSON") from None
+        record = parse_json(line)
+    except ValueError as error:
+        raise ValueError(f"it is not JSON ({reason_of(error)})") from None
     if not isinstance(record, dict):
         raise ValueError("it is no JSON object")
     return record
@@ -210,14 +211,16 @@ def _start(name: str, record: Mapping[str, Any]) -> Run:
     bundles, thresholds = _take(record, "bundles", dict), _take(record, "thresholds", dict)
     if not skills:
         raise ValueError("'skills' is empty")
+    if not all(isinstance(skill, str) for skill in skills):
+        raise ValueError(f"'skills' is {shown(list(skills))}, not a list of names")
     return Run(
         name=name,
         started=datetime.strptime(_take(record, "started", str), "%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC),
         skills=skills,
-        seed=_take(record, "seed", int),
+        seed=_whole(record, "seed"),
         bundles={skill: _take(bundles, skill, str) for skill in skills},
         thresholds={skill: _number(thresholds, skill) for skill in skills},
-        rate_hz=_positive(record, "rate_hz"),
+        rate_hz=_rate(record, "rate_hz"),
         hold_after_s=_number(limits, "hold_after_s"),
         shadow=_take(limits, "shadow", bool),
         overlapped=_take(limits, "overlapped", bool),
@@ -231,8 +234,8 @@ def _step(record: Mapping[str, Any], skills: Sequence[str]) -> Step:
     if (skill := _take(record, "skill", str)) not in skills:
         raise ValueError(f"skill {skill!r} is none of the run's")
     return Step(
-        stamp_ns=_take(record, "stamp_ns", int),
-        step=_take(record, "step", int),
+        stamp_ns=_whole(record, "stamp_ns"),
+        step=_whole(record, "step"),
         skill=skill,
         action=_numbers(record, "action", ACTION_SIZE),
         begins_chunk=_take(record, "begins_chunk", bool),
@@ -254,10 +257,10 @@ def _end(record: Mapping[str, Any]) -> End:
     return End(
         outcome=Outcome[outcome],
         reason=_take(record, "reason", str),
-        steps=_take(record, "steps", int),
-        dropped={name: _take(dropped, name, int) for name in DROPPED},
+        steps=_whole(record, "steps"),
+        dropped={name: _whole(dropped, name) for name in DROPPED},
         seams=Seams(
-            count=_take(seams, "count", int),
+            count=_whole(seams, "count"),
             at_seams=_filled(Steps, _take(seams, "at_seams", dict)),
             within=_filled(Steps, _take(seams, "within", dict)),
         ),
@@ -281,16 +284,23 @@ def _take(record: Mapping[str, Any], name: str, kind: type[_T]) -> _T:
 
 
 def _number(record: Mapping[str, Any], name: str) -> float:
-    value = _take(record, name, object)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    value: Any = _take(record, name, object)
+    if not NUMBER.fits(value):
         raise ValueError(f"{name!r} is {value!r:.40}, not a finite number")
-    return value
+    return cast(float, value)
 
 
-def _positive(record: Mapping[str, Any], name: str) -> float:
+def _whole(record: Mapping[str, Any], name: str) -> int:
+    value: Any = _take(record, name, object)
+    if not WHOLE.fits(value):
+        raise ValueError(f"{name!r} is {value!r:.40}, not a whole number")
+    return cast(int, value)
+
+
+def _rate(record: Mapping[str, Any], name: str) -> float:
     value = _number(record, name)
-    if value <= 0:
-        raise ValueError(f"{name!r} is {value}, not above 0")
+    if not RATES_HZ[0] <= value <= RATES_HZ[1]:
+        raise ValueError(f"{name!r} is {value}, not from {RATES_HZ[0]:g} to {RATES_HZ[1]:g}")
     return value
 
 

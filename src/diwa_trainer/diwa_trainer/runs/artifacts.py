@@ -6,6 +6,7 @@ is enough to build the network again, and the same network makes the same file.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,32 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
 from diwa_runtime.config import config_from, to_plain
 from diwa_runtime.errors import DiwaError, InputError, one_line
-from diwa_runtime.files import sha256_of, written_whole
+from diwa_runtime.files import written_whole
+from diwa_runtime.kinds import COUNT, HASH, NAME, SHARE, fault_in, whole
+from diwa_runtime.reading import parse_json, read_bytes, reason_of
 from diwa_runtime.spec import Spec
 from diwa_trainer.runs.finite import not_finite
 
 ARTIFACT_VERSION = 1
 HEADER = "diwa"
+WEIGHTS_LIMIT_BYTES = 8 << 30
+UNREADABLE_WEIGHTS = (
+    SafetensorError, LookupError, ValueError, TypeError, RuntimeError, AttributeError, OverflowError, MemoryError,
+)  # fmt: skip
+"""What the reader of safetensors lets through on hostile bytes; it runs none of them."""
+_DTYPES = {torch.float32, torch.float64, torch.int64, torch.int32, torch.bool, torch.uint8}
+FACTS = {
+    "task": NAME, "latent_size": whole(1, 1 << 17), "threshold": SHARE, "iterations": COUNT,
+    "world_model": HASH, "policy": HASH, "reward": HASH, "dataset": HASH,
+}  # fmt: skip
+"""What a fact is that an artifact states about itself."""
 Config = TypeVar("Config")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -60,6 +75,8 @@ class Artifact:
         try:
             module = build()
             module.load_state_dict(self.weights)
+        except DiwaError as error:
+            raise InputError(f"{self.path}: {error}") from None
         except (RuntimeError, TypeError, ValueError, MemoryError) as error:
             reason = one_line(error)[:200] or type(error).__name__
             raise InputError(f"{self.path}: config and weights make no network ({reason})") from None
@@ -99,23 +116,26 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
             says which verb makes it.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: not there; make it with `{made_by}`")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{path}: not a safetensors file ({error}); make it anew with `{made_by}`") from None
+        raw = read_bytes(path, WEIGHTS_LIMIT_BYTES)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; make it with `{made_by}`") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}); make it anew with `{made_by}`") from None
+    try:
+        weights, metadata = from_safetensors(raw)
+    except UNREADABLE_WEIGHTS as error:
+        raise InputError(
+            f"{path}: not a safetensors file ({reason_of(error)}); make it anew with `{made_by}`"
+        ) from None
     if HEADER not in metadata:
         raise InputError(f"{path}: holds weights of something else; make it anew with `{made_by}`")
     try:
-        header = json.loads(metadata[HEADER])
+        header = parse_json(metadata[HEADER])
         found_format, found_kind, config, about = (header[name] for name in ("format", "kind", "config", "about"))
-        missing = next((fact for fact in facts if fact not in about), None)
-        spec = header["spec"]
-    except (LookupError, ValueError, TypeError, RecursionError) as error:
-        raise InputError(f"{path}: damaged header ({error!r}); make it anew with `{made_by}`") from None
+        spec, missing = header["spec"], next((fact for fact in facts if fact not in dict(about)), None)
+    except (LookupError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged header ({reason_of(error)}); make it anew with `{made_by}`") from None
     if found_kind != kind:
         raise InputError(f"{path}: holds {found_kind!r}, needed {kind!r} from `{made_by}`")
     if found_format != ARTIFACT_VERSION:
@@ -128,7 +148,25 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
         )
     if missing is not None:
         raise InputError(f"{path}: its header does not state {missing!r}; make it anew with `{made_by}`")
-    return Artifact(path, kind, config, Spec.from_json(spec, str(path)), about, weights, sha256_of(path))
+    if (wrong := fault_in(about, {fact: kind for fact, kind in FACTS.items() if fact in about})) is not None:
+        raise InputError(f"{path}: damaged header ({wrong}); make it anew with `{made_by}`")
+    sha256 = hashlib.sha256(raw).hexdigest()
+    return Artifact(path, kind, config, Spec.from_json(spec, str(path)), about, weights, sha256)
+
+
+def from_safetensors(raw: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file and its metadata.
+
+    Its library reads from a path too, but from no path that is not UTF-8.
+
+    Raises:
+        any of `UNREADABLE_WEIGHTS`: the bytes are no such file, or a tensor is of a type that networks do not have.
+    """
+    weights = load(raw)
+    if (odd := next((name for name, value in weights.items() if value.dtype not in _DTYPES), None)) is not None:
+        raise ValueError(f"{odd!r} is of type {weights[odd].dtype}")
+    size = int.from_bytes(raw[:8], "little")
+    return weights, json.loads(raw[8 : 8 + size]).get("__metadata__", {})
 
 
 def check_lineage(model: Artifact, policy: Artifact, reward: Artifact) -> None:

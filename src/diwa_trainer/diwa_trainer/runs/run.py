@@ -8,13 +8,14 @@ twice; a run of other settings, or a second process, in the same folder is refus
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import io
 import json
 import math
 import os
 import pickle
-import shutil
+import re
 import signal
 import sys
 import time
@@ -27,23 +28,30 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import nn
 
-from diwa_runtime.config import to_plain, to_yaml
+from diwa_runtime.config import read_yaml, to_plain, to_yaml
+from diwa_runtime.config.values import choices_of, fields_of
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError, one_line
-from diwa_runtime.files import remove_orphans, written_whole
+from diwa_runtime.files import contents, make_folder, remove_orphans, written_whole
+from diwa_runtime.reading import read_bytes, read_json, reason_of
+from diwa_trainer.runs.artifacts import WEIGHTS_LIMIT_BYTES, from_safetensors
 from diwa_trainer.runs.event_file import EventFile
 from diwa_trainer.runs.finite import not_finite
-from diwa_trainer.runs.result_files import FORMAT_VERSION, SUMMARY, read_result
+from diwa_trainer.runs.result_files import FORMAT_VERSION, METRICS, SUMMARY, read_result
 
-CONFIG, INPUTS, METRICS = "config.yaml", "inputs.json", "metrics.jsonl"
+CONFIG, INPUTS = "config.yaml", "inputs.json"
 TENSORBOARD = "tensorboard"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
+_WRITTEN_WHOLE = re.compile(
+    rf"{CHECKPOINT}_\d+|{re.escape(CONFIG)}|(inputs|summary|data|open_loop|reward|preflight|evaluation)\.json|"
+    r"(world_model|policy|reward)\.safetensors|seed_\d+\.mp4"
+)
+"""Names of what a run writes under a temporary name first."""
+_SUBFOLDER = re.compile(r"videos|iteration_\d+")
 SEEDS = (0, 2**32 - 1)
 """Bounds of a seed: what every generator of random numbers takes."""
 
@@ -83,6 +91,7 @@ class Run:
 
         Raises:
             ConfigError: the folder holds a run of other settings; names the first that differs.
+            InputError: it holds anything else; nothing in it is touched.
         """
         self.folder = Path(folder)
         self.config = config
@@ -94,6 +103,7 @@ class Run:
         self._events: EventFile | None = None
 
     def __enter__(self) -> Run:
+        self._check_ours()
         if self.is_done:
             read_result(self.folder / SUMMARY)  # what cannot be read is not to be taken for done
         if self.is_done or self._checkpoints():
@@ -195,7 +205,7 @@ class Run:
             (temporary / WEIGHTS).write_bytes(to_safetensors(weights))
             (temporary / STATE).write_bytes(state_bytes.getbuffer())
         for older in self._checkpoints()[:-1]:
-            shutil.rmtree(older)
+            _delete_checkpoint(older)
 
     def restore(self, state: TrainState) -> bool:
         """Bring `state` to the newest checkpoint; False when there is none. Metrics logged after it are cut off.
@@ -209,7 +219,7 @@ class Run:
             return False
         folder = checkpoints[-1]
         try:
-            weights = load_file(folder / WEIGHTS)
+            weights, _ = from_safetensors(read_bytes(folder / WEIGHTS, WEIGHTS_LIMIT_BYTES))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what torch warns of in a damaged file, the error below says
                 rest = torch.load(folder / STATE, weights_only=True)
@@ -238,7 +248,7 @@ class Run:
         """
         write_json(self.folder / SUMMARY, {"format_version": FORMAT_VERSION, **summary})
         for folder in self._checkpoints():
-            shutil.rmtree(folder)
+            _delete_checkpoint(folder)
 
     def stop_if_interrupted(self, state: TrainState) -> None:
         """End the process's work at a whole step after Ctrl-C or SIGTERM, with a checkpoint.
@@ -256,40 +266,90 @@ class Run:
         self.interrupted = True
         print("interrupted: saving at the end of this step (again to stop at once)", file=sys.stderr, flush=True)
 
-    def _check_same_run(self) -> None:
+    def _check_ours(self) -> None:
+        """Refuse a folder in which a run would write over, or delete, what no run has written.
+
+        Raises:
+            InputError: names the first thing that is not a run's.
+            ConfigError: it is the run of another verb, or of another version of this one.
+        """
+        if not self.folder.is_dir():
+            if self.folder.exists():
+                raise InputError(f"{self.folder}: is a file, not a folder; choose another output folder")
+            return
+        try:
+            entries = {name: entry for name, entry in contents(self.folder).items() if not name.startswith(".")}
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot be read ({reason_of(error)}); choose another output") from None
+        if not entries:
+            return
+        if CONFIG not in entries:
+            raise InputError(
+                f"{self.folder}: holds {min(entries)} and no run, so nothing is written there; "
+                "choose another output folder"
+            )
+        for name in (CONFIG, INPUTS, METRICS, SUMMARY):
+            if name in entries and not entries[name].is_file(follow_symlinks=False):
+                raise InputError(f"{self.folder / name}: is not a file; choose another output folder")
+        found, ours = set(self._settings_before()), set(to_plain(self.config))
+        if odd := sorted(map(str, found ^ ours)):
+            raise ConfigError(
+                f"{self.folder / CONFIG}: {'lacks' if odd[0] in ours else 'has'} the setting {odd[0]!r}, so it is of "
+                "something else; choose another output folder or delete this one"
+            )
+        for checkpoint in self._checkpoints():
+            _check_checkpoint(checkpoint)
+
+    def _settings_before(self) -> dict[str, Any]:
         path = self.folder / CONFIG
         try:
-            before = _flat(yaml.safe_load(path.read_text(encoding="utf-8")))
-            inputs = dict(json.loads((self.folder / INPUTS).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-            reason = one_line(error)
-            raise InputError(f"{path}: cannot be read ({reason}); delete {self.folder} to start over") from None
-        now = _flat(to_plain(self.config))
+            data = read_yaml(path)
+            if not isinstance(data, dict):
+                raise ValueError("it holds no settings")
+            return data
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({reason_of(error)}); choose another output folder") from None
+
+    def _check_same_run(self) -> None:
+        """See that settings and the content of all inputs are the same; where they lie is not looked at."""
+        before, now = _flat(self._settings_before()), _flat(to_plain(self.config))
+        places = set(_places(self.config))
         for name in dict.fromkeys([*now, *before]):
-            if name != "output" and before.get(name) != now.get(name):
+            if name not in places and before.get(name) != now.get(name):
                 raise ConfigError(
                     f"{self.folder}: holds a run with {name} = {before.get(name)!r}, now it is {now.get(name)!r}; "
                     "choose another output folder or delete this one"
                 )
-        for name, value in self.inputs.items():
-            if inputs.get(name) != value:
+        path = self.folder / INPUTS
+        try:
+            inputs = read_json(path)
+            if not isinstance(inputs, dict):
+                raise ValueError("it holds no inputs")
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({reason_of(error)}); delete {self.folder} to start over"
+            ) from None
+        for name in dict.fromkeys([*self.inputs, *inputs]):
+            if inputs.get(name) != self.inputs.get(name):
                 raise ConfigError(f"{self.folder}: was made from another {name}; choose another output or delete it")
 
     def _begin(self) -> None:
         """Make the folder this process's own, clean up what killed ones left, and say in it what the run is."""
+        make_folder(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = os.open(self.folder, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"{self.folder}: another process is at work in it; wait, or name another") from None
         except OSError as error:
             raise _disk_refused(self.folder, error) from error
-        for folder in (self.folder, *(path for path in self.folder.iterdir() if path.is_dir())):
-            remove_orphans(folder)
-        write_json(self.folder / INPUTS, self.inputs)
+        inner = [path for path in self.folder.iterdir() if _SUBFOLDER.fullmatch(path.name) and path.is_dir()]
+        for folder in (self.folder, *inner):
+            remove_orphans(folder, _WRITTEN_WHOLE.fullmatch)
+        # What says that the folder is a run comes first.
         with written_whole(self.folder / CONFIG) as temporary:
             temporary.write_text(to_yaml(self.config), encoding="utf-8")
+        write_json(self.folder / INPUTS, self.inputs)
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -314,6 +374,27 @@ class Run:
                 file.truncate(min(size, path.stat().st_size))
 
 
+def _check_checkpoint(folder: Path) -> None:
+    """Refuse what has a checkpoint's name and is none: it would be deleted for an older one.
+
+    Raises:
+        InputError: names the first thing in it that is not a checkpoint's.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        raise InputError(f"{folder}: is no checkpoint of a run, which would take its place; move it away")
+    for name, entry in sorted(contents(folder).items()):
+        if name not in (WEIGHTS, STATE) or not entry.is_file(follow_symlinks=False):
+            raise InputError(f"{folder / name}: is no part of a checkpoint, which is deleted in time; move it away")
+
+
+def _delete_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint's own files, and the folder if nothing else is in it."""
+    for name in (STATE, WEIGHTS):
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 @contextlib.contextmanager
 def intra_op_threads(threads: int) -> Iterator[None]:
     """Use that many intra-op threads inside the block."""
@@ -336,13 +417,31 @@ def cosine(start: float, final_fraction: float, progress: float) -> float:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write plain data as JSON, whole or not at all."""
+    """Write plain data as JSON, whole or not at all; a number that is none becomes null."""
     with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_with_null(data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _with_null(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _with_null(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_with_null(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def _disk_refused(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path}: could not be written ({error.strerror or error}); free some disk or choose another")
+
+
+def _places(config: Any, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of the settings that say where something lies."""
+    for name, annotation in fields_of(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            yield from _places(value, f"{prefix}{name}.")
+        elif Path in choices_of(annotation):
+            yield f"{prefix}{name}"
 
 
 def _flat(data: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from diwa_runtime.bundle import Bundle, write_bundle
+from diwa_runtime.bundle.bundle import BUNDLE
 from diwa_runtime.bundle.manifest import FieldStatistics, ImageStatistics, Manifest, Normalisation
+from diwa_runtime.config.bounds import COUNTS, check_bounds
 from diwa_runtime.errors import InputError
-from diwa_runtime.files import remove_orphans
+from diwa_runtime.files import remove_orphans_of
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.deploy.graphs import make_graphs
@@ -36,6 +38,9 @@ class ExportConfig:
         default=None, metadata={"help": "run folder of finetune; none: export the base policy"}
     )
     iteration: int | None = field(default=None, metadata={"help": "a kept iteration of finetune; none: the last"})
+
+    def __post_init__(self) -> None:
+        check_bounds(self, iteration=COUNTS)
 
 
 def run(config: ExportConfig) -> None:
@@ -84,7 +89,7 @@ def run(config: ExportConfig) -> None:
         max_steps=PATIENCE * max(episode.end - episode.start for episode in shown),
         camera_starts={name: ImageStatistics.of(images[starts]) for name, images in dataset.images.items()},
     )
-    remove_orphans(config.output.parent)
+    remove_orphans_of(config.output, BUNDLE)
     if _is_there(config.output, manifest):
         print(f"[{config.output.name}] is done already")
         return

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diwa_runtime.config import check_between, check_bounds
+from diwa_runtime.config.bounds import BATCHES, COUNTS, WORKERS, check_between, check_bounds, check_together
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.env_steps import env_steps_taken
@@ -82,9 +82,11 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         check_between(self, threshold=(0, 1))
-        check_bounds(self, iterations=(1, None), episodes=(2, None), chunks=(1, None), seed=SEEDS)
-        check_bounds(self, play_starts=(0, None), judged_episodes=(1, None), judge_every=(1, None))
-        check_bounds(self, threads=(1, None), save_every=(1, None), keep_every=(0, None))
+        check_bounds(self, iterations=COUNTS, episodes=(2, 1 << 16), chunks=(1, 4096), seed=SEEDS)
+        check_bounds(self, play_starts=(0, 10**5), judged_episodes=BATCHES, judge_every=COUNTS)
+        check_bounds(self, threads=WORKERS, save_every=COUNTS, keep_every=(0, 10**9))
+        for episodes in ("episodes", "judged_episodes"):
+            check_together(self, 1 << 20, "imagined chunks", episodes, "chunks")
 
 
 @dataclass(frozen=True)

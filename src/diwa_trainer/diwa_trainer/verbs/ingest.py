@@ -6,10 +6,11 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import PIXELS, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError
-from diwa_runtime.files import remove_orphans
-from diwa_runtime.spec import CameraSpec, Mode, Spec
+from diwa_runtime.files import remove_orphans_of
+from diwa_runtime.spec import RATES_HZ, CameraSpec, Mode, Spec
+from diwa_trainer.dataset.description import DATASET
 from diwa_trainer.ingest.ingestion import ingest, summary
 
 
@@ -30,12 +31,12 @@ class IngestConfig:
     def __post_init__(self) -> None:
         if not self.bags:
             raise ConfigError("ingest: --bags names no bag")
-        check_bounds(self, workers=(1, None), image_size=(1, None))
+        check_bounds(self, workers=WORKERS, image_size=PIXELS, rate_hz=RATES_HZ)
 
 
 def run(config: IngestConfig) -> None:
     """Ingest, and print what the dataset holds and what was left out."""
-    remove_orphans(config.output.parent)
+    remove_orphans_of(config.output, DATASET)
     dataset = ingest(
         config.bags,
         config.output,

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from diwa_runtime.config import check_bounds, config_from, to_yaml
+from diwa_runtime.config import config_from, to_yaml
+from diwa_runtime.config.bounds import COUNTS, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, DiwaError, nearest
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.evaluation import EvaluateConfig
 from diwa_trainer.evaluation.results import print_table, sum_up
-from diwa_trainer.runs.run import write_json
+from diwa_trainer.runs.run import SEEDS, write_json
 from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, report, train_reward, train_world_model
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.finetune import FinetuneConfig
@@ -40,6 +41,7 @@ Step = tuple[Callable[[Any], None], Any]
 """A verb and its settings."""
 STAGES = ("ingest", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
 FINETUNED = "finetuned"
+RESULTS, REPORT, SETTINGS = "results.json", "report.html", "pipeline.yaml"
 _TAKEN = ("base", "pretrained", "reward", FINETUNED)
 
 
@@ -71,7 +73,7 @@ class PipelineConfig:
     )
 
     def __post_init__(self) -> None:
-        check_bounds(self, workers=(1, None))
+        check_bounds(self, workers=WORKERS, seed=SEEDS, iterations_evaluated=COUNTS)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"tasks must name at least one task, and none twice, not {list(self.tasks)}")
         for where, stages in [("stages", self.stages), *self.task_stages.items()]:
@@ -90,11 +92,13 @@ def run(config: PipelineConfig) -> None:
 
     Raises:
         ConfigError: a setting of any verb cannot be; found before anything is run.
+        InputError: what is not ours lies where we would write; likewise.
         DiwaError: what any verb raises.
     """
     if not config.resume and (config.output / "dataset").exists():
         raise ConfigError(f"{config.output}: a pipeline has begun there; choose another output, or let it resume")
     plans = {task: plan_task(config, task) for task in config.tasks}
+    _check_outputs(config)
     if config.shared:
         _make_shared(config, plans)
     if config.workers > 1 and len(plans) > 1:
@@ -104,6 +108,21 @@ def run(config: PipelineConfig) -> None:
             _work_through(plan)
     if config.shared:
         _sum_up(config)
+
+
+def _check_outputs(config: PipelineConfig) -> None:
+    """Find what is not ours and in our way before hours of work.
+
+    Raises:
+        InputError: names it.
+    """
+    if config.shared:
+        check_overwritable(config.output / RESULTS, "results of a pipeline", lambda head: b"env_steps_during" in head)
+        report.check_output(config.output / REPORT)
+    for task in config.tasks:
+        check_overwritable(
+            config.output / task / SETTINGS, "settings of a pipeline", lambda head: b"task_stages" in head
+        )
 
 
 def plan_shared(config: PipelineConfig) -> list[Step]:
@@ -209,10 +228,10 @@ def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> Non
 
 def _sum_up(config: PipelineConfig) -> None:
     results = sum_up(config.output, config.tasks, (FINETUNED, *config.variants))
-    write_json(config.output / "results.json", results)
-    report.run(ReportConfig(config.output, config.output / "report.html"))
+    write_json(config.output / RESULTS, results)
+    report.run(ReportConfig(config.output, config.output / REPORT))
     print_table(results)
-    print(f"{config.output / 'results.json'}\n{config.output / 'report.html'}")
+    print(f"{config.output / RESULTS}\n{config.output / REPORT}")
 
 
 def _side_by_side(config: PipelineConfig) -> None:
@@ -273,7 +292,7 @@ def _interrupt(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _task_command(config: PipelineConfig, task: str) -> list[str]:
-    settings = config.output / task / "pipeline.yaml"
+    settings = config.output / task / SETTINGS
     alone = replace(config, tasks=(task,), workers=1, shared=False, resume=True)
     with written_whole(settings) as temporary:
         temporary.write_text(to_yaml(alone), encoding="utf-8")

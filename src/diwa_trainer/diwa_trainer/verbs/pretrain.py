@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
@@ -47,9 +47,9 @@ class PretrainConfig:
     save_every: int = 1000
 
     def __post_init__(self) -> None:
-        check_bounds(self, demonstrations=(1, None), updates=(1, None), batch=(1, None), encodings=(1, None))
-        check_bounds(self, ema=(0, 1), threads=(1, None), log_every=(1, None), save_every=(1, None), seed=SEEDS)
-        check_bounds(self, learning_rate=(0, None), final_learning_rate=(0, None), weight_decay=(0, None))
+        check_bounds(self, demonstrations=BATCHES, updates=COUNTS, batch=BATCHES, encodings=(1, 256))
+        check_bounds(self, ema=(0, 1), threads=WORKERS, log_every=COUNTS, save_every=COUNTS, seed=SEEDS)
+        check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, weight_decay=RATES)
 
 
 def run(config: PretrainConfig) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from diwa_runtime.files import written_whole
+from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.report import page, policy_page
 from diwa_trainer.report.gather import gather, is_pipeline
 from diwa_trainer.report.run_logs import log_paths, read_runs
@@ -23,12 +23,24 @@ def run(config: ReportConfig) -> None:
     """Write the page whole; what a run has not made yet is named on it as missing.
 
     Raises:
-        InputError: the folder holds neither runs nor run logs, or a file in it is damaged.
+        InputError: the folder holds neither runs nor run logs, a file in it is damaged, or another file than a report
+            lies where the page is to be.
         StorageError: the disk refused.
     """
+    check_output(config.output)
     made = _page(config.runs)
     with written_whole(config.output) as temporary:
-        temporary.write_text(made, encoding="utf-8")
+        temporary.write_text(made, encoding="utf-8", errors="replace")  # names of files may hold what is no text
+
+
+def check_output(path: Path) -> None:
+    """Refuse to write over what is no report.
+
+    Raises:
+        InputError: another file lies there.
+        StorageError: it is a link to nothing.
+    """
+    check_overwritable(path, "report", lambda head: page.MARK.encode() in head)
 
 
 def _page(folder: Path) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diwa_runtime.config import check_between, check_bounds
+from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_between, check_bounds, check_together
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset
@@ -56,9 +56,10 @@ class TrainRewardConfig:
 
     def __post_init__(self) -> None:
         check_between(self, threshold=(0, 1))
-        check_bounds(self, demonstrations=(1, None), play=(0, None), play_length=(2, None), learning_rate=(0, None))
-        check_bounds(self, encodings=(1, None), updates=(1, None), batch=(4, None), validation=(0, 0.9))
-        check_bounds(self, threads=(1, None), log_every=(1, None), save_every=(1, None))
+        check_bounds(self, demonstrations=BATCHES, play=(0, 10**6), play_length=(2, 4096), learning_rate=RATES)
+        check_bounds(self, encodings=(1, 256), updates=COUNTS, batch=(4, 4096), validation=(0, 0.9))
+        check_together(self, 1 << 21, "latents of play", "play", "play_length", "encodings")
+        check_bounds(self, threads=WORKERS, log_every=COUNTS, save_every=COUNTS)
         check_bounds(self, seed=SEEDS, split_seed=SEEDS)
 
 

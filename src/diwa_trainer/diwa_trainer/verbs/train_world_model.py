@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds, check_together
 from diwa_runtime.errors import InputError
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
@@ -44,10 +44,11 @@ class TrainWorldModelConfig:
     save_every: int = 500
 
     def __post_init__(self) -> None:
-        check_bounds(self, updates=(1, None), batch=(1, None), length=(2, None), threads=(1, None))
-        check_bounds(self, validation=(1e-3, 0.9), log_every=(1, None), save_every=(1, None), open_loop_from=(0, None))
-        check_bounds(self, learning_rate=(0, None), final_learning_rate=(0, None), gradient_clip=(1e-6, None))
+        check_bounds(self, updates=COUNTS, batch=BATCHES, length=(2, 4096), threads=WORKERS)
+        check_bounds(self, validation=(1e-3, 0.9), log_every=COUNTS, save_every=COUNTS, open_loop_from=(0, 1))
+        check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, gradient_clip=(1e-6, 1e9))
         check_bounds(self, seed=SEEDS, split_seed=SEEDS)
+        check_together(self, 1 << 17, "rows an update", "batch", "length")
 
 
 def run(config: TrainWorldModelConfig) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import WIDTHS, check_bounds
 from diwa_trainer.world import rssm_window
 from diwa_trainer.world.rssm_sequence import NORM_EPS, draw, mix
 
@@ -33,8 +33,8 @@ class RSSMConfig:
     unimix: float = 0.0
 
     def __post_init__(self) -> None:
-        check_bounds(self, deterministic=(1, None), variables=(1, None), classes=(2, None), hidden=(1, None))
-        check_bounds(self, unimix=(0, 0.5))
+        check_bounds(self, deterministic=WIDTHS, variables=(1, 1024), classes=(2, 1024), hidden=WIDTHS, unimix=(0, 0.5))
+        check_bounds(self, stochastic=(2, 1 << 16))
 
     @property
     def stochastic(self) -> int:

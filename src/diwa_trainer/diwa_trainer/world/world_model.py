@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
-from diwa_runtime.config import check_bounds
+from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
@@ -44,8 +44,8 @@ class WorldModelConfig:
     open_loop_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden=(1, None), kl_weight=(0, None), kl_balance=(0, 1), free_nats=(0, None))
-        check_bounds(self, first_step_weight=(0, None), open_loop_steps=(0, None), open_loop_weight=(0, None))
+        check_bounds(self, hidden=WIDTHS, kl_weight=WEIGHTS, kl_balance=(0, 1), free_nats=WEIGHTS)
+        check_bounds(self, first_step_weight=WEIGHTS, open_loop_steps=(0, 4096), open_loop_weight=WEIGHTS)
 
 
 class WorldModel(nn.Module):
