@@ -12,9 +12,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.evaluation import EvaluateConfig
 from diwa_trainer.evaluation.results import print_table, sum_up
-from diwa_trainer.runs.run import SEEDS, write_json
+from diwa_trainer.runs.run import SEEDS, STOP_SIGNALS, write_json
 from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, report, train_reward, train_world_model
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.finetune import FinetuneConfig
@@ -39,6 +38,8 @@ from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 StageSettings = dict[str, Any]
 Step = tuple[Callable[[Any], None], Any]
 """A verb and its settings."""
+LOOK_S = 0.1
+"""How often the tasks' processes are looked at."""
 STAGES = ("ingest", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
 FINETUNED = "finetuned"
 RESULTS, REPORT, SETTINGS = "results.json", "report.html", "pipeline.yaml"
@@ -237,58 +238,45 @@ def _sum_up(config: PipelineConfig) -> None:
 def _side_by_side(config: PipelineConfig) -> None:
     """Run each task in a process of its own, `workers` at a time.
 
+    Ctrl-C, or SIGTERM, asks them to end at their next whole step, and a second one to end at once.
+
     Raises:
         DiwaError: one of them failed; it has said why.
-        KeyboardInterrupt: Ctrl-C; each task has kept its last checkpoint.
+        KeyboardInterrupt: it was asked to stop; each task has kept its last checkpoint.
     """
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    stopping = threading.Event()
-
-    def run_one(task: str) -> int:
-        if stopping.is_set():
-            return 0
-        # In a group of its own: Ctrl-C on the terminal would reach it once by itself and once through us, and asked
-        # twice it stops without a checkpoint.
-        running[task] = subprocess.Popen(_task_command(config, task), process_group=0)
-        if stopping.is_set():
-            running[task].send_signal(signal.SIGINT)
-        return running[task].wait()
-
-    with _terminated_as_interrupted(), ThreadPoolExecutor(config.workers) as pool:
-        futures = {task: pool.submit(run_one, task) for task in config.tasks}
-        try:
-            codes = {task: future.result() for task, future in futures.items()}
-        except KeyboardInterrupt:
-            stopping.set()
-            _stop(list(running.values()))
-            raise KeyboardInterrupt("every task keeps its last checkpoint; the same command goes on") from None
-    if failed := [task for task, code in codes.items() if code]:
+    waiting, running, failed = list(config.tasks), dict[str, subprocess.Popen[bytes]](), list[str]()
+    with _requests_to_stop() as asked:
+        passed_on = 0
+        while running or (waiting and not asked):
+            while waiting and len(running) < config.workers and not asked:
+                task = waiting.pop(0)
+                # In a group of its own: Ctrl-C on the terminal would reach it once by itself and once through us, and
+                # asked twice it stops without a checkpoint.
+                running[task] = subprocess.Popen(_task_command(config, task), process_group=0)
+            if len(asked) > passed_on:
+                passed_on = len(asked)
+                for process in running.values():
+                    process.send_signal(signal.SIGINT)  # does nothing to one that has ended
+            time.sleep(LOOK_S)
+            for task in [task for task, process in running.items() if process.poll() is not None]:
+                if running.pop(task).returncode:
+                    failed.append(task)
+    if asked:
+        raise KeyboardInterrupt("every task keeps its last checkpoint; the same command goes on")
+    if failed:
         raise DiwaError(f"{', '.join(failed)} failed, see above; mend it and give the same command to go on")
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Take SIGTERM as Ctrl-C, so that no task outlives us."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _requests_to_stop() -> Iterator[list[int]]:
+    """Give a list that grows with each Ctrl-C and SIGTERM, instead of an exception that may land anywhere."""
+    asked: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in STOP_SIGNALS}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Ask processes to end at their next whole step, and wait; another Ctrl-C asks again, which ends them at once."""
-    try:
-        _interrupt(processes)
-    except KeyboardInterrupt:
-        _interrupt(processes)
-
-
-def _interrupt(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGINT)  # does nothing to one that has ended
-    for process in processes:
-        process.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _task_command(config: PipelineConfig, task: str) -> list[str]:
