@@ -25,7 +25,7 @@ from diwa_runtime.errors import DiwaError, nearest
 from diwa_runtime.logs.divergence import Divergence, DivergenceSum, divergence_of
 from diwa_runtime.robot import Outcome, RobotMode, RunState
 from diwa_runtime.robot_messages import ROBOT_STATE
-from diwa_runtime.rows.assembler import MAX_GAP_S, LiveAssembler, Row
+from diwa_runtime.rows.assembler import LiveAssembler, Row
 from diwa_runtime.rows.streams import NANOSECONDS
 
 UNWILLING = {
@@ -407,9 +407,10 @@ class SkillRunner:
         if any(row.first for row in rows) and episode.observed_ns is not None:
             gap_s = (newest.stamp - (episode.last.stamp_ns if episode.last else 0)) / NANOSECONDS
             silence_s = (newest.received - episode.observed_ns) / NANOSECONDS
+            limit_s = self.spec.max_gap_s
             why = (
-                f"no whole observation came for {silence_s:.2f} s, longer than {MAX_GAP_S:g} s cannot be bridged"
-                if abs(silence_s - gap_s) < MAX_GAP_S / 2
+                f"no whole observation came for {silence_s:.2f} s, longer than {limit_s:g} s cannot be bridged"
+                if abs(silence_s - gap_s) < limit_s / 2
                 else f"the observations' time jumps by {gap_s:.2f} s; look at the sender's clock"
             )
             raise _Over(Outcome.FAULT, why)
