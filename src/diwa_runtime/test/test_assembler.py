@@ -193,6 +193,16 @@ def test_one_message_of_an_absurd_time_is_left_out(place, stamp):
         assert assembly.held == 1
 
 
+def test_impossible_times_are_no_clock():
+    stamps = regular(30).astype(object)
+    stamps[[0, 1, 10, 11]] = [-7, -5, -7, -5]
+
+    assembly = assemble_state(stamps, scene_stamps=regular(30))[0]
+
+    assert (assembly.alone["robot/state"], assembly.late) == (3 * 4, {})
+    np.testing.assert_array_equal(assembly.segments[0].stamp[:8], regular(30)[2:10])
+
+
 def test_a_message_that_comes_after_a_later_one_is_left_out():
     stamps = regular(30)
     stamps[[12, 13]] = stamps[[13, 12]]
@@ -427,6 +437,25 @@ def test_by_time_of_receipt_nothing_waits_and_stamps_do_not_matter():
     received = [live.feed("robot/state", robot_state(5, rng), int(at)) for at in regular(10)]
 
     assert [[row.stamp for row in rows] for rows in received] == [[at] for at in regular(10)[:4]] + [[]] * 6
+
+
+def test_live_takes_values_by_name_whoever_else_publishes_on_the_topic():
+    state, scene, *rest = SPEC.streams
+    named = StreamSpec("proprio", "joint_states", "sensor_msgs/msg/JointState", ("position|position:name",))
+    parts = replace(state, select=state.select[:3]), named, replace(state, select=state.select[4:])
+    live, rng = LiveAssembler(Spec(streams=(*parts, scene, *rest))), np.random.default_rng(0)
+    rows, expected = [], []
+    for stamp in regular(5):
+        message, order = robot_state(int(stamp), rng), rng.permutation(7)
+        names = [SPEC.proprio[7:14][at] for at in order]
+        expected.append(message.joint_positions)
+        joints = message_at(int(stamp), name=names, position=message.joint_positions[order])
+        fingers = message_at(int(stamp) - 9, name=["finger"], position=np.zeros(1))
+        for topic, found in (("joint_states", fingers), ("joint_states", joints), ("robot/state", message)):
+            live.feed(topic, found, 0)
+        rows += live.feed("scene/state", scene_state(int(stamp), rng), 0)
+
+    np.testing.assert_array_equal([row.values["proprio"][7:14] for row in rows], np.float32(expected))
 
 
 def test_messages_without_a_selected_field_are_refused_by_name():

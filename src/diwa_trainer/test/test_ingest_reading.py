@@ -391,6 +391,7 @@ SILENT = {
     "both are far off": lambda: [[*m[:2], m[2] + 10**12, m[3], m[2]] for m in messages()],
     "written faster than real time": lambda: with_scene_ahead(0.3, lambda at, _: START + 1000 * at),
     "written without times of receipt": lambda: with_scene_ahead(0.3, lambda *_: START),
+    "one of them was played slowly": lambda: with_scene_ahead(0, lambda at, s: s if at % 2 else 2 * s - START),
     "played slowly to a recorder": lambda: [[*m[:2], m[2], m[3], 2 * m[2] - START] for m in messages()],
 }
 
@@ -400,6 +401,14 @@ def test_no_word_of_clocks_where(tmp_path, make):
     _, dropped, _ = ingested(tmp_path, make())
 
     assert not [reason for reason in dropped if "time of receipt" in reason]
+
+
+def test_a_stream_by_receipt_has_no_clock_of_its_own(tmp_path):
+    streams = tuple(replace(s, timeline="receipt") if s.field == "scene" else s for s in SPEC.streams)
+    late = [[*m[:2], m[2], m[3], m[2] + 300_000_000 * (m[0] == "robot/state")] for m in messages()]
+    _, dropped, _ = ingested(tmp_path, late, replace(SPEC, streams=streams))
+
+    assert dropped == {}
 
 
 def test_a_dataset_by_receipt_says_nothing_of_clocks(tmp_path):

@@ -273,17 +273,18 @@ def test_a_file_that_is_packed_as_a_whole_is_read_without_a_blow_up(tmp_path, fr
     assert peak < 8e6, "6 MB are in the file, in chunks of 1 MB"
 
 
-def packed_noise(path):
-    """Pack a file that cannot be made smaller, so that a cut through the packing cuts through what is packed."""
-    noise = np.random.default_rng(3)
-    messages = [("data", "x/msg/Y", number, noise.bytes(100_000)) for number in range(20)]
+def packed_noise(path, levels=256):
+    """Pack a file that is hardly made smaller, so that a cut through the packing cuts through what is packed."""
+    noise = np.random.default_rng(3).integers(0, levels, (20, 100_000), dtype=np.uint8)
+    messages = [("data", "x/msg/Y", number, payload.tobytes()) for number, payload in enumerate(noise)]
     return [message[3] for message in messages], zstd.compress(write_mcap(path, messages).read_bytes())
 
 
-@pytest.mark.parametrize("tail", [b"", bytes(5000)], ids=["cut", "zeros"])
-def test_a_packed_file_that_was_cut_off_is_read_up_to_the_cut(tmp_path, tail):
+@pytest.mark.parametrize("levels", [256, 100], ids=["as it is", "smaller"])
+@pytest.mark.parametrize("tail", [b"", bytes(500_000)], ids=["cut", "zeros"])
+def test_a_packed_file_that_was_cut_off_is_read_up_to_the_cut(tmp_path, tail, levels):
     path = tmp_path / "bag.mcap.zstd"
-    wanted, packed = packed_noise(path)
+    wanted, packed = packed_noise(path, levels)
     path.write_bytes(packed[: len(packed) // 2] + tail)
 
     payloads, losses = read(path)

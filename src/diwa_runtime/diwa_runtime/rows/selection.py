@@ -34,7 +34,7 @@ class NamesChangedError(InputError):
     """Values that are selected by their place, and the names beside them are not those of before."""
 
 
-class _UnplacedError(Exception):
+class _UnplacedError(InputError):
     """Which names a part stands for cannot be told yet."""
 
 
@@ -77,13 +77,14 @@ class Layout:
         """
         at = self._parts.index(part)
         before, after = self._parts[:at], self._parts[at + 1 :]
+        unplaced = _UnplacedError(f"{part.path!r} has no place before the field's other streams have brought something")
         if any(other.size is None for other in before):
-            raise _UnplacedError
+            raise unplaced
         start = sum(other.size or 0 for other in before)
         if part.size is None and all(other.size is not None for other in after):
             part.size = max(0, len(self.names) - start - sum(other.size or 0 for other in after))
         if part.size is None and not any(other.by_name for other in after):
-            raise _UnplacedError
+            raise unplaced
         if part.size is None:
             part.size = len(list(takewhile(set(found).__contains__, self.names[start:]))) or None
         return self.names[start : start + (part.size or 0)]
@@ -260,7 +261,7 @@ class Selector(Generic[About]):
             return [(index, about, message)]
         try:
             value = selection.values(message)
-        except NamesChangedError:
+        except (NamesChangedError, _UnplacedError):
             raise
         except InputError as error:
             return [(index, about, error)]

@@ -21,6 +21,8 @@ PACKED_MAGIC = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE_MAGIC = b"\x2a\x4d\x18"
 """Of frames of zstd that hold something else: all but their first byte."""
 BLOCK = 1 << 20
+_PIECE = 1 << 16
+"""Bytes that are unpacked at a time: where the packing is damaged, what one call has unpacked before that is lost."""
 _FILE_END_BYTES = 16
 
 
@@ -124,13 +126,13 @@ class PackedSource:
         try:
             packed = b""
             if self._unpacker.eof:  # a file may be packed in parts
-                packed = self._unpacker.unused_data or self._file.read(BLOCK)
+                packed = self._unpacker.unused_data or self._file.read(_PIECE)
                 self._at_end = not packed
                 self._unpacker = zstd.ZstdDecompressor()
             elif self._unpacker.needs_input:
-                packed = self._file.read(BLOCK)
+                packed = self._file.read(_PIECE)
                 self._at_end = self.is_cut = not packed
-            return b"" if self._at_end else self._unpacker.decompress(packed, max_length=BLOCK)
+            return b"" if self._at_end else self._unpacker.decompress(packed, max_length=_PIECE)
         except zstd.ZstdError as error:
             self._at_end = True
             self._file.seek(-_FILE_END_BYTES, 2)

@@ -43,11 +43,11 @@ def stem_of(name: str) -> str:
 def groups_in(folder: Path, names: Iterable[str]) -> list[Group]:
     """Put .mcap files of a folder together: those that its metadata.yaml lists, and those that differ in a number."""
     left = sorted({unpacked_name(name) for name in names}, key=_numbers)
-    listed = _listed(folder)
-    stems = {_stem(name) for name in left if name in listed}
+    listed = _listed(folder) if len(left) > 1 else set()
+    together = {_stem(name) for name in left if name in listed}
     groups: dict[str, list[str]] = {}
     for name in left:
-        groups.setdefault("" if name in listed or _stem(name) in stems else _stem(name), []).append(name)
+        groups.setdefault("" if _stem(name) in together else _stem(name), []).append(name)
     return [Group(stem_of(files[0]) if len(files) == 1 else _stem(files[0]), tuple(files)) for files in groups.values()]
 
 
