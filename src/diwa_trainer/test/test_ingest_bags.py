@@ -147,6 +147,11 @@ def test_a_path_with_nothing_that_is_read_is_refused_with_what_to_do(tmp_path, n
     assert "\n" not in str(caught.value)
 
 
+def test_a_name_that_no_file_can_have_is_refused_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        find([tmp_path / ("x" * 300)])
+
+
 # --- which files are one recording ----------------------------------------------------------------------------------
 
 

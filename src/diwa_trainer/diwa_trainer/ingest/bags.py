@@ -101,13 +101,17 @@ class _Search:
         self._groups: dict[Path, list[Group]] = {}
 
     def add(self, path: Path) -> None:
+        """Look for bags at a path; errors as `find`."""
         before, unread = self._seen, UnreadFiles(path)
-        if path.is_dir():
-            self._add_folder(path, unread)
-        elif path.is_file():
-            self._add_file(path, unread)
-        if self._seen == before:
+        try:
             is_folder, is_there = path.is_dir(), path.exists()
+            if is_folder:
+                self._add_folder(path, unread)
+            elif is_there:
+                self._add_file(path, unread)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        if self._seen == before:
             kind = "a folder without .mcap files" if is_folder else "no .mcap file" if is_there else "not there"
             advice = "".join(f"; {found.reason}" for found in unread.found())
             raise InputError(f"{path}: {kind}{advice}; name a bag, an .mcap file or a folder of bags")
@@ -118,21 +122,22 @@ class _Search:
             self._seen += 1
             return
         self._folders[folder.resolve()] = folder
-        try:
-            children = sorted(folder.iterdir())
-        except OSError as error:
-            unread.add_folder(folder, f"cannot be read ({error.strerror})")
+        for child in sorted(folder.iterdir()):
+            try:
+                self._add_child(child, unread)
+            except OSError as error:
+                unread.add_folder(child, f"cannot be read ({error.strerror})")
+
+    def _add_child(self, child: Path, unread: UnreadFiles) -> None:
+        if child.is_dir() and child.name.endswith(TEMPORARY_SUFFIX):
+            if any(is_mcap(file) for file in child.rglob(f"*{MCAP}*")):
+                unread.add_folder(child, "an unfinished recording is not read unless it is named itself")
+        elif child.name.startswith("."):
             return
-        for child in children:
-            if child.is_dir() and child.name.endswith(TEMPORARY_SUFFIX):
-                if any(is_mcap(file) for file in child.rglob(f"*{MCAP}*")):
-                    unread.add_folder(child, "an unfinished recording is not read unless it is named itself")
-            elif child.name.startswith("."):
-                continue
-            elif child.is_dir():
-                self._add_folder(child, unread)
-            elif is_mcap(child) or folder.resolve() != self._output:
-                self._add_file(child, unread)
+        elif child.is_dir():
+            self._add_folder(child, unread)
+        elif is_mcap(child) or child.parent.resolve() != self._output:
+            self._add_file(child, unread)
 
     def _add_file(self, path: Path, unread: UnreadFiles) -> None:
         if path.is_file() and is_mcap(path):

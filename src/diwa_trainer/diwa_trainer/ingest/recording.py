@@ -89,6 +89,7 @@ class _Reading:
         self._counts: Counter[str] = Counter()
         self._left_out: defaultdict[str, set[int]] = defaultdict(set)
         self._errors: dict[int, InputError] = {}
+        self._reasons: dict[str, str] = {}
         self._marks = Marks()
 
     def add(self, topic: str, read: Read, message: Message) -> None:
@@ -127,9 +128,10 @@ class _Reading:
 
     def _note_unusable(self, indices: Sequence[int], number: int, error: InputError) -> None:
         for index in indices:
-            first = self._errors.setdefault(index, error)
+            self._errors.setdefault(index, error)
             topic = self._streams[index].stream.topic
-            self._left_out[f"message of {topic} that cannot be read ({first})"].add(number)
+            reason = self._reasons.setdefault(topic, f"message of {topic} that cannot be read ({error})")
+            self._left_out[reason].add(number)
 
     def _note(self, index: int, number: int, verdict: Verdict) -> None:
         self._left_out[f"message of {self._streams[index].stream.topic} {verdict.value}"].add(number)
