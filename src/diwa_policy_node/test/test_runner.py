@@ -419,10 +419,20 @@ def test_messages_from_before_the_goal_are_not_its_first_frame(robot: Robot) -> 
 def test_f21_a_clock_that_jumps_ends_the_goal(robot: Robot, jump: int, word: str) -> None:
     robot.run(steps=3)
     robot.tick += jump
-    assert robot.step() is None
+    assert [robot.step(), robot.step()] == [None, None], "one message far behind may be alone; two are a clock"
     outcome, reason = robot.ended
     assert outcome is Outcome.FAULT
     assert word in reason
+
+
+def test_one_message_of_a_wrong_time_does_not_end_the_goal(robot: Robot) -> None:
+    robot.run(steps=3)
+    for wrong in (-1, 3600 * SECOND, -3600 * SECOND):
+        robot.step()
+        scene = scene_state(START_NS + robot.tick * PERIOD + wrong, robot.drawer)
+        assert robot.runner.on_message("scene/state", scene, robot.now_ns) is None
+        assert robot.step() is not None, "the next observation is answered"
+    assert (robot.runner.observations.dropped["late"], robot.runner.observations.dropped["alone"]) == (1, 2)
 
 
 def test_f21_a_process_that_was_frozen_does_not_go_on(robot: Robot) -> None:

@@ -40,6 +40,9 @@ ROW_FIELDS = ("stamp", "proprio", "scene", "action")
 ANGLES = ("roll", "pitch", "yaw")
 """How the names of Euler angles end, rad."""
 
+LEAST_GAP_S, GAP_PERIODS = 0.2, 2.5
+"""What rows may bridge: a fifth of a second, and at slow control rates one lost message, jitter allowed for."""
+
 PROPRIO_NAMES = (
     *TCP_POSITION, "tcp_roll", "tcp_pitch", "tcp_yaw", "gripper_width",
     "joint_1", "joint_2", "joint_3", "joint_4", "joint_5", "joint_6", "joint_7", "gripper_command",
@@ -76,6 +79,15 @@ def _check_within(what: str, bounds: tuple[float, float], **values: float) -> No
             raise InputError(f"Spec: {name} of {what} must be positive, not {value!s:.24}")
         if not bounds[0] <= value <= bounds[1]:
             raise InputError(f"Spec: {name} of {what} must be from {bounds[0]:g} to {bounds[1]:g}, not {value!s:.24}")
+
+
+def _check_selection(what: str, path: str) -> None:
+    """Refuse what is none of ``PATH``, ``PATH|euler`` and ``PATH|values:names``, PATH ending in ``values``."""
+    where, bar, transform = path.partition("|")
+    values, colon, names = transform.partition(":")
+    by_name = bool(colon) and values == where.rpartition(".")[2] and names.isidentifier()
+    if not all(part.isidentifier() for part in where.split(".")) or (bar and transform != "euler" and not by_name):
+        raise InputError(f"Spec: {what}: {path!r} is no selection; use PATH, PATH|euler or PATH|values:names")
 
 
 def _check_unique(what: str, names: Sequence[str]) -> None:
@@ -163,7 +175,7 @@ class StreamSpec:
         type: ROS message type, ``package/msg/Name``.
         select: dotted paths into the message; arrays are flattened; ``path|euler`` turns a quaternion message
             into Euler xyz, ``path|values:names`` orders a value array by a parallel name array as the Spec's layout
-            names them. Empty for images.
+            names them; where a field has more than one part, as it names this part's own place. Empty for images.
         timeline: order by the sensor's ``header.stamp`` or by the time of receipt.
         align: ``nearest`` message to the tick, ``hold`` the last one at or before it, or ``integrate`` (sum) all that
             came after this row's message up to and including the next row's.
@@ -183,6 +195,10 @@ class StreamSpec:
         _check_choice(f"timeline of {what}", self.timeline, TIMELINES)
         _check_choice(f"align of {what}", self.align, ALIGNMENTS)
         _check_within(what, (1e-6, 1e6), max_age_s=self.max_age_s)
+        for path in self.select:
+            _check_selection(what, path)
+            if ":" in path and self.field == "action":
+                raise InputError(f"Spec: {what}: an action has no names to select {path!r} by; name its paths in order")
 
 
 ROBOT_STATE_TYPE = "diwa_msgs/msg/RobotState"
@@ -242,6 +258,11 @@ class Spec:
     def uses_cameras(self) -> bool:
         """Whether the policy needs images."""
         return self.mode != "state"
+
+    @property
+    def max_gap_s(self) -> float:
+        """The longest time between two messages that rows bridge; beyond it an episode is split and a goal ended."""
+        return max(LEAST_GAP_S, GAP_PERIODS / self.rate_hz)
 
     @property
     def observation_fields(self) -> tuple[str, ...]:

@@ -43,6 +43,10 @@ def stream(**changed: Any) -> dict[str, Any]:
         (stream(max_age_s="soon"), "max_age_s: 'soon' is not a number"),
         (stream(max_age_s=0), "max_age_s of stream 'arm' must be positive"),
         (stream(aling="hold"), "did you mean 'align'"),
+        (stream(select=["pose|eular"]), "stream 'arm': 'pose|eular' is no selection; use PATH, PATH|euler or"),
+        (stream(select=["pose..x"]), "'pose..x' is no selection"),
+        (stream(select=["pose|position:name"]), "'pose|position:name' is no selection"),
+        (stream(field="action", align="hold", select=["pose|pose:name"]), "an action has no names to select"),
         ({"streams": [{"field": "proprio"}]}, "streams[0]: 'topic' is missing"),
         ({"tasks": [{**LIFT, "field": "drawer", "change": 0}]}, "|change| of task 'lift_cup' must be positive"),
         ({"tasks": [{**LIFT, "field": "drawer", "name": "lift cup"}]}, "'lift cup' cannot name a task"),
@@ -97,3 +101,8 @@ def test_a_file_that_is_a_pipe_or_nests_without_end_is_one_line(tmp_path: Path) 
 def test_code_cannot_make_one_either(make: Any) -> None:
     with pytest.raises(InputError, match="Spec: "):
         make()
+
+
+@pytest.mark.parametrize(("rate_hz", "limit_s"), [(30.0, 0.2), (1000.0, 0.2), (15.0, 0.2), (10.0, 0.25), (5.0, 0.5)])
+def test_rows_bridge_a_fifth_of_a_second_and_at_slow_rates_one_lost_message(rate_hz: float, limit_s: float) -> None:
+    assert Spec(rate_hz=rate_hz).max_gap_s == pytest.approx(limit_s)

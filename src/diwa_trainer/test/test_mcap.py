@@ -7,6 +7,8 @@ import zlib
 import lz4.frame
 import numpy as np
 import pytest
+from backports import zstd
+from recorded_bags import write_mcap
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from diwa_runtime.errors import InputError
@@ -123,8 +125,6 @@ def damage_bytes(path):
 
 def bomb(path):
     """Let the second chunk unpack to far more than it claims."""
-    from backports import zstd
-
     numbers = iter(range(100))
 
     def change(body):
@@ -209,6 +209,127 @@ def read_or_complaint(path, skip_damaged):
         return read(path, skip_damaged)[0], ""
     except InputError as error:
         return [], str(error)
+
+
+A_CHUNK = 2**20 // 100_031 + 1
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [bytes(5000), np.random.default_rng(1).bytes(5000), b"\xff" * 5000, b"old text " * 500],
+    ids=["zeros", "noise", "ones", "another file's"],
+)
+def test_what_a_crash_left_after_the_last_whole_record_is_cut_off_and_counted(tmp_path, tail):
+    path = write_file(tmp_path)
+    data = path.read_bytes()
+    third = [at for code, at, _ in records_of(data) if code == CHUNK][2] - 1
+    path.write_bytes(data[:third] + tail)
+
+    payloads, losses = read(path)
+
+    assert payloads == PAYLOADS[: 2 * A_CHUNK]
+    assert losses == [f"{path}: was cut off; read up to its last whole chunk, the last {len(tail):,} bytes lost"]
+
+
+@pytest.mark.parametrize("tail", [b"", bytes(5000)], ids=["the end", "zeros"])
+def test_a_last_chunk_of_which_a_part_was_never_written_is_cut_off(tmp_path, tail):
+    path = write_file(tmp_path)
+    data = bytearray(path.read_bytes())
+    at, length = [(at, length) for code, at, length in records_of(data) if code == CHUNK][1]
+    end = at + 8 + length
+    data[end - 500_000 : end] = bytes(500_000)
+    path.write_bytes(data[:end] + tail)
+
+    payloads, losses = read(path)
+
+    assert payloads == PAYLOADS[:A_CHUNK]
+    assert f"the last {end - at + 1 + len(tail):,} bytes lost" in losses[0]
+
+
+def test_a_message_outside_of_chunks_before_a_spoilt_end_is_not_believed(tmp_path):
+    path = write_mcap(tmp_path / "bag.mcap", [("data", "x/msg/Y", number, bytes([number]) * 50) for number in range(9)])
+    data = path.read_bytes()
+    sixth = [at for code, at, _ in records_of(data) if code == MESSAGE][5]
+    path.write_bytes(data[: sixth + 40] + bytes(5000))
+
+    assert read(path)[0] == [bytes([number]) * 50 for number in range(5)]
+
+
+@pytest.mark.parametrize("frame_bytes", [10**9, 700_001], ids=["one frame", "several frames"])
+def test_a_file_that_is_packed_as_a_whole_is_read_without_a_blow_up(tmp_path, frame_bytes):
+    path = write_file(tmp_path)
+    data = path.read_bytes()
+    skippable = struct.pack("<II", 0x184D2A50, 8) + b"whatever"
+    path.write_bytes(
+        skippable + b"".join(zstd.compress(data[at : at + frame_bytes]) for at in range(0, len(data), frame_bytes))
+    )
+    file = McapFile(path)
+    tracemalloc.start()
+    count = sum(bytes(message.data) == PAYLOADS[number] for number, message in enumerate(file.messages()))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (count, file.losses) == (len(PAYLOADS), [])
+    assert peak < 8e6, "6 MB are in the file, in chunks of 1 MB"
+
+
+def packed_noise(path, levels=256):
+    """Pack a file that is hardly made smaller, so that a cut through the packing cuts through what is packed."""
+    noise = np.random.default_rng(3).integers(0, levels, (20, 100_000), dtype=np.uint8)
+    messages = [("data", "x/msg/Y", number, payload.tobytes()) for number, payload in enumerate(noise)]
+    return [message[3] for message in messages], zstd.compress(write_mcap(path, messages).read_bytes())
+
+
+@pytest.mark.parametrize("levels", [256, 100], ids=["as it is", "smaller"])
+@pytest.mark.parametrize("tail", [b"", bytes(500_000)], ids=["cut", "zeros"])
+def test_a_packed_file_that_was_cut_off_is_read_up_to_the_cut(tmp_path, tail, levels):
+    path = tmp_path / "bag.mcap.zstd"
+    wanted, packed = packed_noise(path, levels)
+    path.write_bytes(packed[: len(packed) // 2] + tail)
+
+    payloads, losses = read(path)
+
+    assert payloads == wanted[: len(payloads)]
+    assert 8 <= len(payloads) <= 10
+    assert len(losses) == 1
+    assert "was cut off" in losses[0]
+
+
+def test_a_packed_file_that_is_damaged_is_refused_or_read_up_to_the_damage(tmp_path):
+    path = tmp_path / "bag.mcap.zstd"
+    wanted, packed = packed_noise(path)
+    half = len(packed) // 2
+    path.write_bytes(packed[:half] + b"\xff" * 200_000 + packed[half + 200_000 :])
+
+    with pytest.raises(DamagedError, match=r"bag.mcap.zstd: .*damaged.*--skip-damaged"):
+        read(path)
+    payloads, losses = read(path, skip_damaged=True)
+
+    assert payloads[:8] == wanted[:8]
+    assert len(payloads) < 12, "the packing has no checksum: a message may be spoilt, and is read"
+    assert len(losses) == 1
+
+
+def test_a_damaged_first_chunk_does_not_cost_a_packed_file_its_topics(tmp_path):
+    path = write_file(tmp_path)
+    data = bytearray(path.read_bytes())
+    first = next(at for code, at, _ in records_of(data) if code == CHUNK)
+    data[first + 49 : first + 57] = b"\xff" * 8
+    path.write_bytes(zstd.compress(bytes(data)))
+
+    payloads, losses = read(path, skip_damaged=True)
+
+    assert payloads == PAYLOADS[A_CHUNK:]
+    assert len(losses) == 1
+
+
+def test_nothing_of_a_channel_is_decoded_before_it_is_asked_for(tmp_path):
+    def foreign(*_):
+        return b"/\xff\xb0", b"\xfe", b"protobuf", b"\xff\xfe\xfd"
+
+    path = write_mcap(tmp_path / "bag.mcap", [("data", "x/msg/Y", 1, b"abcd")], foreign)
+
+    assert read(path) == ([b"abcd"], [])
 
 
 def test_split_files_are_in_the_order_of_their_numbers(tmp_path):

@@ -23,7 +23,8 @@ from diwa_bridge.arm.snapshots import BridgeSnapshot, Snapshots
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.errors import DiwaError, one_line
 from diwa_runtime.robot import RobotMode
-from diwa_runtime.rows.streams import NANOSECONDS, QUATERNION_TOLERANCE, is_sound
+from diwa_runtime.rows.selection import QUATERNION_TOLERANCE
+from diwa_runtime.rows.streams import NANOSECONDS, is_sound
 from diwa_runtime.spec import ActionScale
 
 

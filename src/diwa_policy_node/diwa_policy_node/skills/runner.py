@@ -25,7 +25,7 @@ from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import DiwaError, nearest
 from diwa_runtime.logs.divergence import Divergence, DivergenceSum, divergence_of
 from diwa_runtime.robot import Outcome, RunState
-from diwa_runtime.rows.assembler import MAX_GAP_S, Row
+from diwa_runtime.rows.assembler import Row
 from diwa_runtime.rows.streams import NANOSECONDS
 
 
@@ -239,7 +239,9 @@ class SkillRunner:
     def _on_rows(self, episode: SkillEpisode, rows: list[Row], received_ns: int) -> Decision | None:
         if episode.observed_ns is None:
             self._look_at_the_start(episode, rows[0])
-        elif why := gap_reason(rows, episode.last.stamp_ns if episode.last else 0, episode.observed_ns, MAX_GAP_S):
+        elif why := gap_reason(
+            rows, episode.last.stamp_ns if episode.last else 0, episode.observed_ns, self.spec.max_gap_s
+        ):
             raise _Over(Outcome.FAULT, why)
         for row in rows[:-1]:  # the arm held meanwhile: time passed for the policy, but nothing is to be sent
             episode.session.step(row.values, row.executed)

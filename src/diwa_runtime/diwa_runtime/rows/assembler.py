@@ -8,8 +8,9 @@ without drift. Which message is nearest is decided when it arrives, by the senso
 the next one.
 
 A row's `executed` is what was accepted after the previous row, up to and including this one; so `action[i]` of stacked
-rows is `executed[i + 1]`. Where up to `MAX_GAP_S` is missing, the last row is held, marked and counted; where more is
-missing, a new segment begins. Nothing is ever filled with zeros.
+rows is `executed[i + 1]`. Where up to the Spec's `max_gap_s` is missing, the last row is held, marked and counted;
+where more is missing, a new segment begins. Nothing is ever filled with zeros. Messages that do not stand in their
+place in time are left out and counted, by the rule of `diwa_runtime.rows.order`.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from numpy.typing import NDArray
 from diwa_runtime.actions import ACTION_SIZE, GRIPPER, HOLD_ACTION, motion_units
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.images import decode_image
-from diwa_runtime.rows.streams import NANOSECONDS, Selection, is_sound, stamp_of, streams_of
+from diwa_runtime.rows.order import StampOrder, Verdict
+from diwa_runtime.rows.selection import Selected, Selection, Selector
+from diwa_runtime.rows.streams import NANOSECONDS, is_sound, stamp_of, streams_of
 from diwa_runtime.spec import Spec, StreamSpec
 
-MAX_GAP_S = 0.2
 PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
 FORGET_AFTER = 256
@@ -93,10 +95,12 @@ class Assembly:
     """What became of the messages of one episode.
 
     Attributes:
-        segments: in order of time; more than one where something was missing for longer than `MAX_GAP_S`.
+        segments: in order of time; more than one where something was missing for longer than the Spec's `max_gap_s`.
         held: how many rows repeat the row before.
         missing: how many rows could not be made for want of a topic's messages, by topic.
         repeated: how many messages had the stamp of the one before and were ignored, by topic.
+        late: how many came after a later one and were ignored, by topic.
+        alone: how many had a time far from those around them and were ignored, by topic.
         faults: messages that were not finite.
     """
 
@@ -104,6 +108,8 @@ class Assembly:
     held: int
     missing: Mapping[str, int]
     repeated: Mapping[str, int]
+    late: Mapping[str, int]
+    alone: Mapping[str, int]
     faults: tuple[Fault, ...]
 
 
@@ -119,6 +125,11 @@ class _Buffer:
         self.stamps.append(stamp)
         self.values.append(value)
         self.received.append(received)
+
+    def take_back(self, stamp: int) -> None:
+        """Remove the last message, if it is the one of this stamp."""
+        if self.stamps and self.stamps[-1] == stamp:
+            del self.stamps[-1], self.values[-1], self.received[-1]
 
     def nearest(self, stamp: int, max_age: float) -> int | None:
         """Return which is nearest to `stamp`, the earlier of two as near; None where none is within `max_age` ns."""
@@ -162,7 +173,7 @@ class Assembler:
     Attributes:
         streams: what `feed` counts by index.
         reference: index of the stream whose messages the rows are.
-        held, missing, repeated, faults: as in `Assembly`, so far.
+        held, missing, repeated, late, alone, faults: as in `Assembly`, so far.
     """
 
     def __init__(self, spec: Spec, fields: Iterable[str] | None = None) -> None:
@@ -188,21 +199,22 @@ class Assembler:
                 )
         self._action_units = np.append(motion_units(spec.action_scale), 1.0)
         self._period = round(NANOSECONDS / spec.rate_hz)
-        self._max_gap = round(MAX_GAP_S * NANOSECONDS)
+        self._max_gap = round(spec.max_gap_s * NANOSECONDS)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything, as before an episode."""
         self._buffers = [_Buffer() for _ in self.streams]
-        self._newest = [-1] * len(self.streams)
+        self._orders = [StampOrder(stream.topic, self._max_gap) for stream in self.streams]
         self._reached = [-1] * len(self.streams)
-        self._fed = [0] * len(self.streams)
         self._pending: deque[tuple[int, int]] = deque()
         self._last: Row | None = None
         self._row_tick = self._next_tick = 0
         self.held = 0
         self.missing: Counter[str] = Counter()
         self.repeated: Counter[str] = Counter()
+        self.late: Counter[str] = Counter()
+        self.alone: Counter[str] = Counter()
         self.faults: list[Fault] = []
 
     def feed(self, index: int, stamp: int, value: Any, received: int = 0) -> None:
@@ -215,26 +227,41 @@ class Assembler:
             received: when it came, ns on any clock; what a row's `received` is made of.
 
         Raises:
-            InputError: its time went backwards; says by how much and where.
+            InputError: its clock went back; says by how much and where.
         """
-        stream, newest = self.streams[index], self._newest[index]
-        self._fed[index] += 1
-        if stamp < newest:
-            raise InputError(
-                f"{stream.topic}: time goes backwards by {(newest - stamp) / NANOSECONDS:.6f} s at message "
-                f"{self._fed[index]} (stamp {stamp} ns after {newest} ns); record it again with one clock"
-            )
-        if stamp == newest:
-            self.repeated[stream.topic] += 1
+        stream, order = self.streams[index], self._orders[index]
+        verdict, withdrawn = order.judge(stamp)
+        if withdrawn is not None:
+            self._take_back(index, withdrawn, stamp)
+        if order.sure > self._reached[index]:
+            self._reached[index] = order.sure
+        if verdict is not Verdict.KEPT:
+            self._count(verdict, stream.topic)
             return
-        self._newest[index] = stamp
-        self.advance(index, stamp)
         if stream.field not in self._cameras and not is_sound(value):
             self.faults.append(Fault(stream.topic, stamp, UNUSABLE))
             return
         if index == self.reference:
-            self._pending.append((stamp, stamp - newest if newest >= 0 else 0))
+            self._pending.append((stamp, stamp - order.before if order.before >= 0 else 0))
         self._buffers[index].append(stamp, value, received)
+
+    def _count(self, verdict: Verdict, topic: str) -> None:
+        counters = {Verdict.REPEATED: self.repeated, Verdict.LATE: self.late, Verdict.ALONE: self.alone}
+        counters[verdict][topic] += 1
+
+    def _take_back(self, index: int, stamp: int, now: int) -> None:
+        """Forget a message that stood alone; live, where a row may be made of it, that is not to be known in time."""
+        topic = self.streams[index].topic
+        if self._last is not None and self._last.stamp + self._max_ages[index] >= stamp:
+            raise InputError(
+                f"{topic}: time goes backwards by {(stamp - now) / NANOSECONDS:.6f} s (stamp {now} ns after {stamp} "
+                "ns), and a row is made of the later one; look at the sender's clock"
+            )
+        self._count(Verdict.ALONE, topic)
+        self._buffers[index].take_back(stamp)
+        self.faults = [fault for fault in self.faults if (fault.topic, fault.stamp) != (topic, stamp)]
+        if index == self.reference and self._pending and self._pending[-1][0] == stamp:
+            self._pending.pop()
 
     def advance(self, index: int, stamp: int) -> None:
         """Say that stream `index` will bring nothing older than `stamp`, ns, any more."""
@@ -243,7 +270,8 @@ class Assembler:
     def rows(self, final: bool = False) -> list[Row]:
         """Return the rows that have become certain since the last call.
 
-        A row is certain when every stream has reached its stamp, or the reference has left it behind by `MAX_GAP_S`.
+        A row is certain when every stream has reached its stamp, or the reference has left it behind by the longest
+        gap. What a first message, or one that jumped ahead, has reached is its own stamp alone until the next comes.
         `final`: nothing more will come, decide everything.
         """
         made: list[Row] = []
@@ -253,7 +281,10 @@ class Assembler:
 
     def _is_certain(self, stamp: int) -> bool:
         given_up = self._reached[self.reference] - stamp > self._max_gap
-        return given_up or all(reached >= stamp for reached in self._reached)
+        return given_up or all(
+            reached >= stamp or order.newest == stamp
+            for reached, order in zip(self._reached, self._orders, strict=True)
+        )
 
     def _decide(self, stamp: int, interval: int) -> list[Row]:
         """Make the reference's message at `stamp` a row, with what is to be held before it, or nothing."""
@@ -373,7 +404,7 @@ def assemble(
         fields: as for `Assembler`.
 
     Raises:
-        InputError: time goes backwards, or the values do not fit the Spec.
+        InputError: a clock went back, or the values do not fit the Spec.
     """
     assembler = Assembler(spec, fields)
     for index, (stamps, values) in enumerate(messages):
@@ -390,6 +421,8 @@ def assemble(
         held=assembler.held,
         missing=dict(assembler.missing),
         repeated=dict(assembler.repeated),
+        late=dict(assembler.late),
+        alone=dict(assembler.alone),
         faults=tuple(assembler.faults),
     )
 
@@ -406,7 +439,7 @@ class LiveAssembler:
         """Make one; arguments as for `Assembler`."""
         self._assembler = Assembler(spec, fields)
         self._cameras = {camera.name: camera for camera in spec.cameras}
-        self._selections = [selection_of(spec, stream) for stream in self._assembler.streams]
+        self._selector: Selector[tuple[int, int]] = Selector(spec, self._assembler.streams)
         self.topics = {stream.topic: stream.type for stream in self._assembler.streams}
 
     @property
@@ -415,18 +448,21 @@ class LiveAssembler:
         return self._assembler.faults
 
     def counts(self) -> dict[str, int]:
-        """How many rows were held, rows are missing, messages were repeated or faulty since the last reset."""
+        """How many rows were held or are missing, how many messages were left out, by why, since the last reset."""
         made = self._assembler
         return {
             "held": made.held,
             "missing": made.missing.total(),
             "repeated": made.repeated.total(),
+            "late": made.late.total(),
+            "alone": made.alone.total(),
             "faulty": len(made.faults),
         }
 
     def reset(self) -> None:
         """Forget everything, as before an episode."""
         self._assembler.reset()
+        self._selector.forget()
 
     def feed(self, topic: str, message: Any, receipt_ns: int, received_ns: int | None = None) -> list[Row]:
         """Take one message and return the rows that it makes certain, images decoded.
@@ -438,17 +474,22 @@ class LiveAssembler:
             received_ns: the same on the clock that `Row.received` is to be on; None: on that one.
 
         Raises:
-            InputError: its time went backwards, it lacks a selected field, or an image cannot be decoded.
+            InputError: its clock went back, it lacks a selected field or name, or an image cannot be decoded.
         """
+        received = receipt_ns if received_ns is None else received_ns
         for index, stream in enumerate(self._assembler.streams):
             if stream.topic == topic:
-                selection = self._selections[index]
-                value = message if selection is None else selection.values(message)
-                stamp = stamp_of(message, stream, receipt_ns)
-                self._assembler.feed(index, stamp, value, receipt_ns if received_ns is None else received_ns)
+                about = (stamp_of(message, stream, receipt_ns), received)
+                self._take(self._selector.select(index, message, about))
             elif stream.timeline == "receipt":
                 self._assembler.advance(index, receipt_ns)
         return [self._decoded(row) for row in self._assembler.rows()]
+
+    def _take(self, found: Sequence[Selected[tuple[int, int]]]) -> None:
+        for index, (stamp, received), value in found:
+            if isinstance(value, InputError):
+                raise value
+            self._assembler.feed(index, stamp, value, received)
 
     def finish(self) -> list[Row]:
         """Return the rows that are left when nothing more will come."""
@@ -460,8 +501,5 @@ class LiveAssembler:
 
 
 def selection_of(spec: Spec, stream: StreamSpec) -> Selection | None:
-    """Return what the stream selects from its messages; None for a camera, whose payload is the message."""
-    if any(camera.name == stream.field for camera in spec.cameras):
-        return None
-    layouts: dict[str, tuple[str, ...]] = {"proprio": spec.proprio, "scene": spec.scene}
-    return Selection(stream, layouts.get(stream.field, ()))
+    """Return what one stream selects from its messages; None for a camera, whose payload is the message."""
+    return Selector(spec, spec.streams).selections[spec.streams.index(stream)]

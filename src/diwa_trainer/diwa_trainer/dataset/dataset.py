@@ -44,6 +44,7 @@ class Dataset:
         episodes: all episodes, in order of their rows.
         dropped: what ingest left out, and why.
         sources: the bags that it was made from.
+        notes: plain data of whoever wrote it, by name.
         arrays: the rows by field name: `stamp` (N,) int64 ns, `proprio` (N, 15) and `action` (N, 7) float32, `scene`
             (N, 24) float32 where recorded, and each camera (N, H, W, 3) uint8 RGB. Float fields are in RAM, images
             stay on disk.
@@ -57,6 +58,7 @@ class Dataset:
         arrays: Mapping[str, NDArray[Any]],
         dropped: Sequence[Dropped] = (),
         sources: Sequence[Source] = (),
+        notes: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.spec = spec
@@ -64,6 +66,7 @@ class Dataset:
         self.arrays = dict(arrays)
         self.dropped = tuple(dropped)
         self.sources = tuple(sources)
+        self.notes = dict(notes or {})
 
     @classmethod
     def open(cls, folder: Path | str) -> Dataset:
@@ -81,6 +84,7 @@ class Dataset:
             episodes = [episode_from_json(episode) for episode in data["episodes"]]
             dropped = [Dropped(**item) for item in data["dropped"]]
             sources = [Source(**item) for item in data["sources"]]
+            notes = dict(data.get("notes", {}))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"{folder / DESCRIPTION}: damaged ({error!r}); ingest again") from None
         check_episodes(folder / DESCRIPTION, episodes, rows)
@@ -96,7 +100,7 @@ class Dataset:
         for name, (dtype, _) in layouts.items():
             if dtype.kind != "u":
                 arrays[name] = np.array(arrays[name])
-        return cls(folder, spec, episodes, arrays, dropped, sources)
+        return cls(folder, spec, episodes, arrays, dropped, sources, notes)
 
     def __len__(self) -> int:
         return len(self.arrays["stamp"])

@@ -54,6 +54,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         self._episodes: list[Episode] = []
         self._dropped: dict[tuple[str, str], int] = {}
         self._sources: list[Source] = []
+        self._notes: dict[str, Any] = {}
         self._files: dict[str, GrowingArray] = {}
         self._rows = 0
         self._start = 0
@@ -152,6 +153,10 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
         """Note a bag that the dataset is made from."""
         self._sources.append(Source(path, sha256, rows))
 
+    def note(self, name: str, data: Any) -> None:
+        """Keep plain data that whoever adds to the dataset needs."""
+        self._notes[name] = data
+
     @property
     def dropped(self) -> tuple[Dropped, ...]:
         """What was noted by `drop` so far."""
@@ -174,7 +179,7 @@ class DatasetWriter(AbstractContextManager["DatasetWriter"]):
             "episodes": [asdict(episode) for episode in self._episodes],
             "dropped": [asdict(item) for item in self.dropped],
             "sources": [asdict(source) for source in self._sources],
-            "notes": {},  # nothing writes any; format 1 has it
+            "notes": self._notes,
             "spec": self.spec.to_json(),
         }
         text = json.dumps(description, indent=1)

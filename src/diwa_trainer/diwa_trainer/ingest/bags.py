@@ -1,35 +1,32 @@
-"""Finds ROS 2 bags on disk and reads their messages; `metadata.yaml` is not needed for either."""
+"""Finds ROS 2 bags on disk, and says what lies there that is not read; `metadata.yaml` is not needed for either."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.store import Typestore
+from typing import NamedTuple
 
 from diwa_runtime.errors import InputError
-from diwa_runtime.interfaces import message_definitions
-from diwa_trainer.ingest.mcap import Channel, DamagedError, McapFile, Message
+from diwa_runtime.files import TEMPORARY_SUFFIX
+from diwa_trainer.ingest.definitions import Read, reader_of
+from diwa_trainer.ingest.mcap import McapFile, Message
+from diwa_trainer.ingest.splits import MCAP, Group, groups_in, is_mcap, stem_of, unpacked_name
+from diwa_trainer.ingest.unread import Unread, UnreadFiles
 
-Read = Callable[[bytes | memoryview], Any]
+__all__ = ["Bag", "Found", "Read", "find", "find_bags", "reader_of"]
 
 
 @dataclass
 class Bag:
-    """One recording: an .mcap file, or a folder of those that follow one another.
+    """One recording: an .mcap file, or those that follow one another.
 
     Attributes:
-        path: as found.
+        path: as found; a folder where the bag is all that lies in it.
         name: what it is called in a dataset.
-        files: its .mcap files in order of time.
+        files: its .mcap files in order of time, packed or not.
         losses: what could not be read, one line each; filled by `messages`.
     """
 
@@ -59,86 +56,129 @@ class Bag:
             self.losses.extend(file.losses)
 
 
+class Found(NamedTuple):
+    """The bags at some paths, none twice, and what else lies there."""
+
+    bags: list[Bag]
+    unread: list[Unread]
+
+
 def find_bags(paths: Iterable[Path]) -> list[Bag]:
-    """Return the bags at `paths`, each an .mcap file, a bag's folder, or a folder of bags; in order, none twice.
+    """Return the bags at `paths`; see `find`."""
+    return find(paths).bags
+
+
+def find(paths: Iterable[Path], output: Path | None = None) -> Found:
+    """Return the bags at `paths`, each an .mcap file, a bag's folder, or a folder in which bags lie at any depth.
+
+    Args:
+        paths: in the order in which the bags are wanted.
+        output: where a dataset may lie, of whose files nothing needs to be said.
 
     Raises:
         InputError: a path is not there, or holds no bag.
     """
-    found: dict[Path, Bag] = {}
+    search = _Search(output)
     for path in paths:
-        bags = list(_bags_at(path))
-        if not bags:
-            kind = (
-                "a folder without .mcap files" if path.is_dir() else "no .mcap file" if path.exists() else "not there"
-            )
-            raise InputError(f"{path}: {kind}; name a bag, an .mcap file or a folder of bags")
-        for bag in bags:
-            found.setdefault(bag.path.resolve(), bag)
-    names = [bag.name for bag in found.values()]
-    for bag in found.values():
+        search.add(Path(path))
+    bags = search.bags()
+    names = [bag.name for bag in bags]
+    for bag in bags:
         if names.count(bag.name) > 1:
             bag.name = str(bag.path)
-    return list(found.values())
+    return Found(bags, search.unread)
 
 
-def reader_of(channel: Channel) -> Read:
-    """Return what turns this channel's bytes into messages.
+class _Search:
+    """Collects the files that paths name, and puts them together to bags."""
 
-    Raises:
-        InputError: the bag does not define the type and it is not one that DiWA knows.
-    """
-    store = _store_of(channel.type, channel.encoding, channel.definition)
+    def __init__(self, output: Path | None) -> None:
+        self.unread: list[Unread] = []
+        self._seen = 0
+        self._output = None if output is None else output.resolve()
+        self._files: dict[Path, Path] = {}  # as found, by folder's real path and name
+        self._folders: dict[Path, Path] = {}  # as found, by real path: those that are searched whole
+        self._groups: dict[Path, list[Group]] = {}
 
-    def read(data: bytes | memoryview) -> Any:
+    def add(self, path: Path) -> None:
+        """Look for bags at a path; errors as `find`."""
+        before, unread = self._seen, UnreadFiles(path)
         try:
-            return store.deserialize_cdr(data, channel.type)
-        except (SerdeError, struct.error, IndexError, KeyError, ValueError, AssertionError) as error:
-            raise DamagedError(
-                f"{channel.topic}: a message of {len(data)} bytes is no {channel.type} ({error})"
-            ) from None
+            is_folder, is_there = path.is_dir(), path.exists()
+            if is_folder:
+                self._add_folder(path, unread)
+            elif is_there:
+                self._add_file(path, unread)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        if self._seen == before:
+            kind = "a folder without .mcap files" if is_folder else "no .mcap file" if is_there else "not there"
+            advice = "".join(f"; {found.reason}" for found in unread.found())
+            raise InputError(f"{path}: {kind}{advice}; name a bag, an .mcap file or a folder of bags")
+        self.unread += unread.found()
 
-    return read
+    def _add_folder(self, folder: Path, unread: UnreadFiles) -> None:
+        if folder.resolve() in self._folders:
+            self._seen += 1
+            return
+        self._folders[folder.resolve()] = folder
+        for child in sorted(folder.iterdir()):
+            try:
+                self._add_child(child, unread)
+            except OSError as error:
+                unread.add_folder(child, f"cannot be read ({error.strerror})")
 
+    def _add_child(self, child: Path, unread: UnreadFiles) -> None:
+        if child.is_dir() and child.name.endswith(TEMPORARY_SUFFIX):
+            if any(is_mcap(file) for file in child.rglob(f"*{MCAP}*")):
+                unread.add_folder(child, "an unfinished recording is not read unless it is named itself")
+        elif child.name.startswith("."):
+            return
+        elif child.is_dir():
+            self._add_folder(child, unread)
+        elif is_mcap(child) or child.parent.resolve() != self._output:
+            self._add_file(child, unread)
 
-def _bags_at(path: Path) -> Iterator[Bag]:
-    if path.is_file() and path.suffix == ".mcap":
-        yield Bag(path, path.stem, (path,))
-    elif path.is_dir():
-        files = _in_order(path)
-        if files:
-            yield Bag(path, path.resolve().name, files)
+    def _add_file(self, path: Path, unread: UnreadFiles) -> None:
+        if path.is_file() and is_mcap(path):
+            self._seen += 1
+            self._files.setdefault(_place_of(path), path)
         else:
-            for child in sorted(path.iterdir()):
-                if child.is_dir() and not child.name.startswith(".") and (files := _in_order(child)):
-                    yield Bag(child, child.name, files)
+            unread.add(path)
+
+    def bags(self) -> list[Bag]:
+        """Return a bag for each recording of which files were found, in the order of the first of them."""
+        taken: dict[tuple[Path, str], list[Path]] = {}
+        for place in self._files:
+            taken.setdefault((place.parent, self._group_of(place).files[0]), []).append(place)
+        return [self._bag(places) for places in taken.values()]
+
+    def _group_of(self, place: Path) -> Group:
+        folder, name = place.parent, unpacked_name(place.name)
+        if folder not in self._groups:
+            beside = {found.name for found in self._files if found.parent == folder}
+            with suppress(OSError):  # who may not list it may read a file in it
+                beside |= {path.name for path in folder.iterdir() if is_mcap(path) and not path.name.startswith(".")}
+            self._groups[folder] = groups_in(folder, beside)
+        return next(group for group in self._groups[folder] if name in group.files)
+
+    def _bag(self, places: list[Path]) -> Bag:
+        group, folder = self._group_of(places[0]), places[0].parent
+        by_name: dict[str, list[Path]] = {}
+        for place in sorted(places, key=lambda place: len(place.name)):  # the unpacked one first
+            by_name.setdefault(unpacked_name(place.name), []).append(self._files[place])
+        for path, *twins in by_name.values():
+            self.unread += [Unread(twin, f"not read: {path.name} beside it is the same, unpacked") for twin in twins]
+        files = tuple(by_name[name][0] for name in group.files if name in by_name)
+        missing = len(group.files) - len(files)
+        if missing:
+            what = f"{len(files)} of the {len(group.files)} files of one recording, without what the others hold"
+            self.unread.append(Unread(files[0], f"{what}, marks too; name their folder", missing))
+        if not missing and len(self._groups[folder]) == 1 and (folder in self._folders or len(files) > 1):
+            return Bag(self._folders.get(folder, files[0].parent), folder.name, files)
+        return Bag(files[0], stem_of(files[0].name) if len(files) == 1 else group.name, files)
 
 
-def _in_order(folder: Path) -> tuple[Path, ...]:
-    """Return the folder's .mcap files by their numbers; a recorder that splits counts them."""
-
-    def numbers(path: Path) -> list[tuple[int, str]]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.stem)]
-
-    return tuple(sorted((path for path in folder.glob("*.mcap") if path.is_file()), key=numbers))
-
-
-@lru_cache(maxsize=256)
-def _store_of(name: str, encoding: str, definition: str) -> Typestore:
-    try:
-        if definition:
-            parse = get_types_from_idl if encoding == "ros2idl" else get_types_from_msg
-            types = parse(definition) if encoding == "ros2idl" else parse(definition, name)  # type: ignore[call-arg]
-            store = get_typestore(Stores.EMPTY)
-        else:
-            store, types = get_typestore(Stores.ROS2_JAZZY), {}
-            for known, text in message_definitions().items():
-                types.update(get_types_from_msg(text, known))
-        store.register(types)
-    except (TypesysError, ValueError, KeyError) as error:
-        raise DamagedError(
-            f"the definition of {name} in the bag cannot be read ({' '.join(str(error).split())})"
-        ) from None
-    if name not in store.types:
-        raise InputError(f"type {name} is not defined in the bag; record it with storage id mcap")
-    return store
+def _place_of(path: Path) -> Path:
+    """Return what tells a file from all others; a link is a file of its own."""
+    return path.parent.resolve() / path.name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,24 @@ from numpy.typing import NDArray
 
 from diwa_runtime.actions import GRIPPER
 from diwa_runtime.errors import DiwaError, InputError, nearest
-from diwa_runtime.rows.assembler import MAX_GAP_S, Assembly, Rows, assemble
+from diwa_runtime.rows.assembler import Rows, assemble
+from diwa_runtime.rows.selection import names_changed
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import Spec
-from diwa_trainer.dataset import Dataset, DatasetWriter, Dropped, Episode, Source
-from diwa_trainer.ingest.bags import Bag, find_bags
+from diwa_trainer.dataset import Dataset, DatasetWriter, Dropped
+from diwa_trainer.ingest.bags import Bag, find
+from diwa_trainer.ingest.clocks import clocks_apart
 from diwa_trainer.ingest.frames import FrameReader
+from diwa_trainer.ingest.identity import KnownRows
+from diwa_trainer.ingest.losses import count_assembly, count_beyond, count_recording
 from diwa_trainer.ingest.marks import Span
+from diwa_trainer.ingest.older import NAMES, SAME, OlderDataset, about, may_have_names
+from diwa_trainer.ingest.parts import parts_of
 from diwa_trainer.ingest.recording import Recording, frames_of, read_recording
 
 MIN_ROWS = 2
 BLOCK = 64
 """Rows that are decoded and written at a time."""
-
-ROUNDING = 1e-3
-"""By which an action may exceed 1 through units and float32 alone."""
 
 Report = Callable[[str], None]
 
@@ -66,18 +70,24 @@ def ingest(
         InputError: no bag, nothing usable in them, or a bag that cannot be used; names it.
         StorageError: the disk refused.
     """
-    found = find_bags(bags)
+    found, unread = find(bags, Path(output))
     _check_apart(found, Path(output))
+    for item in unread:
+        report(f"warning: {item.path}: {item.reason}")
     sums = {bag.path: bag.sha256() for bag in found}
-    old = _older(Path(output), spec)
-    if old is not None and [source.sha256 for source in old.sources] == list(dict.fromkeys(sums.values())):
-        return old
+    old = OlderDataset.at(Path(output), spec)
+    if old is not None and old.is_of(sums.values()):
+        return old.dataset
     with DatasetWriter(output, spec, scene=_has_scene(spec)) as writer:
+        for item in unread:
+            writer.drop(str(item.path), item.reason, item.count)
         ingestion = _Ingestion(writer, spec, old, skip_damaged, workers, report)
         for bag in found:
             ingestion.add(bag, sums[bag.path])
         if not writer.episodes:
-            raise InputError(f"{found[0].path}: no episode can be made of {_these(found)}{_why(writer.dropped)}")
+            names = {bag.name for bag in found}
+            why = _why([item for item in writer.dropped if item.bag in names])
+            raise InputError(f"{found[0].path}: no episode can be made of {_these(found)}{why}")
     return Dataset.open(output)
 
 
@@ -101,7 +111,7 @@ class _Ingestion:
         self,
         writer: DatasetWriter,
         spec: Spec,
-        old: Dataset | None,
+        old: OlderDataset | None,
         skip_damaged: bool,
         workers: int,
         report: Report,
@@ -112,7 +122,11 @@ class _Ingestion:
         self._cameras = cameras
         self._fields = ("proprio", *(["scene"] if _has_scene(spec) else []), *cameras)
         self._known: dict[str, str] = {}
-        self._unknown: set[str] = set()  # tasks
+        self._known_rows = KnownRows()
+        self._names: dict[str, tuple[str, ...]] = {}
+        if may_have_names(spec):
+            writer.note(NAMES, self._names)
+        self._said: set[str] = set()
 
     def add(self, bag: Bag, sha256: str) -> None:
         """Add a bag's episodes.
@@ -125,10 +139,10 @@ class _Ingestion:
             return
         self._known[sha256] = bag.name
         before, start = self._writer.rows, time.monotonic()
-        source = next((s for s in self._old.sources if s.sha256 == sha256), None) if self._old is not None else None
+        old = self._old if self._old is not None and self._old.source(bag.name, sha256) is not None else None
         try:
-            if source is not None:
-                self._copy(bag, source)
+            if old is not None:
+                self._copy(bag, sha256, old)
             else:
                 self._read(bag, sha256)
         except DiwaError as error:
@@ -139,7 +153,7 @@ class _Ingestion:
             return
         rows = self._writer.rows - before
         self._writer.add_source(str(bag.path), sha256, rows)
-        self._tell(bag, rows, time.monotonic() - start, copied=source is not None)
+        self._tell(bag, rows, time.monotonic() - start, copied=old is not None)
 
     def _tell(self, bag: Bag, rows: int, seconds: float, copied: bool) -> None:
         if copied:
@@ -151,10 +165,13 @@ class _Ingestion:
     def _read(self, bag: Bag, sha256: str) -> None:
         try:
             recording = read_recording(bag, self._spec, self._fields, self._skip_damaged)
+            self._check_names(recording.names)
+            self._warn_of_clocks(recording)
             drafts = list(self._drafts(recording, sha256))
+            self._names.update(recording.names)
         except InputError as error:
             named = str(error) if str(error).startswith(str(bag.path)) else f"{bag.path}: {error}"
-            raise type(error)(named) from None
+            raise type(error)("; ".join([named, *bag.losses[:1]])) from None
         for loss in bag.losses:
             self._writer.drop(bag.name, loss)
             self._report(f"warning: {loss}")
@@ -163,18 +180,16 @@ class _Ingestion:
         else:
             for draft in drafts:
                 self._writer.add_episode(_arrays(draft.rows), **draft.about)
+                self._known_rows.add(bag.name, draft.rows.stamp, draft.rows.values["proprio"])
 
     def _drafts(self, recording: Recording, sha256: str) -> Iterator[EpisodeDraft]:
-        drop = self._writer.drop
         name = recording.bag.name
-        for reason, count in recording.cuts.stray.items():
-            drop(name, reason, count)
-        outside = _count_outside(recording)
-        if outside:
-            drop(name, "message of the robot's state outside of any episode", outside)
+        drop = partial(self._writer.drop, name)
+        max_gap_s = self._spec.max_gap_s
+        count_recording(recording, drop)
         for span in recording.cuts.spans:
             if span.discarded:
-                drop(name, "episode marked to be discarded")
+                drop("episode marked to be discarded")
                 continue
             self._warn_of_tasks(name, span)
             assembly = assemble(
@@ -182,23 +197,56 @@ class _Ingestion:
             )
             if assembly.faults:
                 fault = assembly.faults[0]
-                drop(name, f"episode with a faulty message ({fault.topic}: {fault.reason})")
+                drop(f"episode with a faulty message ({fault.topic}: {fault.reason})")
                 self._report(
                     f"warning: {name}: {fault.topic} at {fault.stamp} ns: {fault.reason}; its episode is left out"
                 )
                 continue
             _check_gripper(assembly.segments, self._spec)
-            _count_losses(assembly, name, drop)
-            parts = list(_parts(assembly.segments, span))
+            count_assembly(assembly, max_gap_s, drop)
+            parts = list(parts_of(assembly.segments, span, round(max_gap_s * NANOSECONDS)))
             lost = len(span.marks) - sum(len(part["marks"]) for _, part in parts)
             if lost:
-                drop(name, "mark of success that falls into a gap", lost)
+                drop("mark of success that falls into a gap", lost)
+            if not parts:
+                drop("episode without a row")
             for rows, part in parts:
                 if len(rows) < MIN_ROWS:
-                    drop(name, f"episode of fewer than {MIN_ROWS} rows")
-                else:
-                    _count_beyond(rows, name, drop)
+                    drop(f"episode of fewer than {MIN_ROWS} rows")
+                elif not self._is_known(name, *_reference(recording, rows)):
+                    count_beyond(rows, drop)
                     yield EpisodeDraft(rows, {**part, "seed": span.seed, "bag": name, "sha256": sha256})
+
+    def _is_known(self, name: str, stamps: NDArray[np.int64], values: NDArray[np.float32]) -> bool:
+        """Say whether an episode is of a recording that is in the dataset already, and count it."""
+        other = self._known_rows.same_as(name, stamps, values)
+        if other is None:
+            return False
+        self._writer.drop(name, f"{SAME} {other}")
+        self._say_once(f"warning: {name}: {SAME} {other}; left out")
+        return True
+
+    def _check_names(self, names: Mapping[str, tuple[str, ...]]) -> None:
+        """Refuse values that are selected by their place, and that had other names in a bag before."""
+        for values, found in names.items():
+            before = self._names.get(values, found)
+            if before != found:
+                raise InputError(names_changed(values, before, found))
+
+    def _warn_of_clocks(self, recording: Recording) -> None:
+        for topic, other, seconds in clocks_apart(recording.streams):
+            way = "ahead of" if seconds > 0 else "behind"
+            what = f"by time of receipt, {topic} is stamped {abs(seconds):.2f} s {way} {other}"
+            self._writer.drop(recording.bag.name, f"{what} (rows kept)")
+            self._report(
+                f"warning: {recording.bag.name}: {what}: rows put together what was not at the same time; set the "
+                "clocks, or find what delays one"
+            )
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            self._report(line)
 
     def _warn_of_tasks(self, name: str, span: Span) -> None:
         """Say which marked tasks nothing can be trained for."""
@@ -206,95 +254,63 @@ class _Ingestion:
         for task in dict.fromkeys([*([span.task] if span.task else []), *(task for _, task in span.marks)]):
             if task not in known:
                 self._writer.drop(name, f"mark of task {task!r}, which the Spec does not have (rows kept)")
-                if task not in self._unknown:
-                    self._unknown.add(task)
+                if task not in self._said:
+                    self._said.add(task)
                     advice = f"{nearest(task, known)}; nothing learns it"
                     self._report(f"warning: {name}: the Spec has no task {task!r}{advice}")
 
     def _write_with_frames(self, bag: Bag, drafts: Sequence[EpisodeDraft]) -> None:
         wanted = {name: [n for draft in drafts for n in draft.rows.values[name]] for name in self._cameras}
         messages = frames_of(bag, self._spec, self._skip_damaged)
+        asked = 0
         with FrameReader(self._spec.cameras, messages, wanted, self._workers) as reader:
             for draft in drafts:
+                asked += len(draft.rows)
                 try:
                     self._write_draft(draft, reader)
+                    self._known_rows.add(bag.name, draft.rows.stamp, draft.rows.values["proprio"])
                 except InputError as error:
                     self._writer.discard_episode()
                     self._writer.drop(bag.name, f"episode with a damaged image ({error})")
                     self._report(f"warning: {bag.name}: {error}; its episode is left out")
+                    for name in self._cameras:
+                        reader.pass_to(name, asked)
 
     def _write_draft(self, draft: EpisodeDraft, reader: FrameReader) -> None:
         numbers = _arrays(draft.rows)
         for start in range(0, len(draft.rows), BLOCK):
             block = {name: values[start : start + BLOCK] for name, values in numbers.items()}
             for name in self._cameras:
-                block[name] = reader.frames(name, draft.rows.values[name][start : start + BLOCK])
+                block[name] = reader.frames(name, len(block["stamp"]))
             self._writer.append(block)
         self._writer.end_episode(**draft.about)
 
-    def _copy(self, bag: Bag, source: Source) -> None:
+    def _copy(self, bag: Bag, sha256: str, old: OlderDataset) -> None:
         """Take over a bag's episodes from the older dataset."""
-        assert self._old is not None
-        names = {bag.name}
-        for episode in (e for e in self._old.episodes if e.sha256 == source.sha256):
-            names.add(episode.bag)
-            for start in range(episode.start, episode.end, BLOCK * BLOCK):
-                end = min(start + BLOCK * BLOCK, episode.end)
-                self._writer.append({name: array[start:end] for name, array in self._old.arrays.items()})
-            self._writer.end_episode(**_about(episode))
-        for item in self._old.dropped:
-            if item.bag in names:
-                self._writer.drop(item.bag, item.reason, item.count)
+        self._check_names(old.names)
+        self._names.update(old.names)
+        for episode in old.episodes(sha256):
+            stamps, proprio = old.dataset.stamp[episode.rows], old.dataset.proprio[episode.rows]
+            if not self._is_known(bag.name, stamps, proprio):
+                self._known_rows.add(bag.name, stamps, proprio)
+                for rows in old.rows(episode):
+                    self._writer.append(rows)
+                self._writer.end_episode(**about(episode))
+        for item in old.dropped(bag.name, sha256):
+            self._writer.drop(item.bag, item.reason, item.count)
 
 
-def _parts(segments: Sequence[Rows], span: Span) -> Iterator[tuple[Rows, dict[str, Any]]]:
-    """Give each gap-free part of an episode its marks.
-
-    Of a demonstration that a gap has split, the part with the task's success (or, failed or unjudged, the last part)
-    stays one; what comes before or after is play, since it neither starts nor ends as a demonstration does.
-    """
-    marks = [_marks_within(rows, span, first=n == 0, last=n == len(segments) - 1) for n, rows in enumerate(segments)]
-    keeper = len(segments) - 1
-    if span.outcome == "success":
-        keeper = next((n for n, part in enumerate(marks) if any(task == span.task for _, task in part)), -1)
-    for number, (rows, part) in enumerate(zip(segments, marks, strict=True)):
-        if span.task is not None and number == keeper:
-            about = {"kind": "demonstration", "task": span.task, "outcome": span.outcome}
-        else:
-            about = {"kind": "play", "task": None, "outcome": None}
-        yield rows, {**about, "marks": part}
-
-
-def _marks_within(rows: Rows, span: Span, first: bool, last: bool) -> list[tuple[int, str]]:
-    """Return (row, task) for the marks that fall on these rows; one between two rows belongs to the later.
-
-    Just after an episode's last row it belongs to that one: the message it was set at need not have become a row.
-    """
-    found = []
-    for stamp, task in span.marks:
-        row = int(np.searchsorted(rows.stamp, stamp))
-        if last and row == len(rows) and stamp - rows.stamp[-1] <= MAX_GAP_S * NANOSECONDS:
-            found.append((row - 1, task))
-        elif row < len(rows) and (row > 0 or first or stamp == rows.stamp[0]):
-            found.append((row, task))
-    return found
+def _reference(recording: Recording, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return stamps (n,) and values (n, k) of the messages of the reference stream from the first row to the last."""
+    data = next(data for data in recording.streams if data.stream.field == "proprio")
+    stamps, values = data.between(int(rows.stamp[0]), int(rows.stamp[-1]))
+    return np.array(stamps, np.int64), np.array(values, np.float32)
 
 
 def _arrays(rows: Rows) -> dict[str, NDArray[Any]]:
     """Return the fields that are numbers."""
     numbers = {name: values for name, values in rows.values.items() if not isinstance(values, list)}
     return {"stamp": rows.stamp, "action": rows.action, **numbers}
-
-
-def _count_losses(assembly: Assembly, name: str, drop: Callable[[str, str, int], None]) -> None:
-    for topic, count in assembly.missing.items():
-        drop(name, f"row without a fresh message of {topic}", count)
-    for topic, count in assembly.repeated.items():
-        drop(name, f"message of {topic} with the stamp of the one before", count)
-    if assembly.held:
-        drop(name, "gap of up to 0.2 s: the row before it is held (rows kept)", assembly.held)
-    if len(assembly.segments) > 1:
-        drop(name, "gap of more than 0.2 s: the episode is split there (rows kept)", len(assembly.segments) - 1)
 
 
 def _check_gripper(segments: Sequence[Rows], spec: Spec) -> None:
@@ -309,36 +325,8 @@ def _check_gripper(segments: Sequence[Rows], spec: Spec) -> None:
             )
 
 
-def _count_beyond(rows: Rows, name: str, drop: Callable[[str, str, int], None]) -> None:
-    """Count rows that moved further than a command may, as an arm guided by hand does: no policy can follow them."""
-    beyond = int((np.abs(rows.action) > 1 + ROUNDING).any(axis=-1).sum())
-    if beyond:
-        drop(name, "row that moves further than an action of 1: guide more slowly (rows kept)", beyond)
-
-
-def _count_outside(recording: Recording) -> int:
-    """Count the reference's messages that belong to no episode."""
-    data = next(data for data in recording.streams if data.stream.field == "proprio")
-    return len(data.stamps) - sum(len(data.between(span.start, span.end)[0]) for span in recording.cuts.spans)
-
-
-def _about(episode: Episode) -> dict[str, Any]:
-    marks = [(row - episode.start, task) for row, task in episode.marks]
-    about = {name: getattr(episode, name) for name in ("kind", "task", "outcome", "seed", "bag", "sha256")}
-    return {**about, "marks": marks}
-
-
 def _has_scene(spec: Spec) -> bool:
     return spec.mode != "vision"
-
-
-def _older(output: Path, spec: Spec) -> Dataset | None:
-    """Return the dataset that lies at `output`, if it can be used and is of this Spec."""
-    try:
-        old = Dataset.open(output)
-    except DiwaError:
-        return None
-    return old if old.spec == spec else None
 
 
 def _check_apart(bags: Sequence[Bag], output: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
-from diwa_runtime.errors import InputError
 from diwa_runtime.events import NO_SEED, EventKind
+from diwa_runtime.rows.order import LAST_STAMP
 from diwa_trainer.dataset import EpisodeOutcome
 
-FOREVER = 2**63 - 1
+FOREVER = LAST_STAMP
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,39 @@ WHOLE_BAG = Cuts((Span(0, FOREVER),), Counter())
 """What a bag without any mark is: play from end to end."""
 
 
+class Marks:
+    """The marks of a bag, as they lie in it.
+
+    Attributes:
+        stray: how many cannot be used, by what is wrong with them.
+    """
+
+    def __init__(self) -> None:
+        self.stray: Counter[str] = Counter()
+        self._found: list[tuple[int, int, Event]] = []
+
+    def add(self, event: Event, receipt_ns: int) -> None:
+        """Take one mark."""
+        if not 0 <= event.stamp <= LAST_STAMP:
+            self.stray["mark of an impossible time"] += 1
+        elif event.kind not in list(EventKind):
+            self.stray[f"mark of kind {event.kind}, which is not known"] += 1
+        else:
+            self._found.append((event.stamp, receipt_ns, event))
+
+    def cut(self, first: int) -> Cuts:
+        """Cut a bag, whose first message is of `first` ns, by its marks in order of time; without any, not at all."""
+        received = sorted(self._found, key=lambda found: found[1])
+        newest = accumulate((stamp for stamp, _, _ in received), max)
+        late = sum(stamp < before for (stamp, _, _), before in zip(received[1:], newest, strict=False))
+        if late:
+            self.stray["mark that came after a later one (kept, in order of time)"] += late
+        events = [event for _, _, event in sorted(received, key=lambda found: found[:2])]
+        events = without_stale(events, first)
+        cuts = cut(events) if events else WHOLE_BAG
+        return Cuts(cuts.spans, self.stray + cuts.stray)
+
+
 def without_stale(events: Sequence[Event], first: int) -> list[Event]:
     """Leave out the marks of episodes that were over before the bag's first message, at `first` ns.
 
@@ -69,22 +103,12 @@ def without_stale(events: Sequence[Event], first: int) -> list[Event]:
 
 
 def cut(events: Iterable[Event]) -> Cuts:
-    """Cut by marks in order of time; an episode that nothing ends goes on to the end of the bag.
-
-    Raises:
-        InputError: the marks' time goes backwards, or a mark is of no known kind.
-    """
+    """Cut by marks in order of time; an episode that nothing ends goes on to the end of the bag."""
     spans: list[Span] = []
     stray: Counter[str] = Counter()
     running: Span | None = None
-    newest = 0
     for event in events:
-        if event.stamp < newest:
-            raise InputError(
-                f"episode/event: time goes backwards by {(newest - event.stamp) / 1e9:.3f} s; record again"
-            )
-        newest = event.stamp
-        kind = _kind_of(event)
+        kind = EventKind(event.kind)
         if kind is EventKind.START:
             if running is not None:
                 spans.append(replace(running, end=event.stamp - 1))
@@ -111,10 +135,3 @@ def _judged(span: Span, kind: EventKind, event: Event) -> Span:
         return span
     outcome = "success" if task == span.task else span.outcome
     return replace(span, outcome=outcome, marks=(*span.marks, (event.stamp, task)))
-
-
-def _kind_of(event: Event) -> EventKind:
-    try:
-        return EventKind(event.kind)
-    except ValueError:
-        raise InputError(f"episode/event: a mark is of kind {event.kind}, which is not known") from None

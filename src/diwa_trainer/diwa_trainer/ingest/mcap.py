@@ -6,33 +6,29 @@ The format: https://mcap.dev/spec.
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 from struct import error as StructError
-from typing import BinaryIO
-
-import lz4.frame  # type: ignore[import-untyped]
+from typing import NamedTuple
 
 from diwa_runtime.errors import InputError, one_line
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from diwa_trainer.ingest.sources import Source, open_source, unpacked
 
 MAGIC = b"\x89MCAP0\r\n"
 MAX_CHUNK_BYTES = 1 << 30
 
 _SCHEMA, _CHANNEL, _MESSAGE, _CHUNK, _DATA_END, _FOOTER = 0x03, 0x04, 0x05, 0x06, 0x0F, 0x02
-_FOOTER_BYTES = 37
+_READ = (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK)
+_NO_RECORD = 0x00
+"""No record is of that code: it is what a crash of the file system leaves."""
 _RECORD = Struct("<BQ")
 _MESSAGE_HEAD = Struct("<HIQQ")
 _CHUNK_HEAD = Struct("<QQQI")
 _U16, _U32, _U64 = Struct("<H"), Struct("<I"), Struct("<Q")
+_DAMAGED = (StructError, ValueError, KeyError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -43,17 +39,23 @@ class Channel:
         topic: its full name.
         type: ROS message type, ``package/msg/Name``.
         encoding: of the definition: ``ros2msg``, ``ros2idl`` or ``""`` where there is none.
-        definition: the type's text, with those it depends on.
+        text: the type's definition, with those it depends on, as it lies in the file.
+        message_encoding: of its messages: ``cdr`` by ROS 2.
     """
 
     topic: str
     type: str
     encoding: str
-    definition: str
+    text: bytes
+    message_encoding: str = "cdr"
+
+    @property
+    def definition(self) -> str:
+        """The definition; bytes that are no UTF-8, which stand in comments, are replaced."""
+        return self.text.decode("utf-8", "replace")
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """One message as it was recorded: its channel, the time of receipt (ns) and the serialized bytes."""
 
     channel: Channel
@@ -85,7 +87,8 @@ class McapFile:
         self.losses: list[str] = []
         self.channels: dict[int, Channel] = {}
         self._skip_damaged = skip_damaged
-        self._schemas: dict[int, tuple[str, str, str]] = {}
+        self._schemas: dict[int, tuple[str, str, bytes]] = {}
+        self._has_summary_read = False
 
     def messages(self) -> Iterator[Message]:
         """Yield all messages in the order of the file.
@@ -97,138 +100,154 @@ class McapFile:
         self.losses.clear()
         try:
             with open(self.path, "rb") as file:
-                size = file.seek(0, 2)
-                file.seek(0)
-                head = file.read(len(MAGIC))
-                if len(head) < len(MAGIC) and MAGIC.startswith(head):
-                    self._cut(0, size)
-                    return
-                if head != MAGIC:
-                    raise InputError(f"{self.path}: not an MCAP file ({size} bytes); remove it or record again")
-                if self._skip_damaged:
-                    self._read_summary(file, size)
-                yield from self._records(file, size)
+                source = open_source(file)
+                head = source.read(len(MAGIC))
+                if head == MAGIC:
+                    yield from self._records(source)
+                elif (MAGIC.startswith(head) or not any(head)) and not source.complaint:
+                    self._end_early(source, 0)
+                else:
+                    raise InputError(
+                        f"{self.path}: not an MCAP file ({self.path.stat().st_size} bytes); remove it or record again"
+                    )
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
 
-    def _records(self, file: BinaryIO, size: int) -> Iterator[Message]:
+    def _records(self, source: Source) -> Iterator[Message]:
         while True:
-            start = file.tell()
-            head = file.read(_RECORD.size)
+            start = source.offset
+            head = source.read(_RECORD.size)
             if len(head) < _RECORD.size:
-                self._cut(start, size)
+                self._end_early(source, start)
                 return
             code, length = _RECORD.unpack(head)
-            if length > size - file.tell():
-                self._overlong(file, start, length, size)
+            if not _is_possible(source, head):
+                self._end_early(source, start, f"a record at offset {start:,} claims {length:,} bytes")
                 return
             if code in (_DATA_END, _FOOTER):
                 return
-            if code not in (_SCHEMA, _CHANNEL, _MESSAGE, _CHUNK):
-                file.seek(length, 1)
-                continue
-            body = memoryview(file.read(length))
+            body = memoryview(source.read(length) if code in _READ else b"")
+            if len(body) < length and (code in _READ or not source.skip(length)):
+                self._end_early(source, start)
+                return
             try:
-                yield from self._chunk(body) if code == _CHUNK else self._record(code, body)
-            except (StructError, ValueError, KeyError, RuntimeError, zstd.ZstdError) as error:
-                self._damage(
-                    f"{length + _RECORD.size:,} bytes at offset {start:,} are damaged ({one_line(error)[:120]})"
-                )
+                yield from self._contents(source, code, body)
+            except _DAMAGED as error:
+                what = f"{length + _RECORD.size:,} bytes at offset {start:,} are damaged ({one_line(error)[:120]})"
+                head = source.peek(_RECORD.size)
+                if len(head) < _RECORD.size or not _is_possible(source, head, _RECORD.size):
+                    self._end_early(source, start, what)
+                    return
+                self._damage(what)
 
-    def _chunk(self, body: memoryview) -> Iterator[Message]:
+    def _contents(self, source: Source, code: int, body: memoryview) -> Iterator[Message]:
+        if code == _CHUNK:
+            yield from self._chunk(body)
+        elif code == _MESSAGE:
+            head = source.peek(_RECORD.size)  # without a chunk's checksum, a spoilt end may begin in the message
+            if len(head) == _RECORD.size and not _is_possible(source, head, _RECORD.size):
+                raise ValueError("no record follows it")
+            yield self._message(body)
+        else:
+            self._learn(code, body)
+
+    def _chunk(self, body: memoryview) -> list[Message]:
+        """Return a chunk's messages, if all of it is whole."""
         *_, unpacked_size, checksum = _CHUNK_HEAD.unpack_from(body)
         compression, at = _string(body, _CHUNK_HEAD.size)
         (packed_size,) = _U64.unpack_from(body, at)
         packed = body[at + 8 : at + 8 + packed_size]
         if len(packed) != packed_size:
             raise ValueError(f"a chunk of {packed_size} bytes does not fit its record")
-        records = _unpacked(packed, compression, unpacked_size)
+        if unpacked_size > MAX_CHUNK_BYTES:
+            raise ValueError(f"a chunk claims {unpacked_size:,} bytes")
+        records = unpacked(packed, compression, unpacked_size)
         if checksum and zlib.crc32(records) != checksum:
             raise ValueError("its checksum is wrong")
-        at = 0
+        at, found = 0, list[Message]()
         while at < len(records):
             code, length = _RECORD.unpack_from(records, at)
             at += _RECORD.size
-            if length > len(records) - at:
+            if code == _NO_RECORD or length > len(records) - at:
                 raise ValueError(f"a record of {length} bytes does not fit its chunk")
-            yield from self._record(code, records[at : at + length])
+            if code == _MESSAGE:
+                found.append(self._message(records[at : at + length]))
+            else:
+                self._learn(code, records[at : at + length])
             at += length
+        return found
 
-    def _record(self, code: int, body: memoryview) -> Iterator[Message]:
-        if code == _MESSAGE:
-            channel, _, receipt_ns, _ = _MESSAGE_HEAD.unpack_from(body)
-            yield Message(self.channels[channel], receipt_ns, body[_MESSAGE_HEAD.size :])
-        elif code == _SCHEMA:
+    def _message(self, body: memoryview) -> Message:
+        channel, _, receipt_ns, _ = _MESSAGE_HEAD.unpack_from(body)
+        return Message(self.channels[channel], receipt_ns, body[_MESSAGE_HEAD.size :])
+
+    def _learn(self, code: int, body: memoryview) -> None:
+        """Take a schema or a channel; other records say nothing that is needed."""
+        if code == _SCHEMA:
             (number,) = _U16.unpack_from(body)
             name, at = _string(body, 2)
             encoding, at = _string(body, at)
-            self._schemas[number] = (name, encoding, _string(body, at)[0])
+            self._schemas[number] = (name, encoding, bytes(_bytes(body, at)[0]))
         elif code == _CHANNEL:
             number, schema = _U16.unpack_from(body)[0], _U16.unpack_from(body, 2)[0]
-            self.channels[number] = Channel(_string(body, 4)[0], *self._schemas.get(schema, ("", "", "")))
+            topic, at = _string(body, 4)
+            channel = Channel(topic, *self._schemas.get(schema, ("", "", b"")), _string(body, at)[0])
+            if self.channels.get(number) != channel:  # a channel may stand in every chunk
+                self.channels[number] = channel
 
-    def _read_summary(self, file: BinaryIO, size: int) -> None:
+    def _read_summary(self) -> None:
         """Learn the channels from the file's end, where they are repeated: the chunk that has them may be damaged."""
-        back_to = file.tell()
-        try:
-            file.seek(max(size - _FOOTER_BYTES, 0))
-            footer = file.read()
-            (summary_start,) = _U64.unpack_from(footer, _RECORD.size)
-            if footer.endswith(MAGIC) and footer[0] == _FOOTER and 0 < summary_start < size:
-                file.seek(summary_start)
-                summary = memoryview(file.read())
-                at = 0
-                while summary[at] in (_SCHEMA, _CHANNEL):
-                    code, length = _RECORD.unpack_from(summary, at)
-                    at += _RECORD.size
-                    for _ in self._record(code, summary[at : at + length]):
-                        pass
-                    at += length
-        except (StructError, ValueError, IndexError):
-            pass
-        file.seek(back_to)
+        with open(self.path, "rb") as file:
+            source = open_source(file)
+            source.skip(len(MAGIC))
+            is_summary = False
+            while len(head := source.read(_RECORD.size)) == _RECORD.size:
+                code, length = _RECORD.unpack(head)
+                if is_summary and code in (_SCHEMA, _CHANNEL) and source.holds(length) and length <= MAX_CHUNK_BYTES:
+                    try:
+                        self._learn(code, memoryview(source.read(length)))
+                    except _DAMAGED:
+                        return
+                elif code in (_NO_RECORD, _FOOTER) or not source.holds(length) or not source.skip(length):
+                    return
+                is_summary = is_summary or code == _DATA_END
 
-    def _overlong(self, file: BinaryIO, start: int, length: int, size: int) -> None:
-        """Tell a file that was cut off, whose last record is naturally too long, from one with a wrong length."""
-        file.seek(max(size - len(MAGIC), 0))
-        if file.read() != MAGIC:
-            self._cut(start, size)
+    def _end_early(self, source: Source, start: int, what: str = "") -> None:
+        """Tell a file that was cut off, or whose end a crash spoilt, from one that is damaged before its end."""
+        is_finished = source.ends_with(MAGIC)
+        lost = f"{source.size - start:,}"
+        if source.complaint:
+            self._damage(f"its packing is damaged ({source.complaint}); from offset {start:,} on all is lost")
+        elif what and is_finished:
+            self._damage(f"{what}; from there on {lost} are lost")
         else:
-            self._damage(
-                f"a record at offset {start:,} claims {length:,} bytes; from there on {size - start:,} are lost"
-            )
-
-    def _cut(self, start: int, size: int) -> None:
-        self.losses.append(
-            f"{self.path}: was cut off; read up to its last whole chunk, the last {size - start:,} bytes lost"
-        )
+            rest = f"the last {lost} bytes lost{', and what was packed after them' if source.is_cut else ''}"
+            self.losses.append(f"{self.path}: was cut off; read up to its last whole chunk, {rest}")
 
     def _damage(self, what: str) -> None:
         if not self._skip_damaged:
             raise DamagedError(f"{self.path}: {what}; leave out what is damaged with --skip-damaged, or record again")
         self.losses.append(f"{self.path}: {what}; left out")
+        if not self._has_summary_read:
+            self._has_summary_read = True
+            self._read_summary()
 
 
-def _unpacked(packed: memoryview, compression: str, size: int) -> memoryview:
-    """Unpack a chunk that claims `size` bytes, never more than one byte beyond."""
-    if size > MAX_CHUNK_BYTES:
-        raise ValueError(f"a chunk claims {size:,} bytes")
-    if compression == "":
-        records = bytes(packed)
-    elif compression == "zstd":
-        records = zstd.ZstdDecompressor().decompress(packed, max_length=size + 1)
-    elif compression == "lz4":
-        records = lz4.frame.LZ4FrameDecompressor().decompress(packed, max_length=size + 1)
-    else:
-        raise ValueError(f"compression {compression!r} is not known")
-    if len(records) != size:
-        raise ValueError(f"a chunk of {size:,} bytes unpacks to another size")
-    return memoryview(records)
+def _is_possible(source: Source, head: bytes, read_on: int = 0) -> bool:
+    """Say whether a record with this head can follow, `read_on` bytes of which are still to be read."""
+    code, length = _RECORD.unpack(head)
+    return code != _NO_RECORD and source.holds(length + read_on) and not (code in _READ and length > MAX_CHUNK_BYTES)
 
 
-def _string(body: memoryview, at: int) -> tuple[str, int]:
+def _bytes(body: memoryview, at: int) -> tuple[memoryview, int]:
     (length,) = _U32.unpack_from(body, at)
     end = at + 4 + length
     if end > len(body):
         raise ValueError(f"a text of {length} bytes does not fit its record")
-    return str(body[at + 4 : end], "utf-8"), end
+    return body[at + 4 : end], end
+
+
+def _string(body: memoryview, at: int) -> tuple[str, int]:
+    """Return a name, and where it ends. One that is no UTF-8 is not ours: nothing asks for what it names."""
+    name, end = _bytes(body, at)
+    return str(name, "utf-8", "backslashreplace"), end

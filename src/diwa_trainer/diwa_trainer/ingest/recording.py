@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from diwa_runtime import events
 from diwa_runtime.errors import InputError
-from diwa_runtime.rows.assembler import selection_of
-from diwa_runtime.rows.streams import nanoseconds_of, stamp_of, streams_of
-from diwa_runtime.spec import Spec, StreamSpec
-from diwa_trainer.ingest.bags import Bag, Read, reader_of
-from diwa_trainer.ingest.marks import WHOLE_BAG, Cuts, Event, cut, without_stale
+from diwa_runtime.rows.order import LAST_STAMP, Verdict
+from diwa_runtime.rows.selection import Selector
+from diwa_runtime.rows.streams import NANOSECONDS, nanoseconds_of, stamp_of, streams_of
+from diwa_runtime.spec import Spec, StreamSpec, Timeline
+from diwa_trainer.ingest.bags import Bag
+from diwa_trainer.ingest.definitions import Read
+from diwa_trainer.ingest.marks import Cuts, Event, Marks
 from diwa_trainer.ingest.mcap import Message
+from diwa_trainer.ingest.stream_data import UNSENT, About, StreamData
+from diwa_trainer.ingest.topics import TopicNames, messages_of
 
 ADVICE = {"scene": "publish it, for only scenes can be trained on, or keep the bag as a dataset of --mode vision"}
 """What to do where no message of a field was recorded."""
-
-
-@dataclass
-class StreamData:
-    """One stream of a bag: stamps (ns) in order and a value each; a frame's value is its number in the bag."""
-
-    stream: StreamSpec
-    stamps: list[int] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-
-    def between(self, start: int, end: int) -> tuple[list[int], list[Any]]:
-        """Return stamps and values with `start` <= stamp <= `end`."""
-        at = slice(bisect_left(self.stamps, start), bisect_right(self.stamps, end))
-        return self.stamps[at], self.values[at]
 
 
 @dataclass(frozen=True)
@@ -45,11 +33,15 @@ class Recording:
         bag: where it lies.
         streams: in the order of `streams_of(spec, fields)`.
         cuts: its episodes.
+        left_out: how many messages were left out, by what is wrong with them.
+        names: by topic and path, the names beside values that are selected by their place.
     """
 
     bag: Bag
     streams: tuple[StreamData, ...]
     cuts: Cuts
+    left_out: Mapping[str, int]
+    names: Mapping[str, tuple[str, ...]]
 
 
 def read_recording(bag: Bag, spec: Spec, fields: Sequence[str], skip_damaged: bool = False) -> Recording:
@@ -62,110 +54,146 @@ def read_recording(bag: Bag, spec: Spec, fields: Sequence[str], skip_damaged: bo
         skip_damaged: leave out damaged chunks.
 
     Raises:
-        InputError: a topic is missing or of another type, time goes backwards, or messages do not fit the Spec.
+        InputError: a topic is missing or of another type, none of its messages can be used, or its clock went back.
+        NamesChangedError: values are selected by their place, which changes.
         DamagedError: what was recorded is damaged, and damage is not to be skipped.
     """
-    wanted = streams_of(spec, (*fields, "action"))
-    cameras = {camera.name for camera in spec.cameras}
-    streams = [StreamData(stream) for stream in wanted]
-    selections = [selection_of(spec, stream) for stream in wanted]
-    topics = TopicNames({stream.topic: stream.type for stream in wanted} | {events.TOPIC: events.TYPE})
-    marks: list[Event] = []
-    for topic, message, receipt_ns in decoded(bag, topics, skip_damaged):
-        if topic == events.TOPIC:
-            marks.append(_event(message))
-            continue
-        for data, selection in zip(streams, selections, strict=True):
-            if data.stream.topic == topic:
-                value = len(data.values) if data.stream.field in cameras else selection.values(message)  # type: ignore[union-attr]
-                data.stamps.append(stamp_of(message, data.stream, receipt_ns))
-                data.values.append(value)
-    _check_topics(topics, wanted)
-    for data in streams:
-        _check_order(data)
-    first = min((data.stamps[0] for data in streams if data.stamps), default=0)
-    marks = without_stale(marks, first)
-    return Recording(bag, tuple(streams), cut(marks) if marks else WHOLE_BAG)
+    reading = _Reading(spec, fields)
+    for topic, read, message in messages_of(bag, reading.topics, skip_damaged):
+        reading.add(topic, read, message)
+    return reading.finish(bag)
 
 
-def frames_of(bag: Bag, spec: Spec, skip_damaged: bool = False) -> Iterator[tuple[str, Any]]:
-    """Yield (camera's name, message) of every frame, in the bag's order."""
+def frames_of(bag: Bag, spec: Spec, skip_damaged: bool = False) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Yield (camera's name, what reads the message) of every frame, in the bag's order."""
     streams = streams_of(spec, [camera.name for camera in spec.cameras])
     fields = {stream.topic: stream.field for stream in streams}
     topics = TopicNames({stream.topic: stream.type for stream in streams})
-    for topic, message, _ in decoded(bag, topics, skip_damaged):
-        yield fields[topic], message
+    for topic, read, message in messages_of(bag, topics, skip_damaged):
+        yield fields[topic], partial(read, message.data)
 
 
-class TopicNames:
-    """Which of a bag's topics is which of the Spec's; the Spec's are relative to a namespace that is not told.
+class _Reading:
+    """Takes the messages of a bag as they lie in it."""
 
-    Attributes:
-        found: full name by the Spec's name.
-        others: what else the bag has.
-    """
+    def __init__(self, spec: Spec, fields: Sequence[str]) -> None:
+        wanted = streams_of(spec, (*fields, "action"))
+        self.topics = TopicNames({stream.topic: stream.type for stream in wanted} | {events.TOPIC: events.TYPE})
+        self._streams = [StreamData(stream) for stream in wanted]
+        self._selector: Selector[About] = Selector(spec, wanted)
+        self._is_camera = [selection is None for selection in self._selector.selections]
+        self._max_gap = round(spec.max_gap_s * NANOSECONDS)
+        self._of_topic: defaultdict[str, dict[Timeline, list[int]]] = defaultdict(dict)
+        for index, stream in enumerate(wanted):
+            self._of_topic[stream.topic].setdefault(stream.timeline, []).append(index)
+        self._counts: Counter[str] = Counter()
+        self._left_out: defaultdict[str, set[int]] = defaultdict(set)
+        self._errors: dict[int, InputError] = {}
+        self._reasons: dict[str, str] = {}
+        self._marks = Marks()
 
-    def __init__(self, types: Mapping[str, str]) -> None:
-        """Look for topics of these names and types."""
-        self._types = dict(types)
-        self.found: dict[str, str] = {}
-        self.others: set[str] = set()
+    def add(self, topic: str, read: Read, message: Message) -> None:
+        """Take the next message of a topic; what cannot be used is left out and counted."""
+        number = self._counts[topic]
+        self._counts[topic] += 1
+        try:
+            decoded = read(message.data)
+            if topic == events.TOPIC:
+                self._marks.add(_event(decoded), message.receipt_ns)
+        except InputError as error:
+            if topic == events.TOPIC:
+                self._marks.stray["mark that cannot be read"] += 1
+            for indices in self._of_topic[topic].values():
+                self._note_unusable(indices, number, error)
+            return
+        for indices in self._of_topic[topic].values():
+            try:
+                about = _about(decoded, self._streams[indices[0]].stream, message.receipt_ns, number)
+            except InputError as error:
+                self._note_unusable(indices, number, error)
+                continue
+            for index in indices:
+                payload = number if self._is_camera[index] else decoded
+                for found in self._selector.select(index, payload, about):
+                    self._take(*found)
 
-    def of(self, topic: str, kind: str) -> str | None:
-        """Return the Spec's name of a topic of the bag; None where the Spec does not name it.
+    def _take(self, index: int, about: About, value: Any) -> None:
+        if isinstance(value, InputError):
+            self._note_unusable([index], about.number, value)
+        elif 0 <= about.stamp <= LAST_STAMP:
+            self._streams[index].abouts.append(about)
+            self._streams[index].values.append(value)
+        else:
+            self._note(index, about.number, Verdict.ALONE)
 
-        Raises:
-            InputError: it is of another type, or two of the bag's topics fit the same name.
-        """
-        name = next((name for name in self._types if f"/{topic}".endswith(f"/{name}")), None)
-        if name is None:
-            self.others.add(topic)
-            return None
-        if self.found.setdefault(name, topic) != topic:
-            raise InputError(f"both {self.found[name]} and {topic} could be {name!r}; record one robot a bag")
-        if kind != self._types[name]:
-            raise InputError(
-                f"topic {topic} is of type {kind}, the Spec has {self._types[name]}; give a Spec for this robot"
-            )
-        return name
+    def _note_unusable(self, indices: Sequence[int], number: int, error: InputError) -> None:
+        for index in indices:
+            self._errors.setdefault(index, error)
+            topic = self._streams[index].stream.topic
+            reason = self._reasons.setdefault(topic, f"message of {topic} that cannot be read ({error})")
+            self._left_out[reason].add(number)
 
+    def _note(self, index: int, number: int, verdict: Verdict) -> None:
+        self._left_out[f"message of {self._streams[index].stream.topic} {verdict.value}"].add(number)
 
-def decoded(bag: Bag, topics: TopicNames, skip_damaged: bool) -> Iterator[tuple[str, Any, int]]:
-    """Yield (the Spec's topic, message, time of receipt in ns) of all messages of these topics, in the bag's order."""
-    # Channels are told apart by identity: comparing them would compare the texts of their definitions.
-    readers: dict[int, tuple[str, Read] | None] = {}
-    seen: list[Message] = []
-    for message in bag.messages(skip_damaged):
-        channel = message.channel
-        if id(channel) not in readers:
-            seen.append(message)
-            name = topics.of(channel.topic, channel.type)
-            readers[id(channel)] = None if name is None else (name, reader_of(channel))
-        reader = readers[id(channel)]
-        if reader is not None:
-            yield reader[0], reader[1](message.data), message.receipt_ns
+    def finish(self, bag: Bag) -> Recording:
+        """Put all in order and return it; errors as `read_recording`."""
+        for index, data in enumerate(self._streams):
+            self._check_usable(index, data)
+        for index, data in enumerate(self._streams):
+            self._put_in_order(index, data)
+        first = min((data.stamps[0] for data in self._streams if data.stamps), default=0)
+        names = {
+            f"{selection.stream.topic}: {path!r}": found
+            for selection in self._selector.selections
+            if selection is not None
+            for path, found in selection.names.items()
+        }
+        left_out = {reason: len(numbers) for reason, numbers in self._left_out.items()}
+        return Recording(bag, tuple(self._streams), self._marks.cut(first), left_out, names)
 
-
-def _event(message: Any) -> Event:
-    return Event(nanoseconds_of(message.header.stamp), int(message.kind), str(message.task), int(message.seed))
-
-
-def _check_topics(topics: TopicNames, wanted: Sequence[StreamSpec]) -> None:
-    for stream in wanted:
-        if stream.topic not in topics.found:
-            has = ", ".join(sorted({*topics.others, *topics.found.values()})) or "no topics"
+    def _check_usable(self, index: int, data: StreamData) -> None:
+        """Refuse a stream without any message, and say why there is none."""
+        stream = data.stream
+        if data.abouts:
+            return
+        if stream.topic not in self.topics.found:
+            has = ", ".join(sorted({*self.topics.others, *self.topics.found.values()})) or "no topics"
             raise InputError(
                 f"no messages of topic {stream.topic!r}, which {stream.field!r} needs (it has {has}); "
                 f"{ADVICE.get(stream.field, 'record it')}"
             )
-
-
-def _check_order(data: StreamData) -> None:
-    stamps: NDArray[np.int64] = np.array(data.stamps, np.int64)
-    backwards = np.flatnonzero(np.diff(stamps) < 0)
-    if len(backwards):
-        at = int(backwards[0])
+        if index in self._errors:
+            raise self._errors[index]
+        by_name = any(":" in path for path in stream.select)
+        why = f"has a name that {list(stream.select)} stands for" if by_name else "has a time that can be"
         raise InputError(
-            f"{data.stream.topic}: time goes backwards by {(stamps[at] - stamps[at + 1]) / 1e9:.6f} s at message "
-            f"{at + 2} (stamp {stamps[at + 1]} ns after {stamps[at]} ns); record it again with one clock"
+            f"{stream.topic}: none of its {self._counts[stream.topic]} messages {why}; give a Spec for this robot"
         )
+
+    def _put_in_order(self, index: int, data: StreamData) -> None:
+        """Leave out what does not stand in its place in time."""
+        for number, verdict in data.put_in_order(self._max_gap):
+            self._note(index, number, verdict)
+
+
+def _about(message: Any, stream: StreamSpec, receipt_ns: int, number: int) -> About:
+    stamp = stamp_of(message, stream, receipt_ns)
+    sent = stamp if stream.timeline == "sensor" else _sent(message)
+    return About(stamp, sent, min(receipt_ns, LAST_STAMP), number)
+
+
+def _sent(message: Any) -> int:
+    """Return when a message was sent by its own word, ns; UNSENT where it has none that can be."""
+    try:
+        stamp = nanoseconds_of(message.header.stamp)
+    except AttributeError:
+        return UNSENT
+    return stamp if 0 <= stamp <= LAST_STAMP else UNSENT
+
+
+def _event(message: Any) -> Event:
+    try:
+        return Event(nanoseconds_of(message.header.stamp), int(message.kind), str(message.task), int(message.seed))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{events.TOPIC}: {error}") from None
