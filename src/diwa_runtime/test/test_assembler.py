@@ -9,8 +9,11 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from diwa_runtime.errors import InputError
-from diwa_runtime.rows.assembler import Assembler, LiveAssembler, assemble, selection_of, stack_rows
+from diwa_runtime.rows.assembler import Assembler, assemble
 from diwa_runtime.rows.images import decode_image, encode_jpeg
+from diwa_runtime.rows.live import LiveAssembler
+from diwa_runtime.rows.row import stack_rows
+from diwa_runtime.rows.selection import Selector
 from diwa_runtime.rows.streams import stamp_of
 from diwa_runtime.spec import CameraSpec, Spec, StreamSpec
 
@@ -405,7 +408,7 @@ def by_stream(spec, fields, arrivals):
     """What ingest does: the messages of each stream, by stamp."""
     streams = []
     for stream in Assembler(spec, fields).streams:
-        selection = selection_of(spec, stream)
+        selection = Selector(spec, spec.streams).selections[spec.streams.index(stream)]
         messages = [message for _, topic, message in arrivals if topic == stream.topic]
         values = messages if selection is None else [selection.values(message) for message in messages]
         streams.append(([stamp_of(message, stream, 0) for message in messages], values))

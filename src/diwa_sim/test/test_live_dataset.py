@@ -24,7 +24,7 @@ from diwa_msgs.msg import EndEffectorDelta  # noqa: E402
 from diwa_runtime.command_gate import Command  # noqa: E402
 from diwa_runtime.events import EventKind  # noqa: E402
 from diwa_runtime.interfaces import message_class  # noqa: E402
-from diwa_runtime.rows.assembler import LiveAssembler  # noqa: E402
+from diwa_runtime.rows.live import LiveAssembler  # noqa: E402
 from diwa_runtime.rows.streams import NANOSECONDS  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
 from diwa_sim.bags import BagWriter  # noqa: E402

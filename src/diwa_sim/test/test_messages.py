@@ -7,7 +7,7 @@ from diwa_runtime import robot_messages as messages
 from diwa_runtime.actions import HOLD_ACTION
 from diwa_runtime.errors import InputError
 from diwa_runtime.events import EventKind
-from diwa_runtime.rows.assembler import LiveAssembler
+from diwa_runtime.rows.live import LiveAssembler
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import ActionScale, Spec
 from diwa_sim.bags import make_message, typestore

@@ -10,7 +10,8 @@ from typing import Any
 from diwa_policy_node.skills.robot_watch import robot_topic_of
 from diwa_policy_node.skills.stream_watch import StampRate, StreamWatch, StuckCameras
 from diwa_runtime.errors import InputError
-from diwa_runtime.rows.assembler import LiveAssembler, Row
+from diwa_runtime.rows.live import LiveAssembler
+from diwa_runtime.rows.row import Row
 from diwa_runtime.rows.streams import NANOSECONDS, stamp_of
 from diwa_runtime.spec import Spec
 

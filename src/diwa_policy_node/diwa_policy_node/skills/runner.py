@@ -25,7 +25,7 @@ from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import DiwaError, nearest
 from diwa_runtime.logs.divergence import Divergence, DivergenceSum, divergence_of
 from diwa_runtime.robot import Outcome, RunState
-from diwa_runtime.rows.assembler import Row
+from diwa_runtime.rows.row import Row
 from diwa_runtime.rows.streams import NANOSECONDS
 
 

@@ -15,156 +15,24 @@ place in time are left out and counted, by the rule of `diwa_runtime.rows.order`
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import ACTION_SIZE, GRIPPER, HOLD_ACTION, motion_units
+from diwa_runtime.actions import ACTION_SIZE, motion_units
 from diwa_runtime.errors import InputError
-from diwa_runtime.rows.images import decode_image
+from diwa_runtime.rows.buffer import Buffer
 from diwa_runtime.rows.order import StampOrder, Verdict
-from diwa_runtime.rows.selection import Selected, Selection, Selector
-from diwa_runtime.rows.streams import NANOSECONDS, is_sound, stamp_of, streams_of
-from diwa_runtime.spec import Spec, StreamSpec
+from diwa_runtime.rows.row import Assembly, Fault, Row, stack_rows
+from diwa_runtime.rows.streams import NANOSECONDS, is_sound, streams_of
+from diwa_runtime.spec import Spec
 
 PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
-FORGET_AFTER = 256
 UNUSABLE = "not finite (or beyond 1e9), or a quaternion that is not of unit length"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One observation at control rate.
-
-    Attributes:
-        stamp: ns.
-        values: by field: `proprio` (15,) and `scene` (24,) float32; cameras as they were fed, or decoded.
-        executed: (7,) float32 in the Spec's units, accepted since the previous row; at a segment's start nothing but
-            the gripper's command.
-        first: whether a segment starts here.
-        held: whether this repeats the row before, because nothing came in time.
-        received: as far as it was told, when the row was received, ns: its reference, or a part of it that came earlier
-            than its stamp explains, because its sender's clock runs ahead.
-    """
-
-    stamp: int
-    values: Mapping[str, Any]
-    executed: NDArray[np.float32]
-    first: bool = False
-    held: bool = False
-    received: int = 0
-
-
-@dataclass(frozen=True)
-class Fault:
-    """A message that must not be learned from or acted upon."""
-
-    topic: str
-    stamp: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Rows:
-    """The rows of one gap-free segment.
-
-    Attributes:
-        stamp: (N,) int64 ns.
-        values: by field, (N, ...) float32; cameras as lists of N payloads.
-        action: (N, 7) float32, what was accepted after each row; the last is hold with its own gripper command.
-        held: (N,) bool.
-    """
-
-    stamp: NDArray[np.int64]
-    values: Mapping[str, Any]
-    action: NDArray[np.float32]
-    held: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.stamp)
-
-
-@dataclass(frozen=True)
-class Assembly:
-    """What became of the messages of one episode.
-
-    Attributes:
-        segments: in order of time; more than one where something was missing for longer than the Spec's `max_gap_s`.
-        held: how many rows repeat the row before.
-        missing: how many rows could not be made for want of a topic's messages, by topic.
-        repeated: how many messages had the stamp of the one before and were ignored, by topic.
-        late: how many came after a later one and were ignored, by topic.
-        alone: how many had a time far from those around them and were ignored, by topic.
-        faults: messages that were not finite.
-    """
-
-    segments: tuple[Rows, ...]
-    held: int
-    missing: Mapping[str, int]
-    repeated: Mapping[str, int]
-    late: Mapping[str, int]
-    alone: Mapping[str, int]
-    faults: tuple[Fault, ...]
-
-
-@dataclass
-class _Buffer:
-    """The messages of one stream in order of time; those no longer needed are forgotten."""
-
-    stamps: list[int] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-    received: list[int] = field(default_factory=list)
-
-    def append(self, stamp: int, value: Any, received: int) -> None:
-        self.stamps.append(stamp)
-        self.values.append(value)
-        self.received.append(received)
-
-    def take_back(self, stamp: int) -> None:
-        """Remove the last message, if it is the one of this stamp."""
-        if self.stamps and self.stamps[-1] == stamp:
-            del self.stamps[-1], self.values[-1], self.received[-1]
-
-    def nearest(self, stamp: int, max_age: float) -> int | None:
-        """Return which is nearest to `stamp`, the earlier of two as near; None where none is within `max_age` ns."""
-        after = bisect_right(self.stamps, stamp)
-        candidates = [index for index in (after - 1, after) if 0 <= index < len(self.stamps)]
-        index = min(candidates, key=lambda i: abs(self.stamps[i] - stamp), default=None)
-        return None if index is None or abs(self.stamps[index] - stamp) > max_age else index
-
-    def held(self, stamp: int, max_age: float) -> int | None:
-        """Return which is the last at or before `stamp`; None where it is older than `max_age` ns."""
-        index = bisect_right(self.stamps, stamp) - 1
-        return None if index < 0 or stamp - self.stamps[index] > max_age else index
-
-    def first_until(self, stamp: int) -> int | None:
-        """Return the first if it is at or before `stamp`; None where there is none."""
-        return 0 if self.stamps and self.stamps[0] <= stamp else None
-
-    def received_for(self, index: int, stamp: int) -> int:
-        """Return when it came, or would have come with `stamp`: one that is older by its stamp came as much earlier."""
-        return self.received[index] + max(0, stamp - self.stamps[index])
-
-    def last_until(self, stamp: int) -> Any:
-        """Return the last value at or before `stamp`, however old; there must be one."""
-        return self.values[bisect_right(self.stamps, stamp) - 1]
-
-    def sum_between(self, after: int, until: int) -> NDArray[np.float64]:
-        """Return the sum of the values with `after` < stamp <= `until`."""
-        start, end = bisect_right(self.stamps, after), bisect_right(self.stamps, until)
-        return sum(self.values[start:end], start=np.zeros_like(self.values[0]))
-
-    def forget_before(self, stamp: int) -> None:
-        """Drop what no row at or after `stamp` can ask for."""
-        index = bisect_right(self.stamps, stamp) - 1
-        if index > FORGET_AFTER:
-            del self.stamps[:index], self.values[:index], self.received[:index]
 
 
 class Assembler:
@@ -204,7 +72,7 @@ class Assembler:
 
     def reset(self) -> None:
         """Forget everything, as before an episode."""
-        self._buffers = [_Buffer() for _ in self.streams]
+        self._buffers = [Buffer() for _ in self.streams]
         self._orders = [StampOrder(stream.topic, self._max_gap) for stream in self.streams]
         self._reached = [-1] * len(self.streams)
         self._pending: deque[tuple[int, int]] = deque()
@@ -378,21 +246,6 @@ class Assembler:
         return (executed / self._action_units).astype(np.float32)
 
 
-def stack_rows(rows: Sequence[Row], cameras: Iterable[str] = ()) -> Rows:
-    """Stack the rows of one segment; the last action is hold with its own gripper command."""
-    last = HOLD_ACTION.copy()
-    last[GRIPPER] = rows[-1].executed[GRIPPER]
-    names = rows[0].values.keys()
-    kept = set(cameras)
-    values = {name: [row.values[name] for row in rows] for name in names}
-    return Rows(
-        stamp=np.array([row.stamp for row in rows], np.int64),
-        values={name: column if name in kept else np.stack(column) for name, column in values.items()},
-        action=np.stack([*(row.executed for row in rows[1:]), last]),
-        held=np.array([row.held for row in rows], np.bool_),
-    )
-
-
 def assemble(
     spec: Spec, messages: Sequence[tuple[Sequence[int], Sequence[Any]]], fields: Iterable[str] | None = None
 ) -> Assembly:
@@ -425,81 +278,3 @@ def assemble(
         alone=dict(assembler.alone),
         faults=tuple(assembler.faults),
     )
-
-
-class LiveAssembler:
-    """The assembler for live topics: messages in as they come, rows out as soon as they are certain.
-
-    Attributes:
-        topics: message type by topic: what to subscribe to.
-        faults: messages that were refused, so far.
-    """
-
-    def __init__(self, spec: Spec, fields: Iterable[str] | None = None) -> None:
-        """Make one; arguments as for `Assembler`."""
-        self._assembler = Assembler(spec, fields)
-        self._cameras = {camera.name: camera for camera in spec.cameras}
-        self._selector: Selector[tuple[int, int]] = Selector(spec, self._assembler.streams)
-        self.topics = {stream.topic: stream.type for stream in self._assembler.streams}
-
-    @property
-    def faults(self) -> list[Fault]:
-        """The messages that were refused since the last reset."""
-        return self._assembler.faults
-
-    def counts(self) -> dict[str, int]:
-        """How many rows were held or are missing, how many messages were left out, by why, since the last reset."""
-        made = self._assembler
-        return {
-            "held": made.held,
-            "missing": made.missing.total(),
-            "repeated": made.repeated.total(),
-            "late": made.late.total(),
-            "alone": made.alone.total(),
-            "faulty": len(made.faults),
-        }
-
-    def reset(self) -> None:
-        """Forget everything, as before an episode."""
-        self._assembler.reset()
-        self._selector.forget()
-
-    def feed(self, topic: str, message: Any, receipt_ns: int, received_ns: int | None = None) -> list[Row]:
-        """Take one message and return the rows that it makes certain, images decoded.
-
-        Args:
-            topic: as the Spec names it.
-            message: with the fields of the ROS message as attributes.
-            receipt_ns: when it was received, on the clock of the day as in a bag.
-            received_ns: the same on the clock that `Row.received` is to be on; None: on that one.
-
-        Raises:
-            InputError: its clock went back, it lacks a selected field or name, or an image cannot be decoded.
-        """
-        received = receipt_ns if received_ns is None else received_ns
-        for index, stream in enumerate(self._assembler.streams):
-            if stream.topic == topic:
-                about = (stamp_of(message, stream, receipt_ns), received)
-                self._take(self._selector.select(index, message, about))
-            elif stream.timeline == "receipt":
-                self._assembler.advance(index, receipt_ns)
-        return [self._decoded(row) for row in self._assembler.rows()]
-
-    def _take(self, found: Sequence[Selected[tuple[int, int]]]) -> None:
-        for index, (stamp, received), value in found:
-            if isinstance(value, InputError):
-                raise value
-            self._assembler.feed(index, stamp, value, received)
-
-    def finish(self) -> list[Row]:
-        """Return the rows that are left when nothing more will come."""
-        return [self._decoded(row) for row in self._assembler.rows(final=True)]
-
-    def _decoded(self, row: Row) -> Row:
-        images = {n: decode_image(row.values[n], camera) for n, camera in self._cameras.items() if n in row.values}
-        return replace(row, values={**row.values, **images})
-
-
-def selection_of(spec: Spec, stream: StreamSpec) -> Selection | None:
-    """Return what one stream selects from its messages; None for a camera, whose payload is the message."""
-    return Selector(spec, spec.streams).selections[spec.streams.index(stream)]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from diwa_runtime.actions import GRIPPER
 from diwa_runtime.errors import DiwaError, InputError, nearest
-from diwa_runtime.rows.assembler import Rows, assemble
+from diwa_runtime.rows.assembler import assemble
+from diwa_runtime.rows.row import Rows
 from diwa_runtime.rows.selection import names_changed
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import Spec

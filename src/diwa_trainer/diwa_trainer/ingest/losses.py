@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from diwa_runtime.rows.assembler import Assembly, Rows
+from diwa_runtime.rows.row import Assembly, Rows
 from diwa_trainer.ingest.recording import Recording
 
 Drop = Callable[[str, int], None]

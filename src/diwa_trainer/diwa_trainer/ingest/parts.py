@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diwa_runtime.rows.assembler import Rows
+from diwa_runtime.rows.row import Rows
 from diwa_trainer.ingest.marks import Span
 
 
