@@ -26,7 +26,9 @@ from ros_rig import DOMAIN, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
 from diwa_bridge.arm.franka import Arm, Condition  # noqa: E402
+from diwa_bridge.arm.limits import FR3  # noqa: E402
 from diwa_bridge.arm.node import BridgeNode  # noqa: E402
+from diwa_bridge.arm.settings import PARAMETERS, settings_of  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, RobotState  # noqa: E402
 from diwa_runtime.robot import SPEC_TOPIC, RobotMode  # noqa: E402
 from diwa_runtime.rows.streams import NANOSECONDS  # noqa: E402
@@ -241,3 +243,12 @@ def test_nobody_there_is_one_line_and_exit_code_2() -> None:
     assert ended.stderr.count("\n") == 1
     assert "127.0.0.39: " in ended.stderr
     assert "FCI" in ended.stderr
+
+
+@pytest.mark.parametrize(("rate_hz", "silence_s"), [(30.0, 0.1), (5.0, 0.3)])
+def test_between_two_commands_of_a_slow_rate_nobody_is_silent(tmp_path: Path, rate_hz: float, silence_s: float) -> None:
+    spec = tmp_path / "lab.json"
+    spec.write_text(json.dumps(Spec(rate_hz=rate_hz).to_json()))
+    given = {name: parameter.default for name, parameter in PARAMETERS.items()}
+    settings = settings_of(given | {"hostname": "172.16.0.2", "spec": str(spec)})
+    assert settings.limits_for(FR3).silence_s == pytest.approx(silence_s)

@@ -94,7 +94,7 @@ class GoalServer:
             return
         assert self._runner is not None, "no goal begins before `serve`"
         self._handle = handle
-        self._record = RunRecord(self._settings.log_folder, goal, self._runner.skills, self._settings.limits)
+        self._record = RunRecord(self._settings.log_folder, goal, self._runner.skills, self._runner.limits)
         self._say_trouble()
         self._node.get_logger().info(f"runs {', '.join(goal.skills)}, seed {seed}")
 

@@ -158,7 +158,7 @@ class PolicyNode(LifecycleNode):
             raise InputError(
                 f"not active: nobody publishes {seen.robot_topic}, so a stop of the robot would not be heard"
             )
-        if silent := seen.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
+        if silent := seen.watch.silent(time.monotonic_ns(), runner.limits.give_up_after_s):
             raise InputError(f"not active: {'; '.join(silent)}; start the robot's bridge or the simulator")
         if others := self.goals.others():
             raise InputError(f"not active: {' and '.join(others)} serves run_skill already; only one policy node may")
@@ -245,7 +245,7 @@ class PolicyNode(LifecycleNode):
                 self.get_logger().info(f"waiting for a robot on {SPEC_TOPIC}", throttle_duration_sec=5.0)
             elif self.trigger_configure() is not SUCCESS:
                 raise InputError("diwa_policy could not be configured; the reason stands above")
-        elif silent := self.runner.observations.watch.silent(time.monotonic_ns(), self.settings.limits.give_up_after_s):
+        elif silent := self.runner.observations.watch.silent(time.monotonic_ns(), self.runner.limits.give_up_after_s):
             self.get_logger().info(f"waiting for {'; '.join(silent)}", throttle_duration_sec=5.0)
         else:
             self.trigger_activate()

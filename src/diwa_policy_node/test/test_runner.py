@@ -47,6 +47,7 @@ class Robot:
     """A robot at 30 Hz, its sensor clock far from the clock of receipt, and a runner that hears it."""
 
     spec, state_topic = SPEC, "robot/state"
+    period = PERIOD
     scene_ahead_ns = 0
     """By how much the scene's clock is ahead of the robot's."""
 
@@ -67,8 +68,8 @@ class Robot:
     def step(self, state: Callable[[Any], Any] = lambda message: message, obeys: bool = True) -> Decision | None:
         """One control period; `state` may spoil the robot's message."""
         self.tick += 1
-        self.now_ns += PERIOD
-        stamp = START_NS + self.tick * PERIOD
+        self.now_ns += self.period
+        stamp = START_NS + self.tick * self.period
         last = self.last.action if self.last is not None and self.last.send and obeys else np.zeros(7)
         message = robot_state(stamp, accepted=np.repeat([0.02, 0.05], 3) * last[:6])
         self.runner.on_robot(RobotMode.MOVING, self.last.stamp_ns if self.last is not None and obeys else 0)
@@ -433,6 +434,27 @@ def test_one_message_of_a_wrong_time_does_not_end_the_goal(robot: Robot) -> None
         assert robot.runner.on_message("scene/state", scene, robot.now_ns) is None
         assert robot.step() is not None, "the next observation is answered"
     assert (robot.runner.observations.dropped["late"], robot.runner.observations.dropped["alone"]) == (1, 2)
+
+
+@pytest.mark.parametrize(("rate_hz", "hold_s", "give_up_s"), [(30.0, 0.1, 0.2), (5.0, 0.3, 0.6), (2.0, 0.75, 1.5)])
+def test_a_slow_control_rate_is_no_silence(rate_hz: float, hold_s: float, give_up_s: float) -> None:
+    limits = RunLimits().at(rate_hz)
+    assert (limits.hold_after_s, limits.give_up_after_s) == pytest.approx((hold_s, give_up_s))
+
+
+def test_at_five_hertz_a_skill_runs_to_its_end(tmp_path: Path) -> None:
+    class Slow(Robot):
+        spec, period = replace(SPEC, rate_hz=5.0), SECOND // 5
+
+        def step(self, *given: Any, **named: Any) -> Decision | None:
+            for late_ns in range(0, self.period, SECOND // 50):  # the watchdog looks meanwhile
+                self.runner.check(self.now_ns + late_ns)
+            return super().step(*given, **named)
+
+    robot = Slow(tmp_path)
+    robot.run(steps=8, timeout_s=1.0)
+    assert [decision.send for decision in robot.decisions] == [True] * 5
+    assert robot.ended == (Outcome.TIMEOUT, "'open_drawer' was not achieved within 1.0 s")
 
 
 def test_f21_a_process_that_was_frozen_does_not_go_on(robot: Robot) -> None:

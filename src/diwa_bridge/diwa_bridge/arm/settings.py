@@ -9,6 +9,7 @@ from typing import Any
 from rclpy.node import Node
 
 from diwa_bridge.arm.limits import FR3, ArmLimits, ServoLimits
+from diwa_bridge.arm.servo import COMMAND_LASTS
 from diwa_ros.parameters import Parameter, declared
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
@@ -65,8 +66,10 @@ class ArmSettings:
         Raises:
             ConfigError: they cannot be.
         """
-        braking = max(self.speed, _LIMITS.braking)
-        return ServoLimits(arm, speed=self.speed, braking=braking, rate_hz=self.spec.rate_hz, **self.servo)
+        braking, rate_hz = max(self.speed, _LIMITS.braking), self.spec.rate_hz
+        # Between two commands of a slow rate nobody is silent.
+        servo = self.servo | {"silence_s": max(self.servo["silence_s"], COMMAND_LASTS / rate_hz)}
+        return ServoLimits(arm, speed=self.speed, braking=braking, rate_hz=rate_hz, **servo)
 
 
 def declare_settings(node: Node) -> ArmSettings:

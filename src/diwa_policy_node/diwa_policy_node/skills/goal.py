@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,9 @@ from diwa_policy_node.skills.overlap import SeamLimits
 from diwa_policy_node.skills.start_gate import GateLimits
 from diwa_runtime.logs.divergence import Divergence
 from diwa_runtime.robot import Outcome
+
+HOLD_PERIODS, GIVE_UP_PERIODS = 1.5, 3.0
+"""Control periods without an observation that are no silence yet, and those after which a goal may end."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,15 @@ class RunLimits:
     shadow: bool = False
     seams: SeamLimits = field(default_factory=SeamLimits)
     gate: GateLimits = field(default_factory=GateLimits)
+
+    def at(self, rate_hz: float) -> RunLimits:
+        """Return the limits of a robot with that control rate: no silence is shorter than some of its periods."""
+        return replace(
+            self,
+            hold_after_s=max(self.hold_after_s, HOLD_PERIODS / rate_hz),
+            give_up_after_s=max(self.give_up_after_s, GIVE_UP_PERIODS / rate_hz),
+            unanswered_s=max(self.unanswered_s, GIVE_UP_PERIODS / rate_hz),
+        )
 
 
 @dataclass(frozen=True)

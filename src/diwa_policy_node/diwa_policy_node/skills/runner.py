@@ -63,8 +63,9 @@ class SkillRunner:
             clock_ns: the clock of every `now_ns` and `received_ns`; it is steady.
             day_ns: the clock of the day, by which streams without stamps go, as in a bag.
         """
-        self.skills, self.limits, self._clock_ns = dict(skills), limits or RunLimits(), clock_ns
+        self.skills, self._clock_ns = dict(skills), clock_ns
         self.spec = next(iter(self.skills.values())).spec
+        self.limits = (limits or RunLimits()).at(self.spec.rate_hz)
         self._planner = ThreadPlanner() if self.limits.overlapped else None
         cameras = StuckCameras(self.limits.stuck_after_s, self.limits.stuck_moved_m)
         self.observations = Observations(self.spec, cameras, clock_ns, day_ns)
