@@ -157,13 +157,40 @@ def test_the_kl_counts_for_every_frame_but_a_windows_first(data):
     settings = {"open_loop_weight": 0.0, "free_nats": 0.0}
     (model, with_kl, metrics), (_, without, _) = (loss_of(data, **settings, kl_weight=weight) for weight in (0.5, 0.0))
 
-    with torch.no_grad():
-        observed = model.observe(*window(data, [0, 100], 4), generator())
-        kl = balanced_kl(observed.posterior, observed.prior, 0.8)
+    kl = kl_of(model, data)
 
     assert float((with_kl - without).detach()) == pytest.approx(0.5 * float(kl[:, 1:].mean()), rel=1e-4)
     assert metrics["kl"] == pytest.approx(float(kl[:, 1:].mean()), rel=1e-5)
     assert float(kl[:, 0].mean()) != pytest.approx(metrics["kl"], rel=0.01)
+
+
+def kl_of(model, data):
+    """KL of each frame (2, 4) in the window that `loss_of` uses, and the same draws."""
+    with torch.no_grad():
+        observed = model.observe(*window(data, [0, 100], 4), generator())
+        return balanced_kl(observed.posterior, observed.prior, 0.8)
+
+
+def test_free_nats_are_forgiven_frame_by_frame(data):
+    model, without, _ = loss_of(data, kl_weight=0.0, open_loop_weight=0.0)
+    kl = kl_of(model, data)[:, 1:]
+    free = float(kl.median())
+
+    _, loss, _ = loss_of(data, kl_weight=0.5, free_nats=free, open_loop_weight=0.0)
+
+    expected = kl.clamp(min=free).mean()
+    assert float(expected) > max(float(kl.mean()), free) + 0.01
+    assert float((loss - without).detach()) == pytest.approx(0.5 * float(expected), rel=1e-4)
+
+
+def test_the_balance_says_how_much_of_the_kl_teaches_the_prior(data):
+    taught = []
+    for balance in (1.0, 0.25):
+        model, loss, _ = loss_of(data, kl_weight=1.0, free_nats=0.0, kl_balance=balance)
+        loss.backward()
+        taught.append(model.rssm.prior_head[-1].weight.grad)
+
+    torch.testing.assert_close(taught[1], 0.25 * taught[0], rtol=1e-3, atol=1e-7)
 
 
 def test_what_is_imagined_is_measured_where_it_does_not_count(data):

@@ -11,8 +11,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from diwa_runtime.actions import accept_action
 from diwa_runtime.spec import Spec
@@ -20,6 +22,7 @@ from diwa_trainer.dataset import DatasetWriter
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig
 from diwa_trainer.policy.reward import ClassifierConfig
+from diwa_trainer.runs.run import Run, TrainState
 from diwa_trainer.verbs import finetune, pretrain, train_reward, train_world_model
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig
@@ -178,6 +181,27 @@ TRAINERS = {
     "train_reward": train_reward.run,
     "finetune": finetune.run,
 }
+
+
+def checkpoint_of(verb: str, config: Any, step: int) -> dict[str, Any]:
+    """Run a verb until its power is cut after `step` updates; return what that step's checkpoint holds.
+
+    Beside what `Run.save` puts there: `weights` by name, and `threads`, the numbers that torch was told to use.
+    """
+    threads: list[int] = []
+
+    def cut(_run: Run, state: TrainState) -> None:
+        if state.step == step:
+            raise RuntimeError("power cut")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Run, "stop_if_interrupted", cut)
+        patched.setattr(torch, "set_num_threads", threads.append)  # several would only slow the test down
+        with pytest.raises(RuntimeError, match="power cut"):
+            TRAINERS[verb](config)
+    folder = config.output / f"checkpoint_{step}"
+    weights = load_file(folder / "weights.safetensors")
+    return {**torch.load(folder / "state.pt", weights_only=True), "weights": weights, "threads": threads}
 
 
 def train_all(data: Path, runs: Path) -> Path:
