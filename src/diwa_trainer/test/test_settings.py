@@ -98,6 +98,15 @@ def test_as_many_updates_are_made_and_logged_as_asked_for(toy_runs, verb):
     assert steps == ([0, 1, 2, 2, 3, 4, 4] if verb == "finetune" else [1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("run", ["world_model", "pretrained", "finetuned"])
+def test_a_run_ends_with_what_it_measured_last(toy_runs, run):
+    last, summary = lines(toy_runs / run)[-1], json.loads((toy_runs / run / "summary.json").read_text())
+    measured = {name: value for name, value in last.items() if name.startswith(("held_out", "judged", "kl_to"))}
+
+    assert measured
+    assert {name: summary.get(name) for name in measured} == pytest.approx(measured, rel=1e-5)
+
+
 def test_gradients_are_clipped_at_the_setting(tmp_path, toy_data, toy_runs):
     config = tiny_configs(toy_data, toy_runs, save_every=1)["train_world_model"]
     kept = checkpoint_of(
@@ -124,6 +133,26 @@ def test_open_loop_error_counts_from_its_share_of_the_updates_on(tmp_path, toy_d
 
     assert [line["step"] for line in lines(folder) if "open_loop" in line] == measured
     assert all("held_out_open_loop" in line for line in lines(folder))
+
+
+@pytest.mark.parametrize(("lengths", "length"), [((70, 100), 90), ((100, 70), 90), ((100, 100), 101)])
+def test_windows_longer_than_any_episode_of_either_set_are_said_before_the_training(
+    tmp_path, toy_runs, lengths, length
+):
+    data = write_toy(tmp_path / "data", play=lengths, demonstrations=0)
+
+    with pytest.raises(InputError, match=f"needs at least two episodes of {length} rows, one to train on and one held"):
+        trained("train_world_model", data, toy_runs, tmp_path / "run", length=length)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_windows_as_long_as_the_episodes_are_learned_from(tmp_path, toy_runs):
+    data = write_toy(tmp_path / "data", play=(60, 60), demonstrations=0)
+
+    folder = trained("train_world_model", data, toy_runs, tmp_path / "run", 1, length=60)
+
+    assert json.loads((folder / "data.json").read_text())["rows"] == 120
 
 
 # --- behaviour cloning --------------------------------------------------------------------------------------------

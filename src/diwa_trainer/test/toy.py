@@ -6,6 +6,7 @@ alone. Demonstrations lower the arm and pull; play moves at random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,18 @@ def episode(table: Table, action_of: Any, count: int, rng: np.random.Generator) 
 
 
 def write_toy(
-    folder: Path, play: int = PLAY, demonstrations: int = DEMONSTRATIONS, spec: Spec = SPEC, seed: int = 0
+    folder: Path,
+    play: int | Sequence[int] = PLAY,
+    demonstrations: int = DEMONSTRATIONS,
+    spec: Spec = SPEC,
+    seed: int = 0,
 ) -> Path:
-    """Write a dataset of the toy table; return its folder."""
+    """Write a dataset of the toy table, of so many episodes of play or of one for each number of rows; return it."""
+    play_rows = [PLAY_ROWS] * play if isinstance(play, int) else play
     rng = np.random.default_rng(seed)
     with DatasetWriter(folder, spec) as writer:
-        for number in range(play):
-            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, PLAY_ROWS, rng)
+        for number, count in enumerate(play_rows):
+            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, count, rng)
             writer.add_episode(rows, bag="play", seed=number)
         for number in range(demonstrations):
             rows = episode(Table(rng), demonstration_action, DEMONSTRATION_ROWS, rng)
@@ -141,7 +147,7 @@ class ToyTable(gymnasium.Env[Rows, NDArray[np.floating]]):
 gymnasium.register("ToyTable-v0", entry_point=ToyTable)
 
 TINY_MODEL = WorldModelConfig(rssm=RSSMConfig(deterministic=16, variables=4, classes=4, hidden=16), hidden=16)
-TINY_POLICY = DiffusionConfig(denoising_steps=4, finetuned_steps=2, hidden=16, time_embedding=8)
+TINY_POLICY = DiffusionConfig(denoising_steps=4, finetuned_steps=2, chunk=3, hidden=16, time_embedding=8)
 TINY_PPO = PPOConfig(epochs=1, minibatch=16, critic_warmup=1, critic_hidden=8)
 
 
