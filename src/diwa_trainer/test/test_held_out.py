@@ -149,7 +149,7 @@ def test_a_reward_needs_rows_of_success_and_others(tmp_path, toy_runs, marked, s
 
 
 class Rows:
-    """A model whose latent is the number of the row, and whose imagination counts on."""
+    """A model whose latent is the number of the row, and whose imagination counts on, below zero."""
 
     def __init__(self, data: Dataset) -> None:
         data.arrays["proprio"][:, ROW] = np.arange(len(data))
@@ -164,8 +164,8 @@ class Rows:
 
     def imagine_step(self, latent, action, generator):
         assert generator is not None
-        assert torch.equal(action, self.accepted[latent[:, 0].long()])
-        return latent + 1
+        assert torch.equal(action, self.accepted[latent[:, 0].abs().long()])
+        return -(latent.abs() + 1)
 
 
 def test_a_reward_is_judged_frame_by_frame_and_episode_by_episode(data):
@@ -192,9 +192,29 @@ def test_a_reward_is_judged_frame_by_frame_and_episode_by_episode(data):
     ]  # fmt: skip
 
 
-def test_a_replay_begins_at_a_demonstration_s_first_frame_and_follows_its_actions(data):
-    stretch = Stretch(20, 29, np.zeros(9, bool))
+def test_a_replay_begins_at_a_demonstration_s_first_frame_and_follows_its_actions(toy_runs, data):
+    """Beside each encoding of all stretches, each demonstration once more as the model imagines it."""
+    shown, played = (Stretch(start, start + 4, np.array([0, 0, end, 1], bool)) for start, end in ((20, 1), (60, 0)))
+    sets = {"train_demonstrations": [shown], "train_play": [played]}
+    config = rewarding(data, toy_runs, encodings=2, imagined=True)
 
-    latents = train_reward._replay(Rows(data), data, stretch, torch.Generator().manual_seed(0))
+    latents, labels = train_reward._training_latents(config, Rows(data), data, sets)
 
-    assert latents[:, 0].tolist() == list(range(20, 29))
+    encoded = [20, 21, 22, 23, 60, 61, 62, 63]
+    assert latents[:, 0].tolist() == [*encoded, *encoded, 20, -21, -22, -23]
+    assert labels.tolist() == [*([0, 0, 1, 1, 0, 0, 0, 1] * 2), 0, 0, 1, 1]
+
+
+def test_what_a_reward_learns_from_is_drawn_by_its_seed_alone(toy_runs, data):
+    model, _ = load_world_model(toy_runs / "world_model")
+    sets = train_reward._stretches(rewarding(data, toy_runs), data)
+
+    def drawn(seed):
+        torch.manual_seed(len(draws))
+        draws.append(train_reward._training_latents(rewarding(data, toy_runs, seed=seed), model, data, sets)[0])
+
+    draws: list[torch.Tensor] = []
+    for seed in (1, 1, 2):
+        drawn(seed)
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])

@@ -14,13 +14,14 @@ from toy import SPEC, TINY_MODEL, TINY_POLICY, TINY_PPO, TRAINERS, checkpoint_of
 
 from diwa_runtime.errors import InputError
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.policy.diffusion import DiffusionPolicy
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policy.ppo import Critic
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 from diwa_trainer.runs.trained import PRETRAINED, load_classifier, load_policy, load_world_model
 from diwa_trainer.verbs import pretrain, train_reward
 from diwa_trainer.verbs.pretrain import PretrainConfig, choose_demonstrations
-from diwa_trainer.world.world_model import WorldModel
+from diwa_trainer.world.rssm import RSSMConfig
+from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
 LATENT, SEED = TINY_MODEL.rssm.latent, 5
 QUARTER = 0.5 + 0.5 * 0.5 * (1 + math.cos(math.pi / 4))  # a cosine's fall to a half, after a quarter of it
@@ -87,6 +88,27 @@ def test_networks_have_the_sizes_of_their_settings(toy_runs):
     assert load_world_model(toy_runs / "world_model")[0].config == TINY_MODEL
     assert load_policy(toy_runs / "pretrained", PRETRAINED, "pretrain")[0].config == TINY_POLICY
     assert load_classifier(toy_runs / "reward")[0].config == ClassifierConfig(hidden=16, embedding=8)
+
+
+ODD_SIZES = RSSMConfig(deterministic=19, variables=3, classes=5, hidden=13)
+
+
+@pytest.mark.parametrize(
+    ("network", "sizes"),
+    [
+        # A latent is 19 + 15, a GRU has 3 * 19; 18 + 33 features are seen.
+        (WorldModel(SPEC, WorldModelConfig(ODD_SIZES, hidden=11)), {19, 15, 13, 11, 19 + 15, 3 * 19, 18 + 33, 7}),
+        (
+            DiffusionPolicy(DiffusionConfig(5, 2, chunk=3, hidden=11, time_embedding=6), 13),
+            {11, 6, 2 * 6, 3 * 7, 13},
+        ),
+        (Classifier(ClassifierConfig(hidden=11, embedding=5), 13), {11, 5, 13, 2}),
+        (Critic(13, hidden=11), {11, 13, 1}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_layer_is_as_wide_as_the_settings_say(network, sizes):
+    assert {size for parameter in network.parameters() for size in parameter.shape} == sizes
 
 
 @pytest.mark.parametrize("verb", TRAINERS)
