@@ -26,12 +26,12 @@ SURE = 0.93
 
 @pytest.fixture(scope="module")
 def sure(tmp_path_factory, toy_runs) -> Path:
-    """A reward to which every latent is a success with a probability of 0.93, meant for a threshold of 0.97."""
+    """A reward to which every latent is a success with a probability of 0.93, meant for a threshold of 0.95."""
     classifier, file = load_classifier(toy_runs / "reward")
     classifier.head[-1].weight.zero_()
     classifier.head[-1].bias.copy_(torch.tensor([0.0, math.log(SURE / (1 - SURE))]))
     folder = tmp_path_factory.mktemp("sure")
-    save_classifier(folder, classifier, file.spec, file.about)
+    save_classifier(folder, classifier, file.spec, {**file.about, "threshold": 0.95})
     return folder
 
 
@@ -76,13 +76,13 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     assert preflight["base"] == by_reward
     assert {name: summary[f"judged_success_{name}"] for name in by_reward} == by_reward
     assert summary["judged_chunks_classifier"] == (1 if fires else CHUNKS_AT_MOST)
-    by_threshold = {0.5: 1.0, 0.9: 1.0, 0.97: 0.0, 0.99: 0.0} | ({threshold: 1.0} if threshold else {})
+    by_threshold = {0.5: 1.0, 0.9: 1.0, 0.97: 0.0, 0.99: 0.0, threshold or 0.95: fires}
     assert {row["threshold"]: row["success"] for row in preflight["by_threshold"]} == by_threshold
     said = capsys.readouterr().out
     assert len(preflight["warnings"]) == 1 + bool(fires)
     assert all(f"[run] preflight: {warning}" in said for warning in preflight["warnings"])
     _, file = load_policy(config.output, FINETUNED, "finetune")
-    assert file.about["threshold"] == (threshold or 0.97)
+    assert file.about["threshold"] == (threshold or 0.95)
     assert {name: value for name, value in lines[-1].items() if name != "step"}.items() <= summary.items()
 
 
@@ -111,11 +111,11 @@ def test_the_policy_explores_to_learn_and_is_judged_as_deployed_from_the_same_dr
     assert len(learnt) == ITERATIONS
     assert all(call[2] is policy and len(call[4]) == EPISODES for call in learnt)
     assert not torch.equal(learnt[0][4], learnt[1][4])
-    # The base policy by three rewards and at four thresholds, then the policy by three before the first and the third
+    # The base policy by three rewards and at five thresholds, then the policy by three before the first and the third
     # iteration and after the last.
     base = judged[0][2]
     assert base is not policy
-    assert [call[2] is policy for call in judged] == [False] * 7 + [True] * 9
+    assert [call[2] is policy for call in judged] == [False] * 8 + [True] * 9
     expected = parts.starts.draw(5, torch.Generator().manual_seed(config.seed + 1)).latents
     for call in judged:
         assert torch.equal(call[4], expected)
@@ -151,15 +151,15 @@ def test_the_policy_begins_as_the_base_and_leaves_it(toy_runs):
 
 
 def test_kept_iterations_are_the_policies_of_their_time(config):
-    tuned(config, keep_every=2, iterations=5)
+    tuned(config, keep_every=3, iterations=7)
 
     kept = {path.name: path for path in sorted(config.output.glob("iteration_*"))}
-    assert list(kept) == ["iteration_0002", "iteration_0004"]
+    assert list(kept) == ["iteration_0003", "iteration_0006"]
     folders = [config.policy, *kept.values(), config.output]
     weights = [load_file(folder / "policy.safetensors")["denoiser.out.weight"] for folder in folders]
     assert all(not torch.equal(*pair) for pair in itertools.pairwise(weights))
     files = [load_policy(folder, FINETUNED, "finetune")[1] for folder in folders[1:]]
-    assert [file.about["iterations"] for file in files] == [2, 4, 5]
+    assert [file.about["iterations"] for file in files] == [3, 6, 7]
 
 
 def test_a_resumed_fine_tuning_keeps_what_the_preflight_said(config):

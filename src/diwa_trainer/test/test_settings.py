@@ -303,7 +303,12 @@ def test_a_reward_learns_from_as_many_rows_as_asked_for(tmp_path, toy_data, toy_
     folder = trained("train_reward", toy_data, toy_runs, tmp_path / "run", 1, **changes)
     report = json.loads((folder / "reward.json").read_text())
 
+    assert [line["step"] for line in lines(folder)] == [1]
     assert sum(report["train"].values()) == rows
+    config = dataclasses.replace(tiny_configs(toy_data, toy_runs)["train_reward"], **changes)
+    sets = train_reward._stretches(config, Dataset.open(toy_data))
+    done = sum(int(stretch.success.sum()) for stretch in sets["train_demonstrations"] + sets["train_play"])
+    assert report["train"]["successes"] == done * (config.encodings + config.imagined)
     shown = report["held_out"]["demonstrations"]
     assert shown["succeeded"] + shown["failed"] == 12 - min(changes.get("demonstrations", 6), 6)
     assert ("play" in report["held_out"]) == bool(changes["play"])
