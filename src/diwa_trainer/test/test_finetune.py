@@ -4,7 +4,9 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,14 +55,29 @@ def read(config: FinetuneConfig, name: str) -> dict[str, Any]:
     return json.loads((config.output / name).read_text())
 
 
+class Noted:
+    """A function of `finetune` that keeps what it was called with."""
+
+    def __init__(self, monkeypatch, name: str) -> None:
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        function = getattr(finetune, name)
+
+        def noting(*arguments, **named):
+            self.calls.append((arguments, named))
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(finetune, name, noting)
+
+
 @pytest.mark.parametrize(
     ("kind", "threshold", "success"),
     [("classifier", None, 0.0), ("classifier", 0.85, 1.0), ("decoded", 0.85, 0.0), ("both", 0.85, 0.0)],
 )
 def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
-    config, capsys, kind, threshold, success
+    config, capsys, monkeypatch, kind, threshold, success
 ):
     """An untrained model never decodes an open drawer; the classifier is as sure of success as it is everywhere."""
+    distances = Noted(monkeypatch, "_kl_to_pretrained")
     lines = tuned(config, reward_kind=kind, threshold=threshold)
 
     paid = [line for line in lines if "success" in line]
@@ -69,6 +86,10 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     assert [line["chunks"] for line in paid] == [chunks] * ITERATIONS
     imagined = [EPISODES * chunks * TINY_POLICY.chunk * (n + 1) for n in range(ITERATIONS)]
     assert [line["imagined_steps"] for line in paid] == imagined
+    for (base, policy, rollout), _ in distances.calls[1:]:  # of the first, both are the base
+        assert (rollout.lengths == chunks).all(), "over the episodes of the reward that is paid"
+        assert policy.denoiser.out.weight.requires_grad
+        assert not base.denoiser.out.weight.requires_grad
     summary, preflight = read(config, "summary.json"), read(config, "preflight.json")
     assert (summary["imagined_steps"], summary["env_steps"]) == (imagined[-1], 0)
     fires = float(threshold is not None)
@@ -84,20 +105,6 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     _, file = load_policy(config.output, FINETUNED, "finetune")
     assert file.about["threshold"] == (threshold or 0.95)
     assert {name: value for name, value in lines[-1].items() if name != "step"}.items() <= summary.items()
-
-
-class Noted:
-    """A function of `finetune` that keeps what it was called with."""
-
-    def __init__(self, monkeypatch, name: str) -> None:
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        function = getattr(finetune, name)
-
-        def noting(*arguments, **named):
-            self.calls.append((arguments, named))
-            return function(*arguments, **named)
-
-        monkeypatch.setattr(finetune, name, noting)
 
 
 def test_the_policy_explores_to_learn_and_is_judged_as_deployed_from_the_same_draws(config, monkeypatch):
@@ -150,7 +157,7 @@ def test_the_policy_begins_as_the_base_and_leaves_it(toy_runs):
     assert not torch.equal(base, tuned)
 
 
-def test_kept_iterations_are_the_policies_of_their_time(config):
+def test_kept_iterations_are_the_policies_of_their_time(config, capsys):
     tuned(config, keep_every=3, iterations=7)
 
     kept = {path.name: path for path in sorted(config.output.glob("iteration_*"))}
@@ -160,6 +167,7 @@ def test_kept_iterations_are_the_policies_of_their_time(config):
     assert all(not torch.equal(*pair) for pair in itertools.pairwise(weights))
     files = [load_policy(folder, FINETUNED, "finetune")[1] for folder in folders[1:]]
     assert [file.about["iterations"] for file in files] == [3, 6, 7]
+    assert re.findall(r"(\d)/7 iterations", capsys.readouterr().out) == ["5", "7"], "told now and then, and at the end"
 
 
 def test_a_resumed_fine_tuning_keeps_what_the_preflight_said(config):
@@ -211,6 +219,7 @@ def test_the_distance_to_the_base_is_that_of_the_gaussians_over_what_was_lived()
     strayed = DiffusionPolicy(POLICY, LATENT)
     strayed.load_state_dict({name: value + 0.02 * torch.randn_like(value) for name, value in base.state_dict().items()})
     rollout = play(base, strayed, 400, torch.Generator().manual_seed(1), explore=True)
+    rollout.chains[~rollout.live] = 9.0  # what comes after an episode's end plays no part
     latents, chains = rollout.latents[rollout.live], rollout.chains[rollout.live]
 
     nats = torch.zeros(len(latents))
@@ -219,3 +228,16 @@ def test_the_distance_to_the_base_is_that_of_the_gaussians_over_what_was_lived()
         nats += 0.5 * ((means[0] - means[1]) / base.exploration_std()[t]).square().sum(-1)
     assert not rollout.live.all()
     assert finetune._kl_to_pretrained(base, strayed, rollout) == pytest.approx(float(nats.mean()), rel=0.1)
+
+
+def test_success_and_length_of_imagined_episodes_are_means():
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(POLICY, LATENT)
+    rollout = play(policy, policy, 50, torch.Generator().manual_seed(1), explore=True)
+
+    metrics = finetune._rollout_metrics(rollout, SimpleNamespace(extra={"imagined_steps": 7}))
+
+    assert 0 < float(rollout.success.sum()) < 50
+    assert metrics["success"] == pytest.approx(float(rollout.success.sum()) / 50)
+    assert metrics["chunks"] == pytest.approx(float(rollout.live.sum()) / 50)
+    assert metrics["imagined_steps"] == 7
