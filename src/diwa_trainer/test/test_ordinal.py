@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import SPEC
 
-from diwa_trainer.dataset import Dataset
+from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.ordinal import apportion, scales
 from diwa_trainer.world.rssm import RSSMConfig
@@ -66,6 +66,24 @@ def test_before_any_training_a_latent_says_where_the_hand_is(untrained, data):
         seen, said = untrained.features(observation)[..., column], untrained.decode(latents)[..., column]
         assert (seen - said).abs().max() < 0.3
         assert (seen - said).abs().max() < 0.2 * (seen.max() - seen.min())
+
+
+def test_scales_span_what_was_recorded_and_a_little_more_but_not_for_the_sake_of_single_rows(data):
+    """Of 4,000 rows that lie evenly in a range, and of two of them that lie far out of it."""
+    rows = {"proprio": np.zeros((4000, 15), "f4"), "scene": np.zeros((4000, 24), "f4")}
+    rows["proprio"][:, 0] = np.linspace(-0.2, 0.2, 4000)
+    rows["proprio"][[100, 3900], 0] = -0.45, 0.45
+    model = WorldModel(SPEC, WorldModelConfig(rssm=SIZES, hidden=16)).requires_grad_(False)
+    model.fit_features(Dataset(data.folder, SPEC, [Episode(0, 4000)], {**rows, "stamp": np.arange(4000)}))
+
+    column = model.proprio.names.index("tcp_x")
+    marks = model.read.weight[column] * (model.read.weight[column] != 0).view(32, 32).any(1).sum()
+    ends = [float(end) * float(model.proprio.std[column]) for end in (marks.min(), marks.max())]
+    assert ends == pytest.approx([-0.2, 0.2], abs=0.03)
+    assert -ends[0] > 0.2
+    assert ends[1] > 0.2
+    still = model.read.weight[model.proprio.names.index("tcp_y")]
+    assert still.abs().max() > 0, "a feature that never varied has a scale too"
 
 
 def test_before_any_training_it_expects_that_nothing_changes(untrained, data):

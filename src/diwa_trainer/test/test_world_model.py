@@ -137,6 +137,45 @@ def test_what_is_imagined_without_seeing_counts_and_teaches_the_prior(data):
     taught, untaught = (model.rssm.prior_head[-1].weight.grad for model, _, _ in (blind, seeing))
     assert untaught is None or not untaught.any()
     assert taught.any()
+    first, other = (model.encoder[0].weight.grad for model, _, _ in (blind, seeing))
+    assert not torch.allclose(first, other), "and what the posterior says of the frame before"
+
+
+@torch.no_grad()
+def sure_model(data, **settings):
+    """A model that is so sure of its states, seen or imagined, that no draw matters."""
+    model, *_ = loss_of(data, **settings)
+    for layer in (model.rssm.shortcut.seen, model.rssm.shortcut.expected, model.rssm.posterior_out):
+        layer.weight.mul_(1e4)
+    for layer in (model.rssm.posterior_out, model.rssm.prior_head[-1]):
+        layer.bias.mul_(1e4)
+    return model
+
+
+@pytest.mark.parametrize(("steps", "length", "starts"), [(2, 5, 3), (1, 3, 2), (10, 4, 1), (0, 4, 0)])
+@torch.no_grad()
+def test_open_loop_error_is_that_of_steps_imagined_from_any_frame_that_leaves_room_for_them(
+    data, steps, length, starts
+):
+    model = sure_model(data, open_loop_steps=steps)
+    observation, actions = window(data, [0, 100, 200], length)
+    target, latents = model.features(observation), model.observe(observation, actions, mode=True).latents
+    ahead = min(steps, length - 1)
+    expected = []
+    for start in range(starts):
+        latent, error = latents[:, start], 0.0
+        for t in range(start, start + ahead):
+            latent = model.rssm.imagine_step(latent, actions[:, t], generator())
+            error += 0.5 * ((model.decode(latent) - target[:, t + 1]).square() * model.feature_weights).sum(-1).mean()
+        expected.append(float(error) / ahead)
+
+    measured = [
+        model.loss(observation, actions, torch.Generator().manual_seed(seed))[1]["open_loop"] for seed in range(20)
+    ]
+
+    found = {index for one in measured for index, other in enumerate(expected) if one == pytest.approx(other, rel=1e-4)}
+    assert found == set(range(starts)), "each of them"
+    assert all(any(one == pytest.approx(other, rel=1e-4) for other in expected or [0.0]) for one in measured)
 
 
 def test_the_first_frame_weighs_as_much_as_the_setting_says(data):
