@@ -3,16 +3,24 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 
+from diwa_runtime.bundle import session
+from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec
 from diwa_trainer.evaluation.evaluation import EvaluateConfig
+from diwa_trainer.policy import reward
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig
 from diwa_trainer.policy.reward import ClassifierConfig
+from diwa_trainer.samples import stretches
+from diwa_trainer.verbs import finetune, pretrain
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig
 from diwa_trainer.verbs.train_reward import TrainRewardConfig
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
+from diwa_trainer.world import features, open_loop, ordinal, world_model
+from diwa_trainer.world.features import Features
 from diwa_trainer.world.rssm import RSSMConfig
 from diwa_trainer.world.world_model import WorldModelConfig
 
@@ -62,3 +70,36 @@ def test_defaults_are_those_of_the_published_results(config):
     found = {field.name: field.default for field in dataclasses.fields(config)}
 
     assert {name: found[name] for name in DEFAULTS[config]} == DEFAULTS[config]
+
+
+CONSTANTS = [
+    (features, "CLAMP", 4.0), (ordinal, "SHARPNESS", 0.5), (ordinal, "NETWORK_SHARE", 0.3),
+    (world_model, "RANGE_ROWS", 10_000), (open_loop, "CONTEXT", 10), (open_loop, "HORIZON", 50),
+    (reward, "THRESHOLDS", (0.5, 0.9, 0.97, 0.99)), (session, "NOISE_LIMIT", 3.0), (stretches, "ROWS_AFTER", 8),
+    (pretrain, "FEWEST_DEMONSTRATIONS", 10), (pretrain, "VALIDATION_DRAWS", 4), (finetune, "START_ENCODINGS", 4),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "name", "value"), CONSTANTS, ids=lambda value: str(value) * isinstance(value, str))
+def test_constants_are_those_of_the_published_results(module, name, value):
+    assert getattr(module, name) == value
+
+
+# Floor of the deviation in SI units, weight in the loss, share of the discrete variables; one of each kind.
+RULES = {
+    "tcp_x": (0.02, 8.0, 8.0), "tcp_rotation_0": (0.05, 0.1, 0.8), "joint_1": (0.05, 0.1, 0.1),
+    "gripper_width": (0.01, 2.0, 2.0), "gripper_command": (0.2, 1.0, 1.0), "slider": (0.08, 8.0, 4.0),
+    "drawer": (0.055, 8.0, 4.0), "button": (0.005, 4.0, 2.0), "switch": (0.025, 4.0, 2.0), "bulb": (0.25, 8.0, 1.0),
+    "led": (0.25, 8.0, 1.0), "red_x": (0.1, 0.003, 0.05), "red_rotation_0": (0.3, 0.003, 0.05),
+}  # fmt: skip
+
+
+def test_features_are_weighed_as_for_the_published_results():
+    found = {}
+    for names in (PROPRIO_NAMES, SCENE_NAMES):
+        still = Features(names, Spec().watched)
+        still.fit(np.zeros((2, len(names)), np.float32))
+        numbers = zip(still.std.tolist(), still.weight.tolist(), still.shares, strict=True)
+        found |= dict(zip(still.names, numbers, strict=True))
+
+    assert {name: pytest.approx(found[name]) for name in RULES} == RULES

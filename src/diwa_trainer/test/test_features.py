@@ -114,7 +114,10 @@ def test_what_tasks_watch_weighs_as_much_whatever_it_is_called():
 
 
 def test_the_table_is_weighed_by_its_names():
-    assert Features(SCENE_NAMES, Spec().watched).weight.equal(Features(SCENE_NAMES).weight)
+    table, by_name = Features(SCENE_NAMES, Spec().watched), Features(SCENE_NAMES)
+
+    assert table.weight.equal(by_name.weight)
+    assert table.shares == by_name.shares
 
 
 def test_features_and_their_way_back_keep_leading_dimensions():

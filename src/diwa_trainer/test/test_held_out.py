@@ -97,6 +97,7 @@ def test_the_open_loop_report_is_of_the_model_kept_on_what_is_held_out(tmp_path,
     expected = open_loop_report(model, data, held_out, seed=config.seed)
     assert json.loads((config.output / "open_loop.json").read_text()) == json.loads(json.dumps(expected))
     assert (file.about["updates"], file.about["split_seed"]) == (1, 3)
+    assert expected["windows"] == 256
 
 
 # --- the reward ---------------------------------------------------------------------------------------------------

@@ -46,6 +46,11 @@ def test_shares_that_divide_are_met_exactly():
     assert apportion([2.0, 1.0, 1.0], 8) == [0, 0, 0, 0, 1, 1, 2, 2]
 
 
+def test_shares_are_rounded_to_the_nearest():
+    """D'Hondt's method would give the first six and the last none."""
+    assert Counter(apportion([5.3, 0.9, 0.8], 7)) == {0: 5, 1: 1, 2: 1}
+
+
 def test_the_scales_of_a_feature_span_its_range_and_fill_each_others_gaps():
     marks = scales([0, 0, 1], torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 3.0]), 5)
 
@@ -82,8 +87,9 @@ def test_scales_span_what_was_recorded_and_a_little_more_but_not_for_the_sake_of
     assert ends == pytest.approx([-0.2, 0.2], abs=0.03)
     assert -ends[0] > 0.2
     assert ends[1] > 0.2
-    still = model.read.weight[model.proprio.names.index("tcp_y")]
+    still, coarse = (model.read.weight[model.proprio.names.index(name)] for name in ("tcp_y", "joint_1"))
     assert still.abs().max() > 0, "a feature that never varied has a scale too"
+    assert not coarse.any(), "one of a small share has none"
 
 
 def test_before_any_training_it_expects_that_nothing_changes(untrained, data):
@@ -96,6 +102,10 @@ def test_before_any_training_it_expects_that_nothing_changes(untrained, data):
     column = untrained.feature_names.index("drawer")
     before, expected = untrained.decode(latent)[:, column], untrained.decode(after)[:, column]
     assert np.corrcoef(before, expected)[0, 1] > 0.95
+    assert not untrained.rssm.shortcut.action.weight.any(), "whatever is done"
+    assert not untrained.rssm.shortcut.hidden.weight.any()
+    added = untrained.decoder(latent)
+    assert added.mean(0).abs().max() < 0.1, "and the decoder's network adds next to nothing to what is read"
 
 
 def test_scales_are_only_where_it_starts(untrained, data):

@@ -215,9 +215,10 @@ def test_free_nats_are_forgiven_frame_by_frame(data):
     kl = kl_of(model, data)[:, 1:]
     free = float(kl.median())
 
-    _, loss, _ = loss_of(data, kl_weight=0.5, free_nats=free, open_loop_weight=0.0)
+    _, loss, metrics = loss_of(data, kl_weight=0.5, free_nats=free, open_loop_weight=0.0)
 
     expected = kl.clamp(min=free).mean()
+    assert metrics["kl"] == pytest.approx(float(kl.mean()), rel=1e-5), "what is shown is all of it"
     assert float(expected) > max(float(kl.mean()), free) + 0.01
     assert float((loss - without).detach()) == pytest.approx(0.5 * float(expected), rel=1e-4)
 
