@@ -17,6 +17,7 @@ from toy import SPEC, TASK, TRAINERS, tiny_configs, write_toy
 from diwa_runtime.config import to_yaml
 from diwa_runtime.spec import ActionScale
 from diwa_trainer.__main__ import VERBS, main
+from diwa_trainer.runs.trained import load_classifier
 
 TRAINING = list(TRAINERS)
 
@@ -321,8 +322,9 @@ def test_a_policy_is_deployed_with_the_threshold_that_it_was_tuned_for(tmp_path,
 def test_the_threshold_of_a_reward_is_among_those_that_it_is_judged_at(tmp_path, toy_data, toy_runs):
     assert main([*flags("train_reward", toy_data, toy_runs, tmp_path / "reward"), "--threshold", "0.95"]) == 0
 
-    held_out = json.loads((tmp_path / "reward" / "reward.json").read_text())["held_out"]["play"]
-    assert [row["threshold"] for row in held_out["by_threshold"]] == [0.5, 0.9, 0.95, 0.97, 0.99]
+    report = json.loads((tmp_path / "reward" / "reward.json").read_text())
+    assert [row["threshold"] for row in report["held_out"]["play"]["by_threshold"]] == [0.5, 0.9, 0.95, 0.97, 0.99]
+    assert report["threshold"] == load_classifier(tmp_path / "reward")[1].about["threshold"] == 0.95
 
 
 @pytest.mark.parametrize("fact", ["task", "latent_size", "threshold"])

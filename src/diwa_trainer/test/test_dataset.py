@@ -192,6 +192,28 @@ def test_split_is_deterministic_disjoint_and_holds_out_some_of_each_group(tmp_pa
     assert dataset.split(0.0, seed=3) == (dataset.episodes, ())
 
 
+GROUPS = {  # how many episodes of each kind, task and outcome
+    ("play", None, None): 3,
+    ("demonstration", "open_drawer", "success"): 10,
+    ("demonstration", "open_drawer", "failure"): 2,
+    ("demonstration", "turn_on_led", "success"): 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("fraction", "held_out"), [(0.0, [0, 0, 0, 0]), (0.01, [1, 1, 1, 0]), (0.26, [1, 3, 1, 0]), (0.99, [2, 9, 1, 0])]
+)
+def test_split_holds_out_its_share_of_each_group_at_least_one_and_never_all(fraction, held_out):
+    groups = [group for group, count in GROUPS.items() for _ in range(count)]
+    episodes = [Episode(3 * i, 3 * i + 3, *group) for i, group in enumerate(groups)]
+    data = Dataset("memory", Spec(), episodes, {})
+
+    train, validation = data.split(fraction, seed=0)
+
+    assert [sum((e.kind, e.task, e.outcome) == group for e in validation) for group in GROUPS] == held_out
+    assert sorted(train + validation, key=lambda e: e.start) == episodes
+
+
 def test_a_failing_writer_leaves_the_old_dataset(tmp_path):
     write_dataset(tmp_path / "data", lengths=(5,))
 

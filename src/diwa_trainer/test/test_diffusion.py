@@ -47,10 +47,11 @@ def test_schedule_has_the_published_deviations():
     torch.testing.assert_close(Schedule(20).posterior_std, torch.tensor(POSTERIOR_STD), atol=5e-5, rtol=0)
 
 
-def test_exploring_floors_every_deviation_and_deployment_ends_without_noise():
-    policy = make_policy(0)
-    floored = [max(std, 0.1) for std in POSTERIOR_STD]
-    deployed = [0, *(max(std, 1e-3) for std in POSTERIOR_STD[1:])]
+@pytest.mark.parametrize("floors", [{}, {"exploration_std": 0.3, "deterministic_std": 0.2}])
+def test_exploring_floors_every_deviation_and_deployment_ends_without_noise(floors):
+    policy = make_policy(0, DiffusionConfig(hidden=32, **floors))
+    floored = [max(std, floors.get("exploration_std", 0.1)) for std in POSTERIOR_STD]
+    deployed = [0, *(max(std, floors.get("deterministic_std", 1e-3)) for std in POSTERIOR_STD[1:])]
     torch.testing.assert_close(policy.exploration_std(), torch.tensor(floored), atol=5e-5, rtol=0)
     torch.testing.assert_close(policy.evaluation_std(), torch.tensor(deployed), atol=5e-5, rtol=0)
 

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from toy import TINY_MODEL
 
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.geometry import euler_to_matrix
 from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec, TaskSpec
 from diwa_trainer.world.features import CLAMP, Features, feature_names
+from diwa_trainer.world.world_model import WorldModel
 
 POSE = ("block_x", "block_roll", "block_pitch", "block_yaw")
 
@@ -107,10 +109,15 @@ def test_what_tasks_watch_weighs_as_much_whatever_it_is_called():
     assert features.shares == (0.05, 4.0, 4.0, 0.5)
     features.fit(np.zeros((5, 4), np.float32))
     assert features.std.tolist() == pytest.approx([0.1, 0.05, 0.15, 0.05]), "the far end lies within the clamp"
+    weights = torch.cat([Features(spec.proprio).weight, features.weight])
+    assert WorldModel(spec, TINY_MODEL).feature_weights.equal(weights), "as the world model's loss has them"
 
 
 def test_the_table_is_weighed_by_its_names():
-    assert Features(SCENE_NAMES, Spec().watched).weight.equal(Features(SCENE_NAMES).weight)
+    table, by_name = Features(SCENE_NAMES, Spec().watched), Features(SCENE_NAMES)
+
+    assert table.weight.equal(by_name.weight)
+    assert table.shares == by_name.shares
 
 
 def test_features_and_their_way_back_keep_leading_dimensions():

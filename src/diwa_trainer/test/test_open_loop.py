@@ -8,9 +8,17 @@ import pytest
 import torch
 from toy import DRAWER, SPEC, tiny_model, write_toy
 
-from diwa_trainer.dataset import Dataset
+from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.world.observations import observation_at
-from diwa_trainer.world.open_loop import CONTEXT, HORIZON, SHOWN_HORIZONS, measurable, open_loop_report, predict
+from diwa_trainer.world.open_loop import (
+    CONTEXT,
+    HORIZON,
+    SHOWN_HORIZONS,
+    _errors,
+    measurable,
+    open_loop_report,
+    predict,
+)
 
 LED, ROW = SPEC.scene.index("led"), SPEC.proprio.index("joint_1")
 WINDOWS = 12
@@ -127,6 +135,7 @@ def test_flips_of_a_light_are_foreseen_or_missed(data):
     led = data.scene[windows_of(data)][..., LED]
     flipped = int((led[:, CONTEXT - 1] != led[:, -1]).sum())
 
+    assert set(report(Oracle(data), data)["flips"]) == {"bulb", "led"}
     perfect, frozen = (report(model, data)["flips"]["led"] for model in (Oracle(data), Frozen(data)))
 
     assert perfect == {"flipped": flipped, "foreseen": flipped, "unflipped": WINDOWS - flipped, "false": 0}
@@ -157,13 +166,57 @@ def test_play_is_measured_where_it_is_long_enough_else_anything_that_is(data):
 
     assert measurable(data.episodes) == list(play)
     assert measurable(shown) == []
+    long, longer = Episode(0, 60, "demonstration", "open_drawer"), Episode(60, 130, "demonstration", "open_drawer")
+    assert measurable([long, longer]) == [long, longer]
+    assert measurable([long, *play, longer]) == list(play)
+
+
+@pytest.mark.parametrize(
+    ("name", "moves", "moved"),
+    [
+        ("tcp", [0.01, 0.03, 0.1], 2),
+        ("drawer", [0.04, 0.06, 0.2], 2),
+        ("led", [0.3, 0.6, 1.0], 2),
+        ("led", [0.3, 0.6, 0.8], 3),
+    ],
+)
+def test_what_counts_as_moved_is_two_centimetres_of_the_hand_five_of_a_part_and_half_of_a_light(name, moves, moved):
+    """Each window moves by so much and back; a value that goes from end to end is a light."""
+    truth = np.zeros((3, CONTEXT + HORIZON, 1))
+    truth[:, CONTEXT + 20, 0] = moves
+
+    errors = _errors(truth, np.zeros_like(truth), name)
+
+    assert errors["moved_windows"] == moved
+    assert errors["moved"]["model"] is not None
+
+
+def test_errors_of_the_context_are_of_its_first_and_of_its_last_frame():
+    truth = np.zeros((2, CONTEXT + HORIZON, 1))
+
+    errors = _errors(truth, truth + np.arange(1, CONTEXT + HORIZON + 1)[None, :, None], "drawer")
+
+    assert (errors["posterior_first"], errors["posterior_last"]) == (1, CONTEXT)
+    assert errors["all"]["model"] == [CONTEXT + ahead for ahead in SHOWN_HORIZONS]
+    assert errors["curve"]["model"] == list(range(CONTEXT + 1, CONTEXT + HORIZON + 1))
+
+
+def test_another_seed_draws_other_windows_and_other_states(data):
+    model = tiny_model()
+    model.fit_features(data)
+    rows = windows_of(data)
+
+    first, again, other = (predict(model, data, rows, CONTEXT, seed) for seed in (0, 0, 1))
+
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert report(Oracle(data), data)["examples"] != report(Oracle(data), data, seed=1)["examples"]
 
 
 def test_examples_are_the_windows_in_which_most_happened(data):
     examples = report(Oracle(data), data)["examples"]["drawer"]
     spans = np.sort(np.ptp(data.scene[windows_of(data)][..., DRAWER], axis=1))[::-1]
 
-    assert len(examples) == 4
-    assert np.ptp(examples[0]["truth"]) == pytest.approx(spans[0], abs=1e-3)
+    assert [np.ptp(example["truth"]) for example in examples] == pytest.approx(spans[:12:3], abs=1e-3)
     for example in examples:
         np.testing.assert_allclose(example["truth"], example["predicted"], atol=1e-3)

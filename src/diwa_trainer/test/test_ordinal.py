@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy import SPEC
 
-from diwa_trainer.dataset import Dataset
+from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.ordinal import apportion, scales
 from diwa_trainer.world.rssm import RSSMConfig
@@ -46,6 +46,11 @@ def test_shares_that_divide_are_met_exactly():
     assert apportion([2.0, 1.0, 1.0], 8) == [0, 0, 0, 0, 1, 1, 2, 2]
 
 
+def test_shares_are_rounded_to_the_nearest():
+    """D'Hondt's method would give the first six and the last none."""
+    assert Counter(apportion([5.3, 0.9, 0.8], 7)) == {0: 5, 1: 1, 2: 1}
+
+
 def test_the_scales_of_a_feature_span_its_range_and_fill_each_others_gaps():
     marks = scales([0, 0, 1], torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 3.0]), 5)
 
@@ -68,6 +73,25 @@ def test_before_any_training_a_latent_says_where_the_hand_is(untrained, data):
         assert (seen - said).abs().max() < 0.2 * (seen.max() - seen.min())
 
 
+def test_scales_span_what_was_recorded_and_a_little_more_but_not_for_the_sake_of_single_rows(data):
+    """Of 4,000 rows that lie evenly in a range, and of two of them that lie far out of it."""
+    rows = {"proprio": np.zeros((4000, 15), "f4"), "scene": np.zeros((4000, 24), "f4")}
+    rows["proprio"][:, 0] = np.linspace(-0.2, 0.2, 4000)
+    rows["proprio"][[100, 3900], 0] = -0.45, 0.45
+    model = WorldModel(SPEC, WorldModelConfig(rssm=SIZES, hidden=16)).requires_grad_(False)
+    model.fit_features(Dataset(data.folder, SPEC, [Episode(0, 4000)], {**rows, "stamp": np.arange(4000)}))
+
+    column = model.proprio.names.index("tcp_x")
+    marks = model.read.weight[column] * (model.read.weight[column] != 0).view(32, 32).any(1).sum()
+    ends = [float(end) * float(model.proprio.std[column]) for end in (marks.min(), marks.max())]
+    assert ends == pytest.approx([-0.2, 0.2], abs=0.03)
+    assert -ends[0] > 0.2
+    assert ends[1] > 0.2
+    still, coarse = (model.read.weight[model.proprio.names.index(name)] for name in ("tcp_y", "joint_1"))
+    assert still.abs().max() > 0, "a feature that never varied has a scale too"
+    assert not coarse.any(), "one of a small share has none"
+
+
 def test_before_any_training_it_expects_that_nothing_changes(untrained, data):
     rows = np.arange(0, 300, 5)[:, None]
     observation = observation_at(data, rows)
@@ -78,6 +102,10 @@ def test_before_any_training_it_expects_that_nothing_changes(untrained, data):
     column = untrained.feature_names.index("drawer")
     before, expected = untrained.decode(latent)[:, column], untrained.decode(after)[:, column]
     assert np.corrcoef(before, expected)[0, 1] > 0.95
+    assert not untrained.rssm.shortcut.action.weight.any(), "whatever is done"
+    assert not untrained.rssm.shortcut.hidden.weight.any()
+    added = untrained.decoder(latent)
+    assert added.mean(0).abs().max() < 0.1, "and the decoder's network adds next to nothing to what is read"
 
 
 def test_scales_are_only_where_it_starts(untrained, data):

@@ -208,6 +208,20 @@ def test_rows_of_a_rollout(bootstrap):
     assert not batch.log_probs.requires_grad
 
 
+def test_a_cut_episode_is_worth_what_the_critic_says_of_where_it_was_cut():
+    """A critic that reads the value off the latent: 7 where the first episode was cut, 9 where the second was."""
+    policy, generator = make_policy(1), seeded(8)
+    latents, final = torch.zeros(3, 2, LATENT), torch.zeros(2, LATENT)
+    latents[:, :, 0], final[:, 0] = torch.arange(6.0).view(3, 2), torch.tensor([7.0, 9.0])
+    chains = torch.randn(3, 2, 11, 28, generator=generator)
+    rollout = Rollout(latents, chains, torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool), final)
+    config = PPOConfig(gamma=0.5, gae_lambda=0.0, horizon_bootstrap=True)
+
+    batch = make_batch(rollout, policy, policy, lambda latent: latent[..., 0], config, generator)
+
+    assert batch.returns.view(3, 2).tolist() == [[1.0, 1.5], [2.0, 2.5], [3.5, 4.5]]
+
+
 def test_without_a_bc_weight_no_frozen_chains_are_drawn():
     pretrained, generator = make_policy(1), seeded(8)
     latents, chains = torch.randn(1, 2, LATENT, generator=generator), torch.randn(1, 2, 11, 28, generator=generator)

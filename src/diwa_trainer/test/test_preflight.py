@@ -9,6 +9,13 @@ from diwa_trainer.verbs.finetune import preflight_warnings
     ("classifier", "decoded", "said"),
     [
         (0.5, 0.55, []),
+        (0.5, 0.69, []),
+        (0.5, 0.71, ["disagree on the base policy"]),
+        (0.71, 0.5, ["disagree on the base policy"]),
+        (0.96, 0.95, []),
+        (0.98, 0.95, ["no headroom"]),
+        (0.025, 0.0, []),
+        (0.015, 0.0, ["hardly ever succeeds in imagination"]),
         (0.5, 0.8, ["disagree on the base policy"]),
         (0.99, 0.95, ["no headroom"]),
         (0.0, 0.0, ["hardly ever succeeds in imagination"]),

@@ -1,5 +1,6 @@
 """What a pipeline found: counts, the paired comparison on the same starts, and what the data hold."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -122,7 +123,8 @@ def test_the_table_tells_rates_gain_and_that_no_step_was_taken(pipeline, capsys)
 
 def test_the_summary_of_the_data_counts_episodes_and_shows_outliers(toy_data):
     data = Dataset.open(toy_data)
-    data.arrays["scene"][5, data.spec.scene.index("red_x")] = 7.0
+    data.arrays["scene"][5, data.spec.scene.index("red_x")] = -7.0
+    data.spec = dataclasses.replace(data.spec, rate_hz=15.0)
     model = tiny_model()
     model.fit_features(data)
 
@@ -136,4 +138,4 @@ def test_the_summary_of_the_data_counts_episodes_and_shows_outliers(toy_data):
     features = {feature["name"]: feature for feature in summary["features"]}
     assert features["red_x"]["largest_standardised"] > 20  # beyond the clamp, which is why it is shown
     assert features["tcp_x"]["mean"] == pytest.approx(np.mean(data.proprio[:, 0]), abs=1e-5)
-    assert summary["hours"] == pytest.approx(len(data) / 30 / 3600)
+    assert summary["hours"] == pytest.approx(len(data) / 15 / 3600)

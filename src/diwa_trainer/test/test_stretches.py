@@ -69,6 +69,39 @@ def test_play_gives_both_labels_where_it_has_both(data):
     assert len(stretches) - succeeded >= 10
 
 
+def play_that_opens(folder, *opens_at):
+    """A demonstration, and episodes of 40 rows of play in which the drawer jumps open at a row, or never (None)."""
+    with DatasetWriter(folder, SPEC) as writer:
+        for number, row in enumerate([5, *opens_at]):
+            scene = np.zeros((40, 24), "f4")
+            scene[row if row is not None else 40 :, DRAWER] = 0.2
+            rows = {"stamp": np.arange(40), "proprio": np.zeros((40, 15), "f4"), "action": np.zeros((40, 7), "f4")}
+            about = {} if number else {"kind": "demonstration", "task": TASK, "outcome": "success"}
+            writer.add_episode({**rows, "scene": scene}, **about)
+    return Dataset.open(folder)
+
+
+@pytest.mark.parametrize(
+    ("opens_at", "count", "succeeded", "failed"),
+    [
+        ([20], 8, 4, 4),
+        ([20], 9, 4, 5),
+        ([20, None, None], 40, 9, 31),  # as many as there are, and others in their place
+        ([9], 8, 4, 0),
+    ],
+    ids=["both", "odd", "few succeed", "none fails"],
+)
+def test_half_of_the_stretches_succeed_if_that_many_do(tmp_path, opens_at, count, succeeded, failed):
+    """In ten rows the drawer opens from the nine rows before it does."""
+    data = play_that_opens(tmp_path / "data", *opens_at)
+    like = demonstrations(data, TASK, 1)
+
+    for seed in range(5):
+        drawn = play_stretches(data, TASK, like, data.episodes, count, 10, np.random.default_rng(seed))
+        said = [stretch.success.any() for stretch in drawn]
+        assert (sum(said), len(said) - sum(said)) == (succeeded, failed)
+
+
 def test_play_comes_from_the_given_episodes_alone(data):
     chosen = data.episodes_of(kind="play")[2:4]
 

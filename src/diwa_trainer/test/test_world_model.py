@@ -137,6 +137,45 @@ def test_what_is_imagined_without_seeing_counts_and_teaches_the_prior(data):
     taught, untaught = (model.rssm.prior_head[-1].weight.grad for model, _, _ in (blind, seeing))
     assert untaught is None or not untaught.any()
     assert taught.any()
+    first, other = (model.encoder[0].weight.grad for model, _, _ in (blind, seeing))
+    assert not torch.allclose(first, other), "and what the posterior says of the frame before"
+
+
+@torch.no_grad()
+def sure_model(data, **settings):
+    """A model that is so sure of its states, seen or imagined, that no draw matters."""
+    model, *_ = loss_of(data, **settings)
+    for layer in (model.rssm.shortcut.seen, model.rssm.shortcut.expected, model.rssm.posterior_out):
+        layer.weight.mul_(1e4)
+    for layer in (model.rssm.posterior_out, model.rssm.prior_head[-1]):
+        layer.bias.mul_(1e4)
+    return model
+
+
+@pytest.mark.parametrize(("steps", "length", "starts"), [(2, 5, 3), (1, 3, 2), (10, 4, 1), (0, 4, 0)])
+@torch.no_grad()
+def test_open_loop_error_is_that_of_steps_imagined_from_any_frame_that_leaves_room_for_them(
+    data, steps, length, starts
+):
+    model = sure_model(data, open_loop_steps=steps)
+    observation, actions = window(data, [0, 100, 200], length)
+    target, latents = model.features(observation), model.observe(observation, actions, mode=True).latents
+    ahead = min(steps, length - 1)
+    expected = []
+    for start in range(starts):
+        latent, error = latents[:, start], 0.0
+        for t in range(start, start + ahead):
+            latent = model.rssm.imagine_step(latent, actions[:, t], generator())
+            error += 0.5 * ((model.decode(latent) - target[:, t + 1]).square() * model.feature_weights).sum(-1).mean()
+        expected.append(float(error) / ahead)
+
+    measured = [
+        model.loss(observation, actions, torch.Generator().manual_seed(seed))[1]["open_loop"] for seed in range(20)
+    ]
+
+    found = {index for one in measured for index, other in enumerate(expected) if one == pytest.approx(other, rel=1e-4)}
+    assert found == set(range(starts)), "each of them"
+    assert all(any(one == pytest.approx(other, rel=1e-4) for other in expected or [0.0]) for one in measured)
 
 
 def test_the_first_frame_weighs_as_much_as_the_setting_says(data):
@@ -157,13 +196,41 @@ def test_the_kl_counts_for_every_frame_but_a_windows_first(data):
     settings = {"open_loop_weight": 0.0, "free_nats": 0.0}
     (model, with_kl, metrics), (_, without, _) = (loss_of(data, **settings, kl_weight=weight) for weight in (0.5, 0.0))
 
-    with torch.no_grad():
-        observed = model.observe(*window(data, [0, 100], 4), generator())
-        kl = balanced_kl(observed.posterior, observed.prior, 0.8)
+    kl = kl_of(model, data)
 
     assert float((with_kl - without).detach()) == pytest.approx(0.5 * float(kl[:, 1:].mean()), rel=1e-4)
     assert metrics["kl"] == pytest.approx(float(kl[:, 1:].mean()), rel=1e-5)
     assert float(kl[:, 0].mean()) != pytest.approx(metrics["kl"], rel=0.01)
+
+
+def kl_of(model, data):
+    """KL of each frame (2, 4) in the window that `loss_of` uses, and the same draws."""
+    with torch.no_grad():
+        observed = model.observe(*window(data, [0, 100], 4), generator())
+        return balanced_kl(observed.posterior, observed.prior, 0.8)
+
+
+def test_free_nats_are_forgiven_frame_by_frame(data):
+    model, without, _ = loss_of(data, kl_weight=0.0, open_loop_weight=0.0)
+    kl = kl_of(model, data)[:, 1:]
+    free = float(kl.median())
+
+    _, loss, metrics = loss_of(data, kl_weight=0.5, free_nats=free, open_loop_weight=0.0)
+
+    expected = kl.clamp(min=free).mean()
+    assert metrics["kl"] == pytest.approx(float(kl.mean()), rel=1e-5), "what is shown is all of it"
+    assert float(expected) > max(float(kl.mean()), free) + 0.01
+    assert float((loss - without).detach()) == pytest.approx(0.5 * float(expected), rel=1e-4)
+
+
+def test_the_balance_says_how_much_of_the_kl_teaches_the_prior(data):
+    taught = []
+    for balance in (1.0, 0.25):
+        model, loss, _ = loss_of(data, kl_weight=1.0, free_nats=0.0, kl_balance=balance)
+        loss.backward()
+        taught.append(model.rssm.prior_head[-1].weight.grad)
+
+    torch.testing.assert_close(taught[1], 0.25 * taught[0], rtol=1e-3, atol=1e-7)
 
 
 def test_what_is_imagined_is_measured_where_it_does_not_count(data):

@@ -6,13 +6,16 @@ alone. Demonstrations lower the arm and pull; play moves at random.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from diwa_runtime.actions import accept_action
 from diwa_runtime.spec import Spec
@@ -20,6 +23,7 @@ from diwa_trainer.dataset import DatasetWriter
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig
 from diwa_trainer.policy.reward import ClassifierConfig
+from diwa_trainer.runs.run import Run, TrainState
 from diwa_trainer.verbs import finetune, pretrain, train_reward, train_world_model
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig
@@ -85,13 +89,18 @@ def episode(table: Table, action_of: Any, count: int, rng: np.random.Generator) 
 
 
 def write_toy(
-    folder: Path, play: int = PLAY, demonstrations: int = DEMONSTRATIONS, spec: Spec = SPEC, seed: int = 0
+    folder: Path,
+    play: int | Sequence[int] = PLAY,
+    demonstrations: int = DEMONSTRATIONS,
+    spec: Spec = SPEC,
+    seed: int = 0,
 ) -> Path:
-    """Write a dataset of the toy table; return its folder."""
+    """Write a dataset of the toy table, of so many episodes of play or of one for each number of rows; return it."""
+    play_rows = [PLAY_ROWS] * play if isinstance(play, int) else play
     rng = np.random.default_rng(seed)
     with DatasetWriter(folder, spec) as writer:
-        for number in range(play):
-            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, PLAY_ROWS, rng)
+        for number, count in enumerate(play_rows):
+            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, count, rng)
             writer.add_episode(rows, bag="play", seed=number)
         for number in range(demonstrations):
             rows = episode(Table(rng), demonstration_action, DEMONSTRATION_ROWS, rng)
@@ -138,7 +147,7 @@ class ToyTable(gymnasium.Env[Rows, NDArray[np.floating]]):
 gymnasium.register("ToyTable-v0", entry_point=ToyTable)
 
 TINY_MODEL = WorldModelConfig(rssm=RSSMConfig(deterministic=16, variables=4, classes=4, hidden=16), hidden=16)
-TINY_POLICY = DiffusionConfig(denoising_steps=4, finetuned_steps=2, hidden=16, time_embedding=8)
+TINY_POLICY = DiffusionConfig(denoising_steps=4, finetuned_steps=2, chunk=3, hidden=16, time_embedding=8)
 TINY_PPO = PPOConfig(epochs=1, minibatch=16, critic_warmup=1, critic_hidden=8)
 
 
@@ -178,6 +187,27 @@ TRAINERS = {
     "train_reward": train_reward.run,
     "finetune": finetune.run,
 }
+
+
+def checkpoint_of(verb: str, config: Any, step: int) -> dict[str, Any]:
+    """Run a verb until its power is cut after `step` updates; return what that step's checkpoint holds.
+
+    Beside what `Run.save` puts there: `weights` by name, and `threads`, the numbers that torch was told to use.
+    """
+    threads: list[int] = []
+
+    def cut(_run: Run, state: TrainState) -> None:
+        if state.step == step:
+            raise RuntimeError("power cut")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Run, "stop_if_interrupted", cut)
+        patched.setattr(torch, "set_num_threads", threads.append)  # several would only slow the test down
+        with pytest.raises(RuntimeError, match="power cut"):
+            TRAINERS[verb](config)
+    folder = config.output / f"checkpoint_{step}"
+    weights = load_file(folder / "weights.safetensors")
+    return {**torch.load(folder / "state.pt", weights_only=True), "weights": weights, "threads": threads}
 
 
 def train_all(data: Path, runs: Path) -> Path:

@@ -86,7 +86,6 @@ def run(config: TrainRewardConfig) -> None:
                 )
             if state.step % config.save_every == 0:
                 run.save(state)
-        classifier.eval().requires_grad_(False)
         report = {
             "task": config.task,
             "threshold": config.threshold,
@@ -122,12 +121,9 @@ def _stretches(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[St
     sets = {
         "train_demonstrations": demonstration_stretches(dataset, config.task, shuffled[:trained]),
         "demonstrations": demonstration_stretches(dataset, config.task, shuffled[trained:]),
-        "train_play": [],
-        "play": [],
     }
-    if config.play:
-        for name, episodes, count in (("train_play", train, config.play), ("play", held_out, config.play // 3)):
-            sets[name] = play_stretches(dataset, config.task, found, episodes, count, config.play_length, rng)
+    for name, episodes, count in (("train_play", train, config.play), ("play", held_out, config.play // 3)):
+        sets[name] = play_stretches(dataset, config.task, found, episodes, count, config.play_length, rng)
     labels = np.concatenate([stretch.success for stretch in sets["train_demonstrations"] + sets["train_play"]])
     if not labels.any() or labels.all():
         which = "no success" if not labels.any() else "nothing but success"

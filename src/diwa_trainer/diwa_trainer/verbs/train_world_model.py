@@ -71,7 +71,6 @@ def run(config: TrainWorldModelConfig) -> None:
                 run.log(state.step, metrics, show=_progress(config, state.step, metrics, run))
             if state.step % config.save_every == 0:
                 run.save(state)
-        model.eval().requires_grad_(False)
         final = _validation(config, dataset, held_out, model)
         run.check_finite("train_world_model", state.step, final)
         report = open_loop_report(model, dataset, held_out, seed=config.seed)

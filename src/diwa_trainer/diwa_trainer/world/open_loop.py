@@ -123,7 +123,7 @@ def _flips(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> dict[str, 
 
 
 def _examples(series: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
-    """For each quantity the windows in which it moved most: truth and prediction over time."""
+    """For each quantity every third of the windows in which it moved most: truth and prediction over time."""
     examples: dict[str, Any] = {}
     for name, (truth, guess) in series.items():
         moved = np.ptp(truth, axis=1).max(-1)

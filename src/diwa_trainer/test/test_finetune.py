@@ -1,0 +1,243 @@
+"""Fine-tuning imagines, pays, judges, counts and keeps what its settings say."""
+
+import dataclasses
+import itertools
+import json
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from point_world import LATENT, POLICY, play
+from safetensors.torch import load_file
+from toy import DEMONSTRATIONS, DRAWER, TASK, TINY_POLICY, TINY_PPO, checkpoint_of, tiny_configs
+
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.policy.diffusion import DiffusionPolicy
+from diwa_trainer.runs.trained import FINETUNED, load_classifier, load_policy, save_classifier
+from diwa_trainer.verbs import finetune
+from diwa_trainer.verbs.finetune import FinetuneConfig
+
+EPISODES, CHUNKS_AT_MOST, ITERATIONS = 6, 2, 3
+SURE = 0.93
+
+
+@pytest.fixture(scope="module")
+def sure(tmp_path_factory, toy_runs) -> Path:
+    """A reward to which every latent is a success with a probability of 0.93, meant for a threshold of 0.95."""
+    classifier, file = load_classifier(toy_runs / "reward")
+    classifier.head[-1].weight.zero_()
+    classifier.head[-1].bias.copy_(torch.tensor([0.0, math.log(SURE / (1 - SURE))]))
+    folder = tmp_path_factory.mktemp("sure")
+    save_classifier(folder, classifier, file.spec, {**file.about, "threshold": 0.95})
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path, toy_data, toy_runs, sure) -> FinetuneConfig:
+    changes = {"episodes": EPISODES, "chunks": CHUNKS_AT_MOST, "iterations": ITERATIONS, "reward": sure}
+    return dataclasses.replace(
+        tiny_configs(toy_data, toy_runs, seed=5)["finetune"], output=tmp_path / "run", judged_episodes=5, **changes
+    )
+
+
+def tuned(config: FinetuneConfig, **changes) -> list[dict[str, Any]]:
+    """Fine-tune; return the lines of metrics."""
+    finetune.run(dataclasses.replace(config, **changes))
+    return [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+
+
+def read(config: FinetuneConfig, name: str) -> dict[str, Any]:
+    return json.loads((config.output / name).read_text())
+
+
+class Noted:
+    """A function of `finetune` that keeps what it was called with."""
+
+    def __init__(self, monkeypatch, name: str) -> None:
+        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        function = getattr(finetune, name)
+
+        def noting(*arguments, **named):
+            self.calls.append((arguments, named))
+            return function(*arguments, **named)
+
+        monkeypatch.setattr(finetune, name, noting)
+
+
+@pytest.mark.parametrize(
+    ("kind", "threshold", "success"),
+    [("classifier", None, 0.0), ("classifier", 0.85, 1.0), ("decoded", 0.85, 0.0), ("both", 0.85, 0.0)],
+)
+def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
+    config, capsys, monkeypatch, kind, threshold, success
+):
+    """An untrained model never decodes an open drawer; the classifier is as sure of success as it is everywhere."""
+    distances = Noted(monkeypatch, "_kl_to_pretrained")
+    lines = tuned(config, reward_kind=kind, threshold=threshold)
+
+    paid = [line for line in lines if "success" in line]
+    chunks = 1 if success else CHUNKS_AT_MOST
+    assert [line["success"] for line in paid] == [success] * ITERATIONS
+    assert [line["chunks"] for line in paid] == [chunks] * ITERATIONS
+    imagined = [EPISODES * chunks * TINY_POLICY.chunk * (n + 1) for n in range(ITERATIONS)]
+    assert [line["imagined_steps"] for line in paid] == imagined
+    for (base, policy, rollout), _ in distances.calls[1:]:  # of the first, both are the base
+        assert (rollout.lengths == chunks).all(), "over the episodes of the reward that is paid"
+        assert policy.denoiser.out.weight.requires_grad
+        assert not base.denoiser.out.weight.requires_grad
+    summary, preflight = read(config, "summary.json"), read(config, "preflight.json")
+    assert (summary["imagined_steps"], summary["env_steps"]) == (imagined[-1], 0)
+    fires = float(threshold is not None)
+    by_reward = {"classifier": fires, "decoded": 0.0, "both": 0.0}
+    assert preflight["base"] == by_reward
+    assert {name: summary[f"judged_success_{name}"] for name in by_reward} == by_reward
+    assert summary["judged_chunks_classifier"] == (1 if fires else CHUNKS_AT_MOST)
+    by_threshold = {0.5: 1.0, 0.9: 1.0, 0.97: 0.0, 0.99: 0.0, threshold or 0.95: fires}
+    assert {row["threshold"]: row["success"] for row in preflight["by_threshold"]} == by_threshold
+    said = capsys.readouterr().out
+    assert len(preflight["warnings"]) == 1 + bool(fires)
+    assert all(f"[run] preflight: {warning}" in said for warning in preflight["warnings"])
+    _, file = load_policy(config.output, FINETUNED, "finetune")
+    assert file.about["threshold"] == (threshold or 0.95)
+    assert {name: value for name, value in lines[-1].items() if name != "step"}.items() <= summary.items()
+
+
+def test_the_policy_explores_to_learn_and_is_judged_as_deployed_from_the_same_draws(config, monkeypatch):
+    imagined, batches, updates = (Noted(monkeypatch, name) for name in ("imagine", "make_batch", "update"))
+    tuned(config, judge_every=2)
+    parts, _ = finetune._load(config)
+
+    (policy, critic) = updates.calls[0][0][1:3]
+    learnt = [arguments for arguments, named in imagined.calls if named["explore"]]
+    judged = [arguments for arguments, named in imagined.calls if not named["explore"]]
+    assert len(learnt) == ITERATIONS
+    assert all(call[2] is policy and len(call[4]) == EPISODES for call in learnt)
+    assert not torch.equal(learnt[0][4], learnt[1][4])
+    # The base policy by three rewards and at five thresholds, then the policy by three before the first and the third
+    # iteration and after the last.
+    base = judged[0][2]
+    assert base is not policy
+    assert [call[2] is policy for call in judged] == [False] * 8 + [True] * 9
+    expected = parts.starts.draw(5, torch.Generator().manual_seed(config.seed + 1)).latents
+    for call in judged:
+        assert torch.equal(call[4], expected)
+    for call in learnt + judged:
+        assert call[1] is base
+        assert call[5] == CHUNKS_AT_MOST
+    for (_, acted, frozen, values, settings, _), _ in batches.calls:
+        assert acted is policy
+        assert frozen is base
+        assert values is critic
+        assert settings is config.ppo
+    assert all(arguments[5] is config.ppo for arguments, _ in updates.calls)
+    torch.testing.assert_close(base.state_dict(), parts.pretrained.state_dict())
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_the_first_iterations_are_the_critic_s_alone(config, warmup):
+    lines = tuned(config, ppo=dataclasses.replace(TINY_PPO, critic_warmup=warmup))
+
+    updates = [line for line in lines if "value_loss" in line]
+    assert ["policy_loss" in line for line in updates] == [False] * warmup + [True] * (ITERATIONS - warmup)
+
+
+def test_the_policy_begins_as_the_base_and_leaves_it(toy_runs):
+    lines = [json.loads(line) for line in (toy_runs / "finetuned" / "metrics.jsonl").read_text().splitlines()]
+    distances = [line["kl_to_pretrained"] for line in lines if "kl_to_pretrained" in line]
+
+    assert distances[0] == pytest.approx(0, abs=1e-6)
+    assert abs(distances[-1]) > 1e-4
+    name = "denoiser.out.weight"
+    base, tuned = (load_file(toy_runs / run / "policy.safetensors")[name] for run in ("pretrained", "finetuned"))
+    assert not torch.equal(base, tuned)
+
+
+def test_kept_iterations_are_the_policies_of_their_time(config, capsys):
+    tuned(config, keep_every=3, iterations=7)
+
+    kept = {path.name: path for path in sorted(config.output.glob("iteration_*"))}
+    assert list(kept) == ["iteration_0003", "iteration_0006"]
+    folders = [config.policy, *kept.values(), config.output]
+    weights = [load_file(folder / "policy.safetensors")["denoiser.out.weight"] for folder in folders]
+    assert all(not torch.equal(*pair) for pair in itertools.pairwise(weights))
+    files = [load_policy(folder, FINETUNED, "finetune")[1] for folder in folders[1:]]
+    assert [file.about["iterations"] for file in files] == [3, 6, 7]
+    assert re.findall(r"(\d)/7 iterations", capsys.readouterr().out) == ["5", "7"], "told now and then, and at the end"
+
+
+def test_a_resumed_fine_tuning_keeps_what_the_preflight_said(config):
+    checkpoint_of("finetune", config, step=2)
+    (config.output / "preflight.json").write_text("{}")
+
+    tuned(config)
+
+    assert (config.output / "preflight.json").read_text() == "{}"
+
+
+def test_imagined_episodes_start_from_first_frames_and_from_play_like_them(config):
+    def starts(**changes):
+        torch.manual_seed(len(changes))  # the global generator plays no part
+        return finetune._load(dataclasses.replace(config, **changes))[0].starts
+
+    data = Dataset.open(config.dataset)
+    first = [data.scene[episode.start, DRAWER] for episode in data.episodes_of(kind="demonstration")]
+    both, alone, other = starts(), starts(play_starts=0), starts(seed=6)
+
+    assert len(alone.values) == finetune.START_ENCODINGS * DEMONSTRATIONS
+    assert len(both.values) == finetune.START_ENCODINGS * (DEMONSTRATIONS + config.play_starts)
+    for nth, values in enumerate(both.values.split(DEMONSTRATIONS + config.play_starts)):
+        np.testing.assert_array_equal(values[:DEMONSTRATIONS], first, err_msg=f"encoding {nth}")
+        assert set(values[DEMONSTRATIONS:].tolist()) <= set(data.scene[:, DRAWER].tolist())
+    encodings = both.latents.split(DEMONSTRATIONS + config.play_starts)
+    assert not torch.equal(encodings[0], encodings[1])
+    assert torch.equal(starts().latents, both.latents)
+    assert not torch.equal(other.values, both.values), "other rows of play"
+    assert not torch.equal(other.latents[:DEMONSTRATIONS], both.latents[:DEMONSTRATIONS]), "other encodings"
+
+
+def test_failed_demonstrations_start_nothing(config):
+    data = Dataset.open(config.dataset)
+    like = data.episodes_of(kind="demonstration")
+    data.episodes = tuple(dataclasses.replace(e, outcome="failure") if e in like[3:] else e for e in data.episodes)
+    parts = finetune._load(dataclasses.replace(config, play_starts=0))[0]
+
+    starts = finetune._starts(dataclasses.replace(config, play_starts=0), data, parts.model, TASK)
+
+    assert len(starts.values) == finetune.START_ENCODINGS * 3
+
+
+@torch.no_grad()
+def test_the_distance_to_the_base_is_that_of_the_gaussians_over_what_was_lived():
+    """KL of two Gaussians of one deviation: half the squared distance of their means in deviations."""
+    torch.manual_seed(0)
+    base = DiffusionPolicy(POLICY, LATENT)
+    strayed = DiffusionPolicy(POLICY, LATENT)
+    strayed.load_state_dict({name: value + 0.02 * torch.randn_like(value) for name, value in base.state_dict().items()})
+    rollout = play(base, strayed, 400, torch.Generator().manual_seed(1), explore=True)
+    rollout.chains[~rollout.live] = 9.0  # what comes after an episode's end plays no part
+    latents, chains = rollout.latents[rollout.live], rollout.chains[rollout.live]
+
+    nats = torch.zeros(len(latents))
+    for i, t in enumerate(reversed(range(POLICY.finetuned_steps))):
+        means = [policy.fold(latents).mean(chains[:, i], t) for policy in (base, strayed)]
+        nats += 0.5 * ((means[0] - means[1]) / base.exploration_std()[t]).square().sum(-1)
+    assert not rollout.live.all()
+    assert finetune._kl_to_pretrained(base, strayed, rollout) == pytest.approx(float(nats.mean()), rel=0.1)
+
+
+def test_success_and_length_of_imagined_episodes_are_means():
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(POLICY, LATENT)
+    rollout = play(policy, policy, 50, torch.Generator().manual_seed(1), explore=True)
+
+    metrics = finetune._rollout_metrics(rollout, SimpleNamespace(extra={"imagined_steps": 7}))
+
+    assert 0 < float(rollout.success.sum()) < 50
+    assert metrics["success"] == pytest.approx(float(rollout.success.sum()) / 50)
+    assert metrics["chunks"] == pytest.approx(float(rollout.live.sum()) / 50)
+    assert metrics["imagined_steps"] == 7

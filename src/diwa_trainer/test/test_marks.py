@@ -1,0 +1,48 @@
+"""A mark of success or failure decides an episode's outcome where it is of the demonstrated task, and nowhere else."""
+
+import pytest
+
+from diwa_runtime.events import EventKind
+from diwa_trainer.ingest.marks import Event, Span, cut
+
+TASK, OTHER = "open_drawer", "turn_on_led"
+S, F = EventKind.SUCCESS, EventKind.FAILURE
+
+
+def only(task: str, *marks: tuple[EventKind, str]) -> Span:
+    """Cut one episode of a task ("" is play) with these marks."""
+    kinds = [(EventKind.START, task), *marks, (EventKind.END, "")]
+    (span,) = cut(Event(stamp, kind, about) for stamp, (kind, about) in enumerate(kinds, 1)).spans
+    return span
+
+
+@pytest.mark.parametrize(
+    ("task", "marks", "outcome"),
+    [
+        (TASK, [], None),
+        (TASK, [(S, TASK)], "success"),
+        (TASK, [(F, TASK)], "failure"),
+        (TASK, [(S, "")], "success"),
+        (TASK, [(F, "")], "failure"),
+        (TASK, [(S, OTHER)], None),
+        (TASK, [(F, OTHER)], None),
+        (TASK, [(S, TASK), (F, OTHER)], "success"),
+        (TASK, [(F, TASK), (S, OTHER)], "failure"),
+        (TASK, [(S, TASK), (F, TASK)], "failure"),
+        (TASK, [(F, TASK), (S, TASK)], "success"),
+        ("", [(F, "")], None),
+        ("", [(F, TASK)], None),
+        ("", [(S, "")], None),
+        ("", [(S, TASK)], None),
+    ],
+)
+def test_the_last_mark_of_the_demonstrated_task_is_the_outcome(task, marks, outcome):
+    assert only(task, *marks).outcome == outcome
+
+
+def test_every_success_that_names_a_task_is_kept_with_its_time():
+    """START is at 1 ns, so the marks are at 2, 3, ..."""
+    marks = [(S, OTHER), (F, OTHER), (S, ""), (S, TASK)]
+
+    assert only(TASK, *marks).marks == ((2, OTHER), (4, TASK), (5, TASK))
+    assert only("", *marks).marks == ((2, OTHER), (5, TASK))
