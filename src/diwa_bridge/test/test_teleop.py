@@ -477,7 +477,7 @@ def test_a_script_loses_no_press_to_a_slow_robot(tmp_path: Path) -> None:
         ("- {at_s: 1.0e+300}", r"at_s is 1e\+300, must be a number up to 1e\+06"),
         (f"- {{at_s: 0.1, x: 0x{'f' * 5000}}}", r"x is too large, must be a number in \[-1, 1\]"),
         ("[" * 5000, "neither YAML nor CSV"),
-        ("- &a {at_s: 0.1, press: [*a]}", "row 1: cannot press "),
+        ("- &a {at_s: 0.1, press: [*a]}", "an alias lies within what it names"),
         ("- {at_s: 0.1, press: [" + "x" * 10_000 + "]}", "row 1: cannot press 'xxx"),
     ],
 )
@@ -513,7 +513,7 @@ def test_a_table_that_cannot_be_is_one_clear_line(tmp_path: Path, text: str, mes
 
 def test_a_pipe_in_place_of_a_script_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.yaml")
-    with pytest.raises(InputError, match=r"a\.yaml is no file"):
+    with pytest.raises(InputError, match=r"a\.yaml cannot be read \(not a regular file"):
         open_device(f"script:{tmp_path}/a.yaml")
 
 

@@ -92,7 +92,8 @@ def settings_of(values: dict[str, Any]) -> ArmSettings:
     servo: dict[str, Any] = {}
     for name, field in corners.items():
         if len(values[name]) != 3:
-            raise ConfigError(f"diwa_bridge: parameter {name} must be three numbers, not {str(list(values[name]))[:80]}")
+            corner = str(list(values[name]))[:80]
+            raise ConfigError(f"diwa_bridge: parameter {name} must be three numbers, not {corner}")
         servo[field] = tuple(float(value) for value in values[name])
     servo |= {name: values[name] for name in ("approach_s", "joint_margin", "lead_m", "lead_rad", "gain", "silence_s")}
     own = (
