@@ -28,7 +28,6 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     RSSMConfig: {"deterministic": 128, "variables": 32, "classes": 32, "hidden": 128, "unimix": 0.0},
     WorldModelConfig: {
         "hidden": 128, "kl_weight": 0.005, "kl_balance": 0.8, "free_nats": 1.0, "first_step_weight": 5.0,
-        "open_loop_steps": 10, "open_loop_weight": 0.0,
     },
     DiffusionConfig: {
         "denoising_steps": 20, "finetuned_steps": 10, "chunk": 4, "hidden": 256, "time_embedding": 16,
@@ -42,7 +41,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "target_kl": 1.0, "horizon_bootstrap": False,
     },
     TrainWorldModelConfig: {
-        "updates": 6000, "batch": 32, "length": 24, "open_loop_from": 0.5, "learning_rate": 1e-3,
+        "updates": 6000, "batch": 32, "length": 24, "learning_rate": 1e-3,
         "final_learning_rate": 0.02, "gradient_clip": 10.0, "validation": 0.1, "split_seed": 0, "seed": 0, "threads": 1,
     },
     PretrainConfig: {

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file
 from toy import DEMONSTRATIONS, SPEC, TASK, TRAINERS, tiny_configs, write_toy
 
 from diwa_runtime.errors import InputError
@@ -48,8 +49,8 @@ def shuffled(data: Dataset, episodes: Sequence[Episode], folder: Path) -> Datase
     return Dataset.open(folder)
 
 
-def outcome(verb: str, config: Any, data: Dataset, output: Path) -> tuple[bytes, list[Any], list[Any]]:
-    """Run a verb; return its weights, what it logged of the training, and all that it measured on what is held out."""
+def outcome(verb: str, config: Any, data: Dataset, output: Path) -> tuple[dict[str, bytes], list[Any], list[Any]]:
+    """Run a verb; return its weights by name, what it logged of the training, and all that it measured on what is held out."""
     TRAINERS[verb](dataclasses.replace(config, dataset=data.folder, output=output))
     (weights,) = output.glob("*.safetensors")
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -58,7 +59,7 @@ def outcome(verb: str, config: Any, data: Dataset, output: Path) -> tuple[bytes,
     measured = [value for line in lines for name, value in line.items() if name in ("held_out_loss", "held_out_kl")]
     if (report := output / "open_loop.json").exists():
         measured.append(json.loads(report.read_text())["features"]["tcp"])
-    return weights.read_bytes(), training, measured
+    return {name: array.tobytes() for name, array in load_file(weights).items()}, training, measured
 
 
 @pytest.mark.parametrize("verb", HELD_OUT)

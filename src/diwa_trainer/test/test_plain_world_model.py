@@ -40,7 +40,7 @@ def test_the_plain_loss_and_all_its_gradients_are_ours(both, unimix, changes):
     ours, plain = both(unimix, **changes)
     window = plain.rows.windows(plain.rng, 3, 9, ("proprio", "scene", "action"))
 
-    loss, _ = ours.model.loss(window, window["action"], ours.state.generator, open_loop=False)
+    loss, _ = ours.model.loss(window, window["action"], ours.state.generator)
     plain_loss = plain_world_model.loss(plain.model, window, window["action"], plain.generator)
 
     torch.testing.assert_close(plain_loss, loss, rtol=1e-12, atol=0)

@@ -98,7 +98,6 @@ ERRORS, MOVED = "/first frame", "/1 step"
         (TUNED, "bundle.sha256", "ef" * 32, {"bundle"}),
         (TUNED, "bundle.provenance.iterations", 7, {"iterations"}),
         (TUNED, "environment.id", "other:Table-v1", {"environment"}),
-        (TUNED, "seeds.19", 5, {"seeds"}),
         (REWARD, "held_out.play.by_threshold.2.precision", 0.11, {f"{CHOSEN}: precision", f"{ALL}: precision"}),
         (REWARD, "held_out.play.by_threshold.0.precision", 0.11, {f"{ALL}: precision"}),
         (REWARD, "held_out.play.by_threshold.2.recall", 0.11, {f"{CHOSEN}: recall", f"{ALL}: recall"}),
@@ -144,6 +143,13 @@ ERRORS, MOVED = "/first frame", "/1 step"
 )  # fmt: skip
 def test_a_number_is_shown_where_it_belongs(made, tmp_path, name, key, value, changed):
     assert after_change(made, tmp_path, name, lambda data: set_in(data, key, value)) == changed
+
+
+def test_the_starts_that_a_policy_was_judged_on_are_shown(made, tmp_path):
+    def change(data):
+        data["seeds"][19] = data["episodes_detail"][19]["seed"] = 5
+
+    assert after_change(made, tmp_path, TUNED, change) == {"seeds"}
 
 
 @pytest.mark.parametrize(

@@ -143,18 +143,10 @@ def test_gradients_are_clipped_at_the_setting(tmp_path, toy_data, toy_runs):
 # --- the world model ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("weight", "first", "measured"),
-    [(0.5, 0.5, [3, 4]), (0.5, 0.25, [2, 3, 4]), (0.5, 2.0, []), (0.0, 0.0, [])],
-)
-def test_open_loop_error_counts_from_its_share_of_the_updates_on(tmp_path, toy_data, toy_runs, weight, first, measured):
-    folder = trained(
-        "train_world_model", toy_data, toy_runs, tmp_path / "run", 4,
-        open_loop_from=first, **with_model(open_loop_weight=weight),
-    )  # fmt: skip
+def test_the_open_loop_error_is_measured_on_what_is_held_out_alone(tmp_path, toy_data, toy_runs):
+    folder = trained("train_world_model", toy_data, toy_runs, tmp_path / "run", 2)
 
-    assert [line["step"] for line in lines(folder) if "open_loop" in line] == measured
-    assert all("held_out_open_loop" in line for line in lines(folder))
+    assert all("open_loop" not in line and line["held_out_open_loop"] > 0 for line in lines(folder))
 
 
 @pytest.mark.parametrize(("lengths", "length"), [((70, 100), 90), ((100, 70), 90), ((100, 100), 101)])

@@ -178,7 +178,7 @@ def _plan_evaluation(
 
 
 def _check_kept(tuning: FinetuneConfig, iteration: int) -> None:
-    if not 0 < iteration <= tuning.iterations or not tuning.keep_every or iteration % tuning.keep_every:
+    if iteration > tuning.iterations or not tuning.keep_every or iteration % tuning.keep_every:
         raise ConfigError(
             f"iterations_evaluated names {iteration}, but of {tuning.iterations} iterations finetune keeps every "
             f"{tuning.keep_every}th; set stages.finetune.keep_every"

@@ -30,9 +30,6 @@ class TrainWorldModelConfig:
     updates: int = field(default=6000, metadata={"help": "gradient steps"})
     batch: int = field(default=32, metadata={"help": "windows a gradient step"})
     length: int = field(default=24, metadata={"help": "rows a window; the filter is reset at its first"})
-    open_loop_from: float = field(
-        default=0.5, metadata={"help": "share of the updates after which open-loop error counts, if it has a weight"}
-    )
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
     gradient_clip: float = 10.0
@@ -45,7 +42,7 @@ class TrainWorldModelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, updates=COUNTS, batch=BATCHES, length=(2, 4096), threads=WORKERS)
-        check_bounds(self, validation=(1e-3, 0.9), log_every=COUNTS, save_every=COUNTS, open_loop_from=(0, 1))
+        check_bounds(self, validation=(1e-3, 0.9), log_every=COUNTS, save_every=COUNTS)
         check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, gradient_clip=(1e-6, 1e9))
         check_bounds(self, seed=SEEDS, split_seed=SEEDS)
         check_together(self, 1 << 17, "rows an update", "batch", "length")
@@ -110,9 +107,7 @@ def _update(
     for group in optimizer.param_groups:
         group["lr"] = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
     rows = dataset.windows(state.numpy_rng, config.batch, config.length, train, fields=())["row"]
-    open_loop = config.model.open_loop_weight > 0 and state.step >= config.open_loop_from * config.updates
-    observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
-    loss, metrics = model.loss(observation, actions, state.generator, open_loop=open_loop)
+    loss, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), state.generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
@@ -127,7 +122,7 @@ def _validation(
 ) -> dict[str, float]:
     rows = dataset.windows(np.random.default_rng(0), 4 * config.batch, config.length, held_out, fields=())["row"]
     generator = torch.Generator().manual_seed(0)
-    _, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), generator)
+    _, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), generator, with_open_loop=True)
     return {f"held_out_{name}": value for name, value in metrics.items()}
 
 

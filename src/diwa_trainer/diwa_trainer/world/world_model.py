@@ -28,6 +28,8 @@ Observation = dict[str, Tensor]
 """Raw observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) float32."""
 RANGE_ROWS = 10_000
 """Recorded rows that the features' ranges are taken from."""
+OPEN_LOOP_STEPS = 10
+"""Imagined steps of the open-loop error that is shown beside the loss."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,10 @@ class WorldModelConfig:
     kl_balance: float = 0.8
     free_nats: float = 1.0
     first_step_weight: float = 5.0
-    open_loop_steps: int = 10
-    open_loop_weight: float = 0.0
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden=WIDTHS, kl_weight=WEIGHTS, kl_balance=(0, 1), free_nats=WEIGHTS)
-        check_bounds(self, first_step_weight=WEIGHTS, open_loop_steps=(0, 4096), open_loop_weight=WEIGHTS)
+        check_bounds(self, first_step_weight=WEIGHTS)
 
 
 class WorldModel(nn.Module):
@@ -153,14 +153,14 @@ class WorldModel(nn.Module):
         return self.scene.physical(self.decode(latent)[..., len(self.proprio) :], name)
 
     def loss(
-        self, observation: Observation, actions: Tensor, generator: torch.Generator, *, open_loop: bool = True
+        self, observation: Observation, actions: Tensor, generator: torch.Generator, *, with_open_loop: bool = False
     ) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of windows (B, T, ...) and its parts.
 
         Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
         Its KL counts for nothing: nothing is ever imagined from before an episode's first frame.
-        With `open_loop`, what is imagined from a frame on is measured, and counts `open_loop_weight` times.
+        `with_open_loop` adds the error of imagined frames to the parts; it never counts (docs/decisions/0006).
         """
         config = self.config
         target = self.features(observation)
@@ -177,22 +177,19 @@ class WorldModel(nn.Module):
             "reconstruction_first": reconstruction[:, 0].mean().item(),
             "kl": kl[:, 1:].mean().item(),
         }
-        if open_loop:
-            error = self._open_loop_error(observed.latents, actions, target, generator)
-            total = total + config.open_loop_weight * error
-            metrics["open_loop"] = error.item()
+        if with_open_loop:
+            metrics["open_loop"] = self._open_loop_error(observed.latents, actions, target, generator).item()
         return total, {"loss": total.item(), **metrics}
 
+    @torch.no_grad()
     def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         """Reconstruction error of frames that are imagined from an earlier frame's latent and the actions between.
 
-        The frame that it begins at is drawn anew, and is often the window's first, as in an imagined episode. With the
-        KL alone the prior learns one step, and an event that it misses (a light that flips) costs it next to nothing:
-        the posterior sees the event a frame later. What PPO needs is what the model does when it sees nothing.
+        The frame that it begins at is drawn anew, and is often the window's first, as in an imagined episode. An event
+        that the prior misses (a light that flips) hardly shows in the KL: the posterior sees it a frame later. What
+        PPO needs is what the model does when it sees nothing.
         """
-        steps = min(self.config.open_loop_steps, latents.shape[1] - 1)
-        if not steps:
-            return torch.zeros(())
+        steps = min(OPEN_LOOP_STEPS, latents.shape[1] - 1)
         first = 1 + int(torch.randint(latents.shape[1] - steps, (), generator=generator))
         imagined, index = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
         error = self._decode_drawn(imagined, index) - target[:, first : first + steps]
