@@ -50,7 +50,7 @@ def shuffled(data: Dataset, episodes: Sequence[Episode], folder: Path) -> Datase
 
 
 def outcome(verb: str, config: Any, data: Dataset, output: Path) -> tuple[dict[str, bytes], list[Any], list[Any]]:
-    """Run a verb; return its weights by name, what it logged of the training, and all that it measured on what is held out."""
+    """Run a verb; return its weights by name, what it logged of the training, and what it measured on held-out data."""
     TRAINERS[verb](dataclasses.replace(config, dataset=data.folder, output=output))
     (weights,) = output.glob("*.safetensors")
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]

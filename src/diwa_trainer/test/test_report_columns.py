@@ -145,11 +145,11 @@ def test_a_number_is_shown_where_it_belongs(made, tmp_path, name, key, value, ch
     assert after_change(made, tmp_path, name, lambda data: set_in(data, key, value)) == changed
 
 
-def test_the_starts_that_a_policy_was_judged_on_are_shown(made, tmp_path):
+def test_starts_are_shown_and_policies_are_paired_by_them(made, tmp_path):
     def change(data):
         data["seeds"][19] = data["episodes_detail"][19]["seed"] = 5
 
-    assert after_change(made, tmp_path, TUNED, change) == {"seeds"}
+    assert after_change(made, tmp_path, TUNED, change) == {"seeds", f"{RESULT}: won / lost", f"{RESULT}: McNemar p"}
 
 
 @pytest.mark.parametrize(
