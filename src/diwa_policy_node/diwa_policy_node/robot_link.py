@@ -5,7 +5,6 @@ Thin: a callback converts, asks the ROS-free runner, and hands over what it deci
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable
@@ -167,10 +166,10 @@ class RobotLink:
     def _on_spec(self, message: String) -> None:
         """Learn what robot it is; one that changed under a running goal ends it."""
         try:
-            self.spec = Spec.from_json(json.loads(message.data), SPEC_TOPIC)
+            self.spec = Spec.parse(message.data, SPEC_TOPIC)
             if self._runner is not None:
                 self.check(self._runner.spec)
-        except (DiwaError, ValueError, RecursionError) as error:
+        except DiwaError as error:
             self._on_wrong_robot(error)
 
     def _listener(self, topic: str, runner: SkillRunner) -> Callable[[Any, dict[str, Any]], None]:

@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from diwa_runtime.config.bounds import PIXELS
 from diwa_runtime.config.values import config_from
 from diwa_runtime.errors import ConfigError, InputError, SpecMismatchError, nearest, one_line
-from diwa_runtime.reading import read_json, reason_of
+from diwa_runtime.reading import parse_json, read_text, reason_of
 
 SPEC_VERSION = 1
+SPEC_LIMIT_BYTES = 1 << 20
 RATES_HZ = (0.01, 10_000.0)
 """Of control."""
 
@@ -320,12 +321,25 @@ class Spec:
             InputError: not there, not JSON, or not a Spec.
         """
         try:
-            data = read_json(path)
-        except OSError as error:
+            text = read_text(path, SPEC_LIMIT_BYTES)
+        except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({reason_of(error)})") from None
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> Spec:
+        """Read a Spec from JSON, as files have it and as robots say it.
+
+        Raises:
+            InputError: too long, not JSON, or not a Spec; names `source`.
+        """
+        if len(text) > SPEC_LIMIT_BYTES:
+            raise InputError(f"{source}: a Spec of {len(text)} characters; at most {SPEC_LIMIT_BYTES} are read")
+        try:
+            data = parse_json(text)
         except ValueError as error:
-            raise InputError(f"{path}: not JSON ({one_line(error)})") from None
-        return cls.from_json(data, str(path))
+            raise InputError(f"{source}: not JSON ({one_line(error)})") from None
+        return cls.from_json(data, source)
 
 
 def check_same_spec(ours: Spec, ours_name: str, theirs: Spec, theirs_name: str) -> None:

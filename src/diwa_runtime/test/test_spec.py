@@ -106,3 +106,30 @@ def test_code_cannot_make_one_either(make: Any) -> None:
 @pytest.mark.parametrize(("rate_hz", "limit_s"), [(30.0, 0.2), (1000.0, 0.2), (15.0, 0.2), (10.0, 0.25), (5.0, 0.5)])
 def test_rows_bridge_a_fifth_of_a_second_and_at_slow_rates_one_lost_message(rate_hz: float, limit_s: float) -> None:
     assert Spec(rate_hz=rate_hz).max_gap_s == pytest.approx(limit_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "robot/spec: not JSON"),
+        ("[" * 100_000, "robot/spec: not JSON"),
+        ('{"version": NaN}', "robot/spec: not JSON"),
+        ('{"version": ' + "1" * 5000 + "}", "robot/spec: "),
+        (
+            json.dumps(Spec().to_json()) + " " * (1 << 20),
+            "robot/spec: a Spec of 10.* characters; at most 1048576 are read",
+        ),
+        ("[]", "robot/spec: not a Spec"),
+    ],
+)
+def test_what_a_robot_says_of_itself_that_is_no_spec_is_one_line(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        Spec.parse(text, "robot/spec")
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_a_spec_that_is_too_long_is_no_more_read_from_a_file_than_from_a_topic(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(Spec().to_json()) + " " * (1 << 20))
+    with pytest.raises(InputError, match=r"spec\.json: cannot be read \(larger than 1048576 bytes\)"):
+        Spec.load(tmp_path / "spec.json")

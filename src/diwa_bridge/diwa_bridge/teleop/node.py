@@ -7,7 +7,6 @@ the bridge brings an arm that nobody commands to rest.
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
@@ -154,10 +153,10 @@ class TeleopNode(Node):
         """
         self._another_spec = ""
         try:
-            spec = Spec.from_json(json.loads(message.data), SPEC_TOPIC)
+            spec = Spec.parse(message.data, SPEC_TOPIC)
             for task in self._tasks:
                 spec.task(task)
-        except (DiwaError, ValueError, RecursionError) as error:
+        except DiwaError as error:
             line = one_line(error)[:LONGEST_LINE]
             if self._tasks and self._pace is None:
                 self.refused, self.finished = f"tasks: {line}", True
