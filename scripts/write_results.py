@@ -39,6 +39,11 @@ def policies_of(folder: Path) -> list[str]:
     return sorted(found, key=lambda name: name != FINETUNED)
 
 
+def seeds_of(task_folder: Path) -> list[int]:
+    """The starts that a task's policies were judged on."""
+    return list(read_result(task_folder / f"evaluation_{FINETUNED}" / EVALUATION)["seeds"])
+
+
 def pooled(tables: Sequence[dict[str, Any]], policy: str) -> dict[str, Any]:
     """Add up the counts of one policy over training seeds."""
     successes, episodes = (sum(table[policy][name] for table in tables) for name in ("successes", "episodes"))
@@ -154,6 +159,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
     tables = results["tasks"]
     episodes = next(iter(tables.values()))["base"]["episodes"]
     rows = []
+    shared = "" if results["starts"] == episodes else " (training seeds met the same ones)"
     for task, table in tables.items():
         each = "; ".join(
             f"{one['base']['successes']} to {one['finetuned']['successes']} (p = {one['finetuned']['mcnemar_p']:.0e})"
@@ -166,11 +172,12 @@ def page(results: dict[str, Any], seeds: int) -> str:
         [
             "# Results",
             "",
-            f"Made by `make results`. Success over {episodes} seeded episodes of {seeds} training seed(s), with 95 %",
-            "Wilson intervals; base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside",
-            "them, one for each training seed. Always the last iteration.",
+            f"Made by `make results`. Success over {episodes} episodes of {seeds} training seed(s), from {results['starts']}",
+            f"different starts{shared}, with 95 % Wilson intervals; base and fine-tuned policy",
+            "meet the same starts, so McNemar's paired test stands beside them, one for each training seed. Always the last",
+            "iteration. What these starts had been seen by before: [the demo](demo.md).",
             f"Environment steps during fine-tuning: {results['env_steps_during_finetune']}. Mean gain over the tasks:",
-            f"{100 * sum(gains) / len(gains):+.1f} points. What one run of the demo gave: [the demo](demo.md).",
+            f"{100 * sum(gains) / len(gains):+.1f} points.",
             "",
             "| task | base | fine-tuned | gain, points | each training seed, of its episodes |",
             "|---|---|---|---|---|",
@@ -244,6 +251,7 @@ def main(folders: Sequence[Path]) -> None:
     tasks = finished_tasks(folders)
     tables = [{task: sum_up(f, [task], policies_of(f / task)) for task in tasks} for f in folders]
     results = {
+        "starts": min(len({seed for f in folders for seed in seeds_of(f / task)}) for task in tasks),
         "env_steps_during_finetune": sum(t["env_steps_during_finetune"] for run in tables for t in run.values()),
         "tasks": {task: pooled_task([run[task]["tasks"][task] for run in tables]) for task in tasks},
     }

@@ -324,6 +324,33 @@ def test_the_page_of_results_names_what_cannot_be_read(runs, tmp_path, write_res
     assert str(folder) in str(refused.value)
 
 
+@pytest.mark.parametrize(("shift", "starts", "said"), [(0, 4, True), (100, 8, False)])
+def test_the_page_of_results_says_how_many_different_starts_there_were(
+    runs, tmp_path, monkeypatch, write_results, shift, starts, said
+):
+    monkeypatch.setattr(write_results, "DOCS", tmp_path)
+    for picture, draw in (("SCATTER", "draw_scatter"), ("CURVES", "draw_curves")):
+        monkeypatch.setattr(write_results, picture, tmp_path / picture)
+        monkeypatch.setattr(write_results, draw, lambda *_: None)
+    folders = [tmp_path / "seed_0", tmp_path / "seed_1"]
+    for folder in folders:
+        shutil.copytree(runs, folder)
+    for path in folders[1].glob("*/evaluation_*/evaluation.json"):
+        data = json.loads(path.read_text())
+        for one in data["episodes_detail"]:
+            one["seed"] += shift
+        data["seeds"] = [seed + shift for seed in data["seeds"]]
+        data["videos"] = {}
+        path.write_text(json.dumps(data))
+
+    write_results.main(folders)
+
+    assert json.loads((tmp_path / "results.json").read_text())["starts"] == starts
+    page = (tmp_path / "results.md").read_text()
+    assert f"from {starts}\ndifferent starts" in page
+    assert ("(training seeds met the same ones)" in page) == said
+
+
 def test_the_page_of_results_asks_for_folders_of_finished_pipelines(write_results, tmp_path):
     for folders in ([], [tmp_path], [tmp_path / "nowhere"]):
         with pytest.raises(DiwaError):
