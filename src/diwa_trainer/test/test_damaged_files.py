@@ -347,7 +347,7 @@ def test_the_page_of_results_says_how_many_different_starts_there_were(
 
     assert json.loads((tmp_path / "results.json").read_text())["starts"] == starts
     page = (tmp_path / "results.md").read_text()
-    assert f"from {starts}\ndifferent starts" in page
+    assert f"from\n{starts} different starts" in page
     assert ("(training seeds met the same ones)" in page) == said
 
 
