@@ -22,7 +22,7 @@ from diwa_runtime.config import load_config
 from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.interfaces import message_class
 from diwa_sim.bags import BagWriter, kept_on_failure, typestore
-from diwa_sim.losses import Losses
+from diwa_sim.lost_messages import Losses
 
 DEPTH = 1000
 """Messages that wait while the disk is slow: at 30 Hz, half a minute of one topic."""

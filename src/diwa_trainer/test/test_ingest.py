@@ -395,7 +395,7 @@ def test_ctrl_c_leaves_the_older_dataset(tmp_path, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("diwa_trainer.ingest.ingestion.assemble", interrupt)
+    monkeypatch.setattr("diwa_trainer.ingest.bag_to_rows.assemble", interrupt)
     with pytest.raises(KeyboardInterrupt):
         ingest([first, second], tmp_path / "data", SPEC, report=quiet)
 

@@ -47,7 +47,7 @@ class Bridge:
         limits: Callable[[ArmLimits], ServoLimits],
         gate: CommandGate,
         scale: ActionScale,
-        frozen_after_s: float = 0.1,
+        frozen_after_s: float,
     ) -> None:
         """Say what is driven and how; `start` connects.
 

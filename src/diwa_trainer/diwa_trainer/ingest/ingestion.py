@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,37 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from diwa_runtime.actions import GRIPPER
 from diwa_runtime.errors import DiwaError, InputError, nearest
-from diwa_runtime.rows.assembler import assemble
 from diwa_runtime.rows.row import Rows
 from diwa_runtime.rows.selection import names_changed
-from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, Dropped
+from diwa_trainer.ingest.bag_to_rows import EpisodeDraft, episode_drafts
 from diwa_trainer.ingest.bags import Bag, find
 from diwa_trainer.ingest.clocks import clocks_apart
 from diwa_trainer.ingest.frames import FrameReader
 from diwa_trainer.ingest.identity import KnownRows
-from diwa_trainer.ingest.losses import count_assembly, count_beyond, count_recording
+from diwa_trainer.ingest.left_out import count_beyond
 from diwa_trainer.ingest.marks import Span
 from diwa_trainer.ingest.older import NAMES, SAME, OlderDataset, about, may_have_names
-from diwa_trainer.ingest.parts import parts_of
 from diwa_trainer.ingest.recording import Recording, frames_of, read_recording
 
-MIN_ROWS = 2
 BLOCK = 64
 """Rows that are decoded and written at a time."""
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class EpisodeDraft:
-    """One future episode: its rows and metadata; the row offset is assigned on write."""
-
-    rows: Rows
-    about: Mapping[str, Any]
 
 
 def ingest(
@@ -168,7 +155,7 @@ class _Ingestion:
             recording = read_recording(bag, self._spec, self._fields, self._skip_damaged)
             self._check_names(recording.names)
             self._warn_of_clocks(recording)
-            drafts = list(self._drafts(recording, sha256))
+            drafts = list(self._drafts(recording))
             self._names.update(recording.names)
         except InputError as error:
             named = str(error) if str(error).startswith(str(bag.path)) else f"{bag.path}: {error}"
@@ -177,46 +164,23 @@ class _Ingestion:
             self._writer.drop(bag.name, loss)
             self._report(f"warning: {loss}")
         if self._cameras:
-            self._write_with_frames(bag, drafts)
+            self._write_with_frames(bag, sha256, drafts)
         else:
             for draft in drafts:
-                self._writer.add_episode(_arrays(draft.rows), **draft.about)
+                self._writer.add_episode(_arrays(draft.rows), **draft.about, sha256=sha256)
                 self._known_rows.add(bag.name, draft.rows.stamp, draft.rows.values["proprio"])
 
-    def _drafts(self, recording: Recording, sha256: str) -> Iterator[EpisodeDraft]:
+    def _drafts(self, recording: Recording) -> Iterator[EpisodeDraft]:
+        """Make a bag's episodes, but for those that are in the dataset already."""
         name = recording.bag.name
         drop = partial(self._writer.drop, name)
-        max_gap_s = self._spec.max_gap_s
-        count_recording(recording, drop)
         for span in recording.cuts.spans:
-            if span.discarded:
-                drop("episode marked to be discarded")
-                continue
-            self._warn_of_tasks(name, span)
-            assembly = assemble(
-                self._spec, [data.between(span.start, span.end) for data in recording.streams], self._fields
-            )
-            if assembly.faults:
-                fault = assembly.faults[0]
-                drop(f"episode with a faulty message ({fault.topic}: {fault.reason})")
-                self._report(
-                    f"warning: {name}: {fault.topic} at {fault.stamp} ns: {fault.reason}; its episode is left out"
-                )
-                continue
-            _check_gripper(assembly.segments, self._spec)
-            count_assembly(assembly, max_gap_s, drop)
-            parts = list(parts_of(assembly.segments, span, round(max_gap_s * NANOSECONDS)))
-            lost = len(span.marks) - sum(len(part["marks"]) for _, part in parts)
-            if lost:
-                drop("mark of success that falls into a gap", lost)
-            if not parts:
-                drop("episode without a row")
-            for rows, part in parts:
-                if len(rows) < MIN_ROWS:
-                    drop(f"episode of fewer than {MIN_ROWS} rows")
-                elif not self._is_known(name, *_reference(recording, rows)):
-                    count_beyond(rows, drop)
-                    yield EpisodeDraft(rows, {**part, "seed": span.seed, "bag": name, "sha256": sha256})
+            if not span.discarded:
+                self._warn_of_tasks(name, span)
+        for draft in episode_drafts(recording, self._spec, self._fields, drop, self._report):
+            if not self._is_known(name, *_reference(recording, draft.rows)):
+                count_beyond(draft.rows, drop)
+                yield draft
 
     def _is_known(self, name: str, stamps: NDArray[np.int64], values: NDArray[np.float32]) -> bool:
         """Say whether an episode is of a recording that is in the dataset already, and count it."""
@@ -260,7 +224,7 @@ class _Ingestion:
                     advice = f"{nearest(task, known)}; nothing learns it"
                     self._report(f"warning: {name}: the Spec has no task {task!r}{advice}")
 
-    def _write_with_frames(self, bag: Bag, drafts: Sequence[EpisodeDraft]) -> None:
+    def _write_with_frames(self, bag: Bag, sha256: str, drafts: Sequence[EpisodeDraft]) -> None:
         wanted = {name: [n for draft in drafts for n in draft.rows.values[name]] for name in self._cameras}
         messages = frames_of(bag, self._spec, self._skip_damaged)
         asked = 0
@@ -268,7 +232,7 @@ class _Ingestion:
             for draft in drafts:
                 asked += len(draft.rows)
                 try:
-                    self._write_draft(draft, reader)
+                    self._write_draft(draft, sha256, reader)
                     self._known_rows.add(bag.name, draft.rows.stamp, draft.rows.values["proprio"])
                 except InputError as error:
                     self._writer.discard_episode()
@@ -277,14 +241,14 @@ class _Ingestion:
                     for name in self._cameras:
                         reader.pass_to(name, asked)
 
-    def _write_draft(self, draft: EpisodeDraft, reader: FrameReader) -> None:
+    def _write_draft(self, draft: EpisodeDraft, sha256: str, reader: FrameReader) -> None:
         numbers = _arrays(draft.rows)
         for start in range(0, len(draft.rows), BLOCK):
             block = {name: values[start : start + BLOCK] for name, values in numbers.items()}
             for name in self._cameras:
                 block[name] = reader.frames(name, len(block["stamp"]))
             self._writer.append(block)
-        self._writer.end_episode(**draft.about)
+        self._writer.end_episode(**draft.about, sha256=sha256)
 
     def _copy(self, bag: Bag, sha256: str, old: OlderDataset) -> None:
         """Take over a bag's episodes from the older dataset."""
@@ -312,18 +276,6 @@ def _arrays(rows: Rows) -> dict[str, NDArray[Any]]:
     """Return the fields that are numbers."""
     numbers = {name: values for name, values in rows.values.items() if not isinstance(values, list)}
     return {"stamp": rows.stamp, "action": rows.action, **numbers}
-
-
-def _check_gripper(segments: Sequence[Rows], spec: Spec) -> None:
-    """Refuse a gripper that is told widths: actions know open and closed alone."""
-    for rows in segments:
-        odd = rows.action[np.abs(rows.action[:, GRIPPER]) != 1, GRIPPER]
-        if len(odd):
-            topics = ", ".join(dict.fromkeys(stream.topic for stream in spec.streams if stream.field == "action"))
-            raise InputError(
-                f"{topics}: a gripper command is {odd[0]:g}, must be 1 (open) or -1 (closed); give the Spec a stream "
-                "that says so"
-            )
 
 
 def _has_scene(spec: Spec) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diwa_sim.losses import REMEMBERED, Losses
+from diwa_sim.lost_messages import REMEMBERED, Losses
 
 
 def lost(counts: list[int | None], publishers: int = 1) -> int:
