@@ -287,6 +287,12 @@ def of_another_type(folder):
     write_bag(folder, [*messages, *(scene_state(stamp, np.zeros(24)) for stamp in stamps_of(5))])
 
 
+def marks_of_another_type(folder):
+    joints = {"name": ["a"], "position": np.zeros(1), "velocity": np.zeros(1), "effort": np.zeros(1)}
+    marks = [("episode/event", "sensor_msgs/msg/JointState", stamps_of(1)[0], joints)]
+    write_bag(folder, [*marks, *messages_of(random_rows(5, 0))])
+
+
 def of_another_scene(folder):
     messages = messages_of(random_rows(5, 0))
     for message in messages[1::2]:
@@ -328,6 +334,7 @@ BAD_BAGS = [
     (backwards, r"robot/state: time goes backwards by 9\.9\d+ s at message 8"),
     (without_topic, r"no messages of topic 'scene/state'.*it has /robot/state"),
     (of_another_type, "is of type sensor_msgs/msg/JointState, the Spec has diwa_msgs/msg/RobotState"),
+    (marks_of_another_type, "episode/event is of type sensor_msgs/msg/JointState, the Spec has diwa_msgs"),
     (of_another_scene, "no value named slider"),
     (all_nan, "no episode can be made of this bag.*not finite"),
     (two_robots, "could be 'robot/state'"),
@@ -337,6 +344,18 @@ BAD_BAGS = [
     (no_mcap, "not an MCAP file"),
 ]
 BAD_IDS = [getattr(make_bad, "__name__", "") for make_bad, _ in BAD_BAGS]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_topic_of_like_name_and_another_type_is_not_the_robots(tmp_path, first):
+    joints = {"name": ["a"], "position": np.zeros(1), "velocity": np.zeros(1), "effort": np.zeros(1)}
+    rows, stamp = random_rows(5, 0), stamps_of(5)[0 if first else -1]
+    other = [("gripper/robot/state", "sensor_msgs/msg/JointState", stamp, joints)]
+    write_bag(tmp_path / "bag", [*(other if first else []), *messages_of(rows), *([] if first else other)])
+
+    dataset = ingest([tmp_path / "bag"], tmp_path / "data", SPEC, report=quiet)
+
+    assert len(dataset) == 5
 
 
 @pytest.mark.parametrize(("make_bad", "message"), BAD_BAGS, ids=BAD_IDS)

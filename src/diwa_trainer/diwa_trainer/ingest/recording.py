@@ -138,6 +138,7 @@ class _Reading:
 
     def finish(self, bag: Bag) -> Recording:
         """Put all in order and return it; errors as `read_recording`."""
+        self.topics.check(events.TOPIC)
         for index, data in enumerate(self._streams):
             self._check_usable(index, data)
         for index, data in enumerate(self._streams):
@@ -157,6 +158,7 @@ class _Reading:
         stream = data.stream
         if data.abouts:
             return
+        self.topics.check(stream.topic)
         if stream.topic not in self.topics.found:
             has = ", ".join(sorted({*self.topics.others, *self.topics.found.values()})) or "no topics"
             raise InputError(

@@ -17,6 +17,7 @@ class TopicNames:
         types: by the Spec's name.
         found: full name by the Spec's name.
         others: what else the bag has.
+        mistyped: by the Spec's name, what to say of a topic that would fit and is of another type.
     """
 
     def __init__(self, types: Mapping[str, str]) -> None:
@@ -24,24 +25,36 @@ class TopicNames:
         self.types = dict(types)
         self.found: dict[str, str] = {}
         self.others: set[str] = set()
+        self.mistyped: dict[str, str] = {}
 
     def of(self, topic: str, kind: str) -> str | None:
-        """Return the Spec's name of a topic of the bag; None where the Spec does not name it.
+        """Return the Spec's name of a topic of the bag; None where the Spec does not name it, or as another type.
 
         Raises:
-            InputError: it is of another type, or two of the bag's topics fit the same name.
+            InputError: two of the bag's topics fit the same name and type.
         """
         name = next((name for name in self.types if f"/{topic}".endswith(f"/{name}")), None)
         if name is None:
             self.others.add(topic)
             return None
-        if self.found.setdefault(name, topic) != topic:
-            raise InputError(f"both {self.found[name]} and {topic} could be {name!r}; record one robot a bag")
         if kind != self.types[name]:
-            raise InputError(
+            self.others.add(topic)
+            self.mistyped[name] = (
                 f"topic {topic} is of type {kind}, the Spec has {self.types[name]}; give a Spec for this robot"
             )
+            return None
+        if self.found.setdefault(name, topic) != topic:
+            raise InputError(f"both {self.found[name]} and {topic} could be {name!r}; record one robot a bag")
         return name
+
+    def check(self, name: str) -> None:
+        """Refuse a bag that has a topic of that name as another type alone.
+
+        Raises:
+            InputError: it has; names the types.
+        """
+        if name not in self.found and name in self.mistyped:
+            raise InputError(self.mistyped[name])
 
 
 def messages_of(bag: Bag, topics: TopicNames, skip_damaged: bool) -> Iterator[tuple[str, Read, Message]]:
