@@ -1,4 +1,4 @@
-"""Measure what the project claims: `make bench`, or `python benchmarks/run.py [--only NAME ...] [--quick]`."""
+"""Measure what the project claims: `make bench`, or `scripts/bench [--only NAME ...] [--quick]`."""
 
 from __future__ import annotations
 
