@@ -1,6 +1,7 @@
 """PPO over denoising steps against its plain twin, the published numbers, and a world that it must learn."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from diwa_trainer.policy.ppo import (
     clip_schedule,
     denoising_discount,
     make_batch,
+    mean_log_prob,
     update,
 )
 
@@ -98,6 +100,17 @@ def test_a_cut_episode_bootstraps_from_where_it_was_cut_and_a_finished_one_does_
 def test_clip_ranges_and_discounts_are_the_published_ones():
     torch.testing.assert_close(clip_schedule(PPOConfig(), 10), torch.tensor(CLIP), atol=6e-6, rtol=0)
     torch.testing.assert_close(denoising_discount(PPOConfig(), 10), torch.tensor(DISCOUNT), atol=6e-5, rtol=0)
+
+
+def test_clip_ranges_discounts_and_clamps_are_as_set():
+    config = PPOConfig(
+        clip=0.2, clip_base=0.05, clip_rate=2.0, gamma_denoising=0.5, log_prob_min=-2.0, log_prob_max=1.0
+    )
+    middle = 0.05 + 0.15 * (math.e - 1) / (math.e**2 - 1)
+
+    assert clip_schedule(config, 3).tolist() == pytest.approx([0.05, middle, 0.2])
+    assert denoising_discount(config, 3).tolist() == [0.25, 0.5, 1.0]
+    assert mean_log_prob(torch.tensor([-9.0, 0.0, 0.5, 9.0]), config).item() == pytest.approx((-2 + 0 + 0.5 + 1) / 4)
 
 
 def test_a_clip_range_that_does_not_grow_is_constant():
@@ -251,6 +264,68 @@ def test_the_critic_learns_the_returns():
     config = replace(config, epochs=150)
     metrics = update(batch, policy, critic, *optimizers(policy, critic), config, seeded(), critic_only=True)
     assert metrics["explained_variance"] > 0.95
+
+
+def updated(seed=0, rows=ROWS, **changes):
+    """Update a policy and a critic by plain gradient descent; return both, the metrics and the minibatches' sizes."""
+    policy = make_policy(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        critic = Critic(LATENT, 8)
+    sizes: list[int] = []
+    critic.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    batch, config = make_rows(policy, policy, rows=rows)
+    steps = [torch.optim.SGD(network.parameters(), 0.1) for network in (policy, critic)]
+    metrics = update(batch, policy, critic, *steps, replace(config, **changes), seeded(seed))
+    return policy, critic, metrics, sizes[:-1]  # the last is of the variance that is explained
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "minibatch", "sizes"),
+    [(24, 2, 10, [10, 10, 4] * 2), (24, 3, 512, [24] * 3), (23, 2, 11, [11, 11] * 2)],
+)
+def test_every_epoch_goes_through_all_rows_in_minibatches_but_for_a_single_one_that_is_left(
+    rows, epochs, minibatch, sizes
+):
+    assert updated(rows=rows, epochs=epochs, minibatch=minibatch, target_kl=1e6)[3] == sizes
+
+
+def test_the_rows_of_minibatches_are_drawn_by_the_generator_alone():
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(weights))
+        weights.append(updated(seed, minibatch=8)[1].out.weight)
+
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_critic_s_loss_counts_as_much_as_the_setting_says():
+    """In one step of plain gradient descent, which the weight alone scales."""
+    begun, *moved = (updated(epochs=1, value_weight=weight) for weight in (0.0, 0.5, 2.0))
+    small, large = (one[1].out.weight - begun[1].out.weight for one in moved)
+
+    torch.testing.assert_close(large, 4 * small)
+    assert small.abs().max() > 1e-4
+    assert all(one[2]["value_loss"] == begun[2]["value_loss"] for one in moved), "what is shown is not scaled"
+
+
+def test_what_an_update_shows_is_the_mean_over_its_minibatches_and_what_is_explained():
+    policy, critic = make_policy(1), Critic(LATENT, 8)
+    batch, config = make_rows(policy, nudged(policy, 0.02))
+    still = [torch.optim.SGD(network.parameters(), 0.0) for network in (policy, critic)]
+
+    metrics = update(batch, policy, critic, *still, replace(config, epochs=2, minibatch=12), seeded(1))
+
+    generator, losses = seeded(1), []
+    with torch.no_grad():
+        error = batch.returns - critic(batch.latents)
+        for _ in range(2):
+            halves = torch.randperm(ROWS, generator=generator).split(12)
+            losses += [float(actor_loss(policy, batch.rows(half), config)[1]["policy_loss"]) for half in halves]
+    assert metrics["value_loss"] == pytest.approx(0.5 * float(error.square().mean()), rel=1e-5)
+    assert metrics["policy_loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
+    assert metrics["explained_variance"] == pytest.approx(1 - float(error.var() / batch.returns.var()), rel=1e-4)
 
 
 def test_epochs_stop_when_the_policy_has_gone_too_far():
