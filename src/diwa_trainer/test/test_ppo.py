@@ -12,7 +12,7 @@ from plain_diffusion import plain_policy
 from plain_ppo import frozen_chains, make_pairs, plain_actor_loss, plain_advantages, plain_pair_loss
 from point_world import Learner, pretrain, success_rate
 
-from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
 from diwa_trainer.policy.imagination import Rollout
 from diwa_trainer.policy.ppo import (
     Batch,
@@ -131,6 +131,7 @@ def test_loss_and_gradients_are_the_plain_ones(bc_weight):
 
     assert 0.1 < metrics["clip_fraction"] < 0.95, "both branches of the surrogate are at work"
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(metrics["policy_loss"] + bc_weight * metrics.get("bc_loss", 0), loss.detach())
     net, twin = ours.denoiser, plain.tuned
     first = torch.cat([net.chunk_in.weight.grad, net.time_in.weight.grad, net.latent_in.weight.grad], 1)
     pairs = {
@@ -233,6 +234,17 @@ def test_a_cut_episode_is_worth_what_the_critic_says_of_where_it_was_cut():
     batch = make_batch(rollout, policy, policy, lambda latent: latent[..., 0], config, generator)
 
     assert batch.returns.view(3, 2).tolist() == [[1.0, 1.5], [2.0, 2.5], [3.5, 4.5]]
+
+
+def test_the_chains_to_stay_near_are_the_frozen_policy_s():
+    pretrained, policy, latents = make_policy(1), make_policy(2), torch.randn(1, 2, LATENT, generator=seeded(8))
+    chains, live = torch.randn(1, 2, 11, 28, generator=seeded(9)), torch.ones(1, 2, dtype=torch.bool)
+    rollout = Rollout(latents, chains, torch.zeros(1, 2), live, latents[0])
+
+    batch = make_batch(rollout, policy, pretrained, Critic(LATENT, 8), PPOConfig(bc_weight=0.1), seeded(3))
+
+    torch.testing.assert_close(batch.bc_chains, continue_chain(pretrained, latents[0], chains[0, :, 0], seeded(3)))
+    assert not batch.bc_chains.requires_grad
 
 
 def test_without_a_bc_weight_no_frozen_chains_are_drawn():
@@ -338,6 +350,7 @@ def test_epochs_stop_when_the_policy_has_gone_too_far():
 
     assert torch.equal(after(epochs=5, target_kl=-1.0), after(epochs=1))
     assert not torch.equal(after(epochs=5), after(epochs=1))
+    assert torch.equal(after(epochs=5, target_kl=1e-6), after(epochs=1)), "at the end of an epoch, not at its start"
 
 
 def test_the_bc_term_alone_brings_a_strayed_policy_back():
