@@ -237,6 +237,37 @@ def test_an_arm_turned_the_other_way_does_not_look_like_a_first_frame(tmp_path):
     assert (data.proprio[rows, 5] > 0).all()
 
 
+def test_what_shows_a_task_is_its_successful_demonstrations_alone(tmp_path):
+    shown = [("demonstration", TASK, "success"), ("demonstration", TASK, "failure"), ("demonstration", TASK, None)]
+    others = [("demonstration", "close_drawer", "success"), ("play", None, None)]
+    with DatasetWriter(tmp_path / "data", SPEC, scene=False) as writer:
+        for kind, task, outcome in [*others, *shown]:
+            rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
+            writer.add_episode(rows, kind=kind, task=task, outcome=outcome)
+    data = Dataset.open(tmp_path / "data")
+
+    assert demonstrations(data, TASK, 1) == (data.episodes[2],)
+    with pytest.raises(InputError, match="has 1 successful"):
+        demonstrations(data, TASK, 2)
+
+
+def test_without_a_scene_success_is_from_the_first_mark_within_a_stretch_on(tmp_path):
+    data = without_scene(tmp_path / "data", [30], marks=[(5, TASK), (12, TASK), (20, TASK)])
+    rng = np.random.default_rng(0)
+
+    for stretch in play_stretches(data, TASK, data.episodes, data.episodes, 40, 9, rng):
+        mark = min([mark for mark in (5, 12, 20) if mark >= stretch.start], default=30)
+        assert stretch.success.tolist() == [row >= mark for row in range(stretch.start, stretch.end)]
+
+
+def test_a_stretch_of_play_has_at_least_nine_rows_and_may_have_no_more(tmp_path):
+    data = without_scene(tmp_path / "data", [12, 9, 8])
+
+    drawn = play_stretches(data, TASK, data.episodes, data.episodes, 40, 11, np.random.default_rng(0))
+
+    assert sorted((stretch.start, stretch.end) for stretch in drawn) == [(0, 11), (1, 12), (2, 12), (3, 12), (12, 21)]
+
+
 def test_too_few_demonstrations_are_said_with_how_many_there_are(tmp_path):
     data = Dataset.open(write_toy(tmp_path / "data", play=1, demonstrations=3))
 
