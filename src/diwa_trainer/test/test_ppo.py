@@ -25,6 +25,7 @@ from diwa_trainer.policy.ppo import (
     make_batch,
     mean_log_prob,
     update,
+    update_actor,
 )
 
 LATENT, ROWS = 12, 24
@@ -338,6 +339,20 @@ def test_what_an_update_shows_is_the_mean_over_its_minibatches_and_what_is_expla
     assert metrics["value_loss"] == pytest.approx(0.5 * float(error.square().mean()), rel=1e-5)
     assert metrics["policy_loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
     assert metrics["explained_variance"] == pytest.approx(1 - float(error.var() / batch.returns.var()), rel=1e-4)
+
+
+def test_the_gradient_that_is_shown_is_all_of_it():
+    policy = make_policy(1)
+    batch, config = make_rows(policy, nudged(policy, 0.02))
+    actor_loss(policy, batch, config)[0].backward()
+    norm = float(torch.cat([p.grad.flatten() for p in policy.parameters()]).norm())
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+
+    shown = update_actor(batch, policy, torch.optim.SGD(policy.parameters(), 1.0), config)["gradient_norm"]
+
+    moved = torch.cat([(p - b).flatten() for p, b in zip(policy.parameters(), before, strict=True)])
+    assert float(shown) == pytest.approx(norm, rel=1e-4)
+    assert float(moved.detach().norm()) == pytest.approx(norm, rel=1e-2), "and none of it is clipped"
 
 
 def test_epochs_stop_when_the_policy_has_gone_too_far():
