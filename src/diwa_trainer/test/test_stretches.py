@@ -171,11 +171,9 @@ def test_imagined_episodes_start_at_the_rows_of_play_nearest_to_the_first_frames
     assert outside(row) <= np.sort(outside(possible))[8]  # one of the eight nearest
 
 
-LIFT = Spec(scene=("drawer", "cup_z", "ball_z"), tasks=(TaskSpec("lift", "cup_z", 0.1),))
-
-
-def starting(folder, shown, played, spec=LIFT) -> Dataset:
+def starting(folder, shown, played, change=0.1) -> Dataset:
     """Two demonstrations and episodes of nine rows of play, by the hand's x and the scene that each stands still in."""
+    spec = Spec(scene=("drawer", "cup_z", "ball_z"), tasks=(TaskSpec("lift", "cup_z", change),))
     with DatasetWriter(folder, spec) as writer:
         for number, (x, *scene) in enumerate([*shown, *played]):
             rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
@@ -192,9 +190,10 @@ def taken(data, count, seed=0) -> list[int]:
     return [int(row) // 9 - len(like) for row in rows]
 
 
-def test_a_task_may_start_a_tenth_of_its_change_outside_of_where_demonstrations_do(tmp_path):
+@pytest.mark.parametrize("change", [0.1, -0.1])
+def test_a_task_may_start_a_tenth_of_its_change_outside_of_where_demonstrations_do(tmp_path, change):
     heights = [0.285, 0.292, 0.3, 0.4, 0.408, 0.415]
-    data = starting(tmp_path / "data", [(0, 0, 0.3, 0), (0, 0, 0.4, 0)], [(0, 0, z, 0) for z in heights])
+    data = starting(tmp_path / "data", [(0, 0, 0.3, 0), (0, 0, 0.4, 0)], [(0, 0, z, 0) for z in heights], change)
     like = demonstrations(data, "lift", 1)
 
     stretches = play_stretches(data, "lift", like, data.episodes, 20, 9, np.random.default_rng(0))
