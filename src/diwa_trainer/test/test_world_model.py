@@ -113,6 +113,8 @@ def test_chunks_are_the_actions_that_followed_their_latents_and_end_before_the_l
 
     per_episode = [len(episode) - 4 for episode in episodes]
     assert latents.shape == (sum(per_episode), 3, model.latent_size)
+    assert not torch.equal(latents[:, 0], latents[:, 1]), "each encoding draws states of its own"
+    assert torch.equal(demonstration_chunks(model, data, episodes, 4, 3, generator())[0], latents)
     row = 0
     for episode, count in zip(episodes, per_episode, strict=True):
         for start in range(episode.start, episode.start + count):
