@@ -8,7 +8,7 @@ import torch
 from toy import SPEC, TINY_MODEL, tiny_model
 
 from diwa_runtime.actions import HOLD_ACTION
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.samples.chunks import demonstration_chunks
@@ -120,6 +120,14 @@ def test_chunks_are_the_actions_that_followed_their_latents_and_end_before_the_l
         for start in range(episode.start, episode.start + count):
             np.testing.assert_array_equal(chunks[row], data.action[start : start + 4])
             row += 1
+
+
+def test_a_demonstration_of_no_more_rows_than_a_chunk_gives_none(model, data):
+    episodes = data.episodes_of(kind="demonstration")
+
+    assert len(demonstration_chunks(model, data, episodes, 19, 1, generator())[1]) == len(episodes)
+    with pytest.raises(InputError, match="has more than 20 rows; use shorter chunks"):
+        demonstration_chunks(model, data, episodes, 20, 1, generator())
 
 
 def loss_of(data, **settings):
