@@ -214,6 +214,12 @@ def test_split_holds_out_its_share_of_each_group_at_least_one_and_never_all(frac
     assert sorted(train + validation, key=lambda e: e.start) == episodes
 
 
+@pytest.mark.parametrize("fraction", [-0.1, 1.0])
+def test_a_share_that_leaves_nothing_to_train_on_is_refused(fraction):
+    with pytest.raises(ValueError, match="fraction must be in"):
+        Dataset("memory", Spec(), (), {}).split(fraction, seed=0)
+
+
 def test_a_failing_writer_leaves_the_old_dataset(tmp_path):
     write_dataset(tmp_path / "data", lengths=(5,))
 
