@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from test_stream_watch import feed
 from diwa_policy_node.skills.episode import SkillEpisode
 from diwa_policy_node.skills.goal import Goal, RunLimits
 from diwa_policy_node.skills.overlap import SeamLimits
+from diwa_policy_node.skills.robot_watch import RobotWatch
 from diwa_policy_node.skills.start_gate import GateLimits
 from diwa_runtime.robot import Outcome, RobotMode
 from diwa_runtime.spec import ActionScale, Spec
@@ -190,3 +192,61 @@ def test_a_later_skill_that_must_not_start_where_the_arm_is_is_a_fault_and_no_re
     robot.step(state=far_away)
     outcome, reason = robot.ended
     assert (outcome, "ranges away" in reason) == (Outcome.FAULT, True)
+
+
+def test_a_success_at_the_last_observation_of_the_time_counts(tmp_path: Path) -> None:
+    robot = Robot(tmp_path, RunLimits(success_frames=1))
+    robot.run(steps=3, timeout_s=0.1)
+    robot.drawer = 0.2
+    robot.step()
+    assert robot.ended[0] is Outcome.SUCCESS
+
+
+def test_in_shadow_mode_what_was_done_over_a_gap_is_not_compared_with_one_decision(tmp_path: Path) -> None:
+    robot = begun(tmp_path, shadow=True)
+    for _ in range(3):
+        robot.step()
+    robot.wait(0.06)
+    robot.tick += 2
+    for _ in range(2):
+        robot.step()
+    assert [decision.divergence is None for decision in robot.decisions] == [True, False, False, True, False]
+
+
+def test_a_command_that_was_taken_is_not_held_against_the_robot_when_no_more_are_sent() -> None:
+    watch, sent = RobotWatch(0.5), deque([100])
+    watch.hear(RobotMode.MOVING, 100)
+    assert not watch.has_ignored(sent, 10 * SECOND)
+
+
+def test_a_new_skill_has_nothing_against_a_picture_of_before(tmp_path: Path) -> None:
+    observations = Robot(tmp_path, RunLimits()).runner.observations
+    cameras, picture = observations._cameras, SimpleNamespace(data=b"same")
+    assert feed(cameras, [b"same"] * 20, speed_m_s=0.1)
+    observations.begin_skill()
+    cameras.moved_to(np.zeros(3))
+    assert cameras.objection("camera/static", picture, SECOND) is None
+
+
+def test_what_was_dropped_is_added_up_over_a_goals_skills_and_begins_anew_with_the_next(tmp_path: Path) -> None:
+    robot = Robot(tmp_path, RunLimits(success_frames=1), open_drawer=0.1, close_drawer=9.0)
+
+    def spoil(message: Any) -> Any:
+        message.tcp_pose.orientation.w = 0.5
+        return message
+
+    robot.run("open_drawer", "close_drawer", steps=2)
+    robot.step(state=spoil)
+    robot.drawer = 0.2
+    robot.step()
+    assert (robot.runner.running, robot.runner.observations.dropped["faulty"]) == ("close_drawer", 1)
+    robot.runner.cancel()
+    assert robot.runner.start(GOAL, robot.now_ns) is None
+    assert robot.runner.observations.dropped["faulty"] == 0
+
+
+def test_a_robot_is_slow_by_the_rate_of_its_own_spec(tmp_path: Path) -> None:
+    slow = type("Slow", (Robot,), {"spec": Spec(rate_hz=10.0), "period": SECOND // 10})(tmp_path, RunLimits())
+    for _ in range(20):
+        slow.step()
+    assert slow.runner.observations.too_slow(0.75) is None
