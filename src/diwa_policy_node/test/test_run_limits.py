@@ -224,7 +224,7 @@ def test_a_new_skill_has_nothing_against_a_picture_of_before(tmp_path: Path) -> 
     cameras, picture = observations._cameras, SimpleNamespace(data=b"same")
     assert feed(cameras, [b"same"] * 20, speed_m_s=0.1)
     observations.begin_skill()
-    cameras.moved_to(np.zeros(3))
+    cameras.moved_to(np.ones(3))
     assert cameras.objection("camera/static", picture, SECOND) is None
 
 
