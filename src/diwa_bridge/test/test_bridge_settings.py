@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -106,3 +107,11 @@ def test_a_pair_is_as_near_as_is_set_or_half_a_period_of_the_slower_camera(set_s
 def test_cameras_that_cannot_be_set_so_are_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         camera_settings(**changes)
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.94, "only 94 % of the commands arrive in time"), (0.96, "")])
+def test_an_arm_that_hears_less_than_it_should_is_said_before_it_is_refused(rate: float, said: str) -> None:
+    node: Any = object.__new__(arm_node.BridgeNode)
+    node.bridge = SimpleNamespace(outside="", success_rate=rate, stalled_s=0.0)
+    node._pace, node._stalls, node._reported_stalls = SimpleNamespace(slow=""), 0, 0
+    assert "; ".join(filter(None, node._warnings())) == said

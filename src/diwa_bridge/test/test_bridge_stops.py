@@ -233,3 +233,42 @@ def test_a_goodbye_lets_go_of_the_hand_too(rig: Rig, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Hand, "close", lambda _: closed.append(True))
     rig.bridge.close()
     assert closed
+
+
+def test_an_arm_that_was_lost_moves_again_once_it_is_recovered_and_commanded(rig: Rig) -> None:
+    rig.arm.broken = ArmLostError("the cable")
+    rig.tick(10)
+    rig.arm.broken = None
+    rig.recover()
+    at = rig.arm.position[0]
+    rig.drive(10)
+    assert rig.arm.position[0] > at + 0.005
+
+
+def test_a_connection_that_is_lost_while_it_recovers_is_made_anew_in_the_next_try(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovering, connected = iter([ArmLostError("the cable"), None]), rig.arm.connected
+
+    def recover() -> None:
+        if (error := next(recovering)) is not None:
+            raise error
+
+    monkeypatch.setattr(rig.arm, "recover", recover)
+    recovery.Recovery(rig.arm, None).recovered()
+    assert rig.arm.connected == connected + 1
+
+
+def test_after_a_goodbye_nothing_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[int] = []
+
+    def recover() -> None:
+        tries.append(1)
+        raise ArmError("it did not clear its errors")
+
+    monkeypatch.setattr(rig.arm, "recover", recover)
+    work = recovery.Recovery(rig.arm, None)
+    work.close()
+    with pytest.raises(ArmError, match="did not clear"):
+        work.recovered()
+    assert len(tries) == 1
