@@ -40,7 +40,7 @@ def test_only_two_in_a_row_that_go_on_far_behind_are_a_clock_that_went_back(
 
 
 def test_a_clock_that_went_back_and_goes_on_is_refused() -> None:
-    with pytest.raises(InputError, match="time goes backwards by 0.000005 s at message 4"):
+    with pytest.raises(InputError, match=r"time goes backwards by 0\.000005 s at message 4"):
         judged(10_000, 10_010, 5000, 5001)
 
 
