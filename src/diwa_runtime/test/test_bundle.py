@@ -125,6 +125,9 @@ def test_manifest_that_is_not_a_manifest_is_refused(folder):
         ({"chunk_length": 0}, "chunk_length"),
         ({"latent_size": 1.5}, "latent_size"),
         ({"latent_size": 10**12}, "latent_size"),
+        ({"latent_size": (1 << 17) + 1}, "latent_size"),
+        ({"chunk_length": (1 << 10) + 1}, "chunk_length"),
+        ({"denoising_steps": (1 << 10) + 1}, "denoising_steps"),
         ({"latent_size": 9}, "'latent'"),
         ({"denoising_steps": 4}, "'noise'"),
         ({"success_threshold": 1}, "success_threshold"),
@@ -151,10 +154,20 @@ def test_manifest_with_a_wrong_field_is_refused_by_its_name(folder, change, word
     refused(folder, word)
 
 
-def test_number_that_is_none_is_refused(folder):
-    raw = (folder / MANIFEST).read_text().replace('"success_threshold": 0.5', '"success_threshold": NaN')
-    (folder / MANIFEST).write_text(raw)
-    refused(folder, "NaN")
+@pytest.mark.parametrize(
+    ("number", "other", "word"),
+    [
+        ('"success_threshold": 0.5', '"success_threshold": NaN', "NaN"),
+        ('"clamp": 4.0', '"clamp": 1e999', "clamp"),
+        ('"clamp": 4.0', f'"clamp": 1{"0" * 400}', "clamp"),
+    ],
+    ids=["nan", "beyond a float", "a whole one beyond a float"],
+)
+def test_number_that_is_none_is_refused(folder, number, other, word):
+    raw = (folder / MANIFEST).read_text()
+    assert number in raw
+    (folder / MANIFEST).write_text(raw.replace(number, other))
+    refused(folder, word)
 
 
 @pytest.mark.parametrize("name", ["../escape.onnx", "/etc/passwd", "a/b.onnx"])
