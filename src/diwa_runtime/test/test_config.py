@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diwa_runtime.config import check_between, check_bounds, config_from, load_config, to_yaml
-from diwa_runtime.config.bounds import check_between
 from diwa_runtime.errors import ConfigError
 
 
@@ -316,6 +315,6 @@ def test_help_reads_the_attributes_of_the_docstring(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
 def test_what_must_lie_between_bounds_may_be_neither(value: float) -> None:
-    with pytest.raises(ConfigError, match="threshold is .*, must be above 0 and below 1"):
+    with pytest.raises(ConfigError, match=r"threshold is .*, must be above 0 and below 1"):
         check_between(SimpleNamespace(threshold=value), threshold=(0, 1))
     check_between(SimpleNamespace(threshold=0.5), threshold=(0, 1))
