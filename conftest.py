@@ -7,8 +7,8 @@ import signal
 
 from hypothesis import settings
 
-# Property tests look somewhere new at every run of a person's, and at the same places in every run of CI's. None of them
-# is late: how long an example takes is the machine's business.
+# Property tests look somewhere new at every run of a person's, and at the same places in every run of CI's.
+# No example is ever late: how long it takes is the machine's business.
 settings.register_profile("person", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "person")

@@ -3,7 +3,7 @@
 import pytest
 
 from diwa_runtime.events import EventKind
-from diwa_trainer.ingest.marks import Event, Span, cut
+from diwa_trainer.ingest.marks import Event, Span, cut, without_stale
 
 TASK, OTHER = "open_drawer", "turn_on_led"
 S, F = EventKind.SUCCESS, EventKind.FAILURE
@@ -46,3 +46,9 @@ def test_every_success_that_names_a_task_is_kept_with_its_time():
 
     assert only(TASK, *marks).marks == ((2, OTHER), (4, TASK), (5, TASK))
     assert only("", *marks).marks == ((2, OTHER), (5, TASK))
+
+
+@pytest.mark.parametrize(("end", "kept"), [(9, 0), (10, 2)])
+def test_an_episode_is_over_before_the_bag_only_where_it_ended_before_its_first_message(end, kept):
+    events = [Event(5, EventKind.START, TASK), Event(end, EventKind.END, "")]
+    assert len(without_stale(events, first=10)) == kept
