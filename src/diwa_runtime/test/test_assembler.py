@@ -560,3 +560,21 @@ def test_a_quaternion_that_is_not_of_unit_length_is_a_fault():
     live.feed("robot/state", state, 0)
 
     assert [fault.topic for fault in live.faults] == ["robot/state"]
+
+
+@pytest.mark.parametrize(("resets", "rows"), [(False, 1), (True, 0)])
+def test_a_reset_forgets_what_waits_for_its_place_too(resets, rows):
+    streams = (
+        StreamSpec("proprio", "pose", "x/msg/Pose", ("position",)),
+        StreamSpec("proprio", "joint_states", "x/msg/Joints", ("position|position:name",)),
+        StreamSpec("action", "accepted", "x/msg/Action", ("motion",), align="integrate"),
+    )
+    spec = Spec(proprio=("tcp_x", "tcp_y", "tcp_z", "j1"), mode="state", streams=(*streams, SPEC.streams[1]))
+    live = LiveAssembler(spec, ("proprio",))
+    live.feed("joint_states", message_at(SECOND, name=["j1"], position=[0.5]), 0)
+    if resets:
+        live.reset()
+    live.feed("accepted", message_at(SECOND, motion=np.zeros(7)), 0)
+    made = live.feed("pose", message_at(SECOND, position=vector([0.1, 0.2, 0.3])), 0) + live.finish()
+
+    assert len(made) == rows
