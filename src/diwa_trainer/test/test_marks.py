@@ -2,7 +2,7 @@
 
 import pytest
 
-from diwa_runtime.events import EventKind
+from diwa_runtime.events import NO_SEED, EventKind
 from diwa_trainer.ingest.marks import Event, Span, cut, without_stale
 
 TASK, OTHER = "open_drawer", "turn_on_led"
@@ -52,3 +52,9 @@ def test_every_success_that_names_a_task_is_kept_with_its_time():
 def test_an_episode_is_over_before_the_bag_only_where_it_ended_before_its_first_message(end, kept):
     events = [Event(5, EventKind.START, TASK), Event(end, EventKind.END, "")]
     assert len(without_stale(events, first=10)) == kept
+
+
+@pytest.mark.parametrize(("seed", "known"), [(NO_SEED, None), (7, 7)])
+def test_a_mark_without_a_seed_tells_none(seed, known):
+    (span,) = cut([Event(1, EventKind.START, TASK, seed), Event(2, EventKind.END, "")]).spans
+    assert span.seed == known
