@@ -578,3 +578,19 @@ def test_a_reset_forgets_what_waits_for_its_place_too(resets, rows):
     made = live.feed("pose", message_at(SECOND, position=vector([0.1, 0.2, 0.3])), 0) + live.finish()
 
     assert len(made) == rows
+
+
+def test_a_row_that_took_a_message_from_after_it_cannot_be_made_unseen_where_that_stood_alone():
+    assembler = Assembler(SPEC)
+    assembler.feed(1, SECOND, np.zeros(24))
+    assembler.feed(1, SECOND + 250_000_000, np.ones(24))
+    proprio, accepted, gripper = robot_stream(regular(13))
+    for row, stamp in enumerate(regular(13)):
+        for index, values in ((0, proprio), (2, accepted), (3, gripper)):
+            assembler.feed(index, int(stamp), values[row])
+    last = assembler.rows()[-1]
+    assert last.stamp < SECOND + 250_000_000
+    assert last.values["scene"].all()
+
+    with pytest.raises(InputError, match="a row is made of the later one"):
+        assembler.feed(1, SECOND + 100_000_000, np.zeros(24))
