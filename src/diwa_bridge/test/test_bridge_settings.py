@@ -18,6 +18,7 @@ from diwa_bridge.arm import settings as arm
 from diwa_bridge.arm.limits import FR3, ServoLimits
 from diwa_bridge.cameras import settings as cameras
 from diwa_bridge.cameras.source import Format
+from diwa_bridge.teleop import own_commands
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 
@@ -115,3 +116,7 @@ def test_an_arm_that_hears_less_than_it_should_is_said_before_it_is_refused(rate
     node.bridge = SimpleNamespace(outside="", success_rate=rate, stalled_s=0.0)
     node._pace, node._stalls, node._reported_stalls = SimpleNamespace(slow=""), 0, 0
     assert "; ".join(filter(None, node._warnings())) == said
+
+
+def test_who_commands_under_our_name_counts_for_as_long_as_the_robot_waits_for_its_commander() -> None:
+    assert own_commands.SILENT_S == arm.PARAMETERS["commander_silence_s"].default

@@ -383,3 +383,12 @@ def test_damaged_datasets_are_refused_with_one_line(tmp_path, damage, message):
         Dataset.open(tmp_path / "data")
 
     assert "\n" not in str(caught.value)
+
+
+def test_an_episode_that_was_not_ended_makes_no_dataset(tmp_path):
+    with (
+        pytest.raises(ValueError, match="last episode was not ended"),
+        DatasetWriter(tmp_path / "data", Spec()) as writer,
+    ):
+        writer.append(make_rows(3))
+    assert list(tmp_path.iterdir()) == []
