@@ -119,4 +119,4 @@ def test_an_arm_that_hears_less_than_it_should_is_said_before_it_is_refused(rate
 
 
 def test_who_commands_under_our_name_counts_for_as_long_as_the_robot_waits_for_its_commander() -> None:
-    assert own_commands.SILENT_S == arm.PARAMETERS["commander_silence_s"].default
+    assert arm.PARAMETERS["commander_silence_s"].default == own_commands.SILENT_S

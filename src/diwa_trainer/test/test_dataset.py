@@ -392,3 +392,13 @@ def test_an_episode_that_was_not_ended_makes_no_dataset(tmp_path):
     ):
         writer.append(make_rows(3))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_a_mark_outside_of_its_episode_is_refused(tmp_path, row):
+    with (
+        pytest.raises(InputError, match="mark outside of its rows 2 to 5"),
+        DatasetWriter(tmp_path / "data", Spec()) as w,
+    ):
+        w.add_episode(make_rows(2))
+        w.add_episode(make_rows(3), marks=[(row, "open_drawer")])
