@@ -423,3 +423,19 @@ def test_episodes_that_leave_out_a_row_are_refused(tmp_path):
 def test_the_same_rows_under_another_spec_have_another_fingerprint(tmp_path):
     prints = {write_dataset(tmp_path / f"{hz}", spec=Spec(rate_hz=hz)).fingerprint for hz in (20.0, 30.0)}
     assert len(prints) == 2
+
+
+def test_numbers_of_the_right_size_and_the_wrong_kind_are_refused(tmp_path):
+    path = write_dataset(tmp_path / "data").folder / "proprio.npy"
+    np.save(path, np.load(path).view(np.int32))
+    with pytest.raises(InputError, match=r"proprio\.npy: holds int32 .*, expected float32"):
+        Dataset.open(tmp_path / "data")
+
+
+def test_episodes_are_found_by_their_outcome(tmp_path):
+    with DatasetWriter(tmp_path / "data", Spec()) as writer:
+        for outcome in ("success", "failure", None):
+            writer.add_episode(make_rows(2), kind="demonstration", task="open_drawer", outcome=outcome)
+    dataset = Dataset.open(tmp_path / "data")
+    assert [episode.start for episode in dataset.episodes_of(outcome="failure")] == [2]
+    assert len(dataset.episodes_of(task="open_drawer")) == 3
