@@ -1,9 +1,11 @@
 """A mark of success or failure decides an episode's outcome where it is of the demonstrated task, and nowhere else."""
 
+import numpy as np
 import pytest
 
 from diwa_runtime.events import NO_SEED, EventKind
 from diwa_trainer.ingest.marks import Event, Span, cut, without_stale
+from diwa_trainer.ingest.parts import parts_of
 
 TASK, OTHER = "open_drawer", "turn_on_led"
 S, F = EventKind.SUCCESS, EventKind.FAILURE
@@ -58,3 +60,29 @@ def test_an_episode_is_over_before_the_bag_only_where_it_ended_before_its_first_
 def test_a_mark_without_a_seed_tells_none(seed, known):
     (span,) = cut([Event(1, EventKind.START, TASK, seed), Event(2, EventKind.END, "")]).spans
     assert span.seed == known
+
+
+class Part:
+    """As much of `Rows` as marks are laid on."""
+
+    def __init__(self, *stamps):
+        self.stamp = np.array(stamps)
+
+    def __len__(self):
+        return len(self.stamp)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "rows"),
+    [(10, [[0], []]), (25, [[2], []]), (31, [[], []]), (99, [[], []]), (100, [[], [0]]), (120, [[], [2]])],
+    ids=["the first row", "between two", "in the gap", "just before a part", "a part's first row", "the last row"],
+)
+def test_a_mark_is_of_the_row_at_or_after_it_in_its_own_part(stamp, rows):
+    found = parts_of([Part(10, 20, 30), Part(100, 110, 120)], Span(0, 200, marks=((stamp, TASK),)), max_gap=15)
+    assert [[row for row, _ in about["marks"]] for _, about in found] == rows
+
+
+@pytest.mark.parametrize(("after", "rows"), [(15, [2]), (16, [])])
+def test_a_mark_after_the_last_row_is_its_within_the_longest_gap(after, rows):
+    ((_, about),) = parts_of([Part(10, 20, 30)], Span(0, 200, marks=((30 + after, TASK),)), max_gap=15)
+    assert [row for row, _ in about["marks"]] == rows
