@@ -1,10 +1,12 @@
-"""Whether an episode is of a recording that is known already."""
+"""What belongs together: episodes of one recording, files of one, and a stream's first and last messages."""
 
 import numpy as np
 import pytest
 
+from diwa_runtime.spec import Spec
 from diwa_trainer.ingest.identity import KnownRows
 from diwa_trainer.ingest.splits import groups_in
+from diwa_trainer.ingest.stream_data import About, StreamData
 
 
 def test_a_recording_is_known_whichever_of_its_episodes_came_last():
@@ -24,3 +26,12 @@ def test_a_recording_is_known_whichever_of_its_episodes_came_last():
 )
 def test_files_that_differ_in_a_recorders_number_are_one_recording_and_dates_are_not(tmp_path, names, groups):
     assert len(groups_in(tmp_path, names)) == groups
+
+
+@pytest.mark.parametrize(("away_ms", "kept"), [(290, 8), (1000, 7)])
+def test_a_last_message_is_wrong_from_three_usual_steps_on_where_it_came_in_time(away_ms, kept):
+    stamps = [*range(1000, 1700, 100), 1600 + away_ms]
+    abouts = [About(at * 10**6, at * 10**6, (1000 + 100 * n) * 10**6, n) for n, at in enumerate(stamps)]
+    data = StreamData(Spec().streams[0], abouts, list(stamps))
+    data.put_in_order(200 * 10**6)
+    assert len(data.stamps) == kept
