@@ -1,9 +1,11 @@
 """What marks make of a bag: episodes, their outcomes and seeds, and which marks are of episodes before it."""
 
+import numpy as np
 import pytest
 
 from diwa_runtime.events import NO_SEED, EventKind
 from diwa_trainer.ingest.marks import Event, Span, cut, without_stale
+from diwa_trainer.ingest.parts import parts_of
 
 TASK, OTHER = "open_drawer", "turn_on_led"
 S, F = EventKind.SUCCESS, EventKind.FAILURE
@@ -62,3 +64,29 @@ def test_marks_of_episodes_that_were_over_before_a_bag_are_left_out(over, kept, 
     events = [Event(stamp, kind, TASK) for stamp, kind in ((1, EventKind.START), (2, over), (4, EventKind.START))]
 
     assert len(without_stale(events, first)) == (heard or kept)
+
+
+class Part:
+    """As much of `Rows` as marks are laid on."""
+
+    def __init__(self, *stamps):
+        self.stamp = np.array(stamps)
+
+    def __len__(self):
+        return len(self.stamp)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "rows"),
+    [(10, [[0], []]), (25, [[2], []]), (31, [[], []]), (99, [[], []]), (100, [[], [0]]), (120, [[], [2]])],
+    ids=["the first row", "between two", "in the gap", "just before a part", "a part's first row", "the last row"],
+)
+def test_a_mark_is_of_the_row_at_or_after_it_in_its_own_part(stamp, rows):
+    found = parts_of([Part(10, 20, 30), Part(100, 110, 120)], Span(0, 200, marks=((stamp, TASK),)), max_gap=15)
+    assert [[row for row, _ in about["marks"]] for _, about in found] == rows
+
+
+@pytest.mark.parametrize(("after", "rows"), [(15, [2]), (16, [])])
+def test_a_mark_after_the_last_row_is_its_within_the_longest_gap(after, rows):
+    ((_, about),) = parts_of([Part(10, 20, 30)], Span(0, 200, marks=((30 + after, TASK),)), max_gap=15)
+    assert [row for row, _ in about["marks"]] == rows
