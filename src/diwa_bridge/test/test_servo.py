@@ -310,6 +310,10 @@ def test_each_arm_has_its_own_limits_and_an_unknown_one_none() -> None:
         ({"speed": 0.6}, "speed"),
         ({"low": (1, 1, 1)}, "low corner"),
         ({"speed": 0.5}, "brake"),
+        ({"speed": 0.1, "braking": 0.09}, "speed <= braking"),
+        ({"euler_low": (4.0, -0.5, -2.0)}, "low corner"),
+        ({"euler_low": (2.64, -1.5, -2.0)}, "pitch"),
+        ({"euler_high": (3.64, 1.5, 2.0)}, "pitch"),
     ],
 )
 def test_limits_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:

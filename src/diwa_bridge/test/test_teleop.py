@@ -97,6 +97,12 @@ def test_shaping_is_odd_bounded_and_still_in_the_middle(axes: np.ndarray, dead_z
     assert (motion * axes >= 0).all()
 
 
+@pytest.mark.parametrize(("exponent", "share"), [(1.0, 0.5), (2.0, 0.25), (3.0, 0.125)])
+def test_half_of_what_is_beyond_the_dead_zone_is_shaped_by_the_exponent(exponent: float, share: float) -> None:
+    shaping = Shaping(ActionScale(0.004, 0.02), dead_zone=0.2, exponent=exponent)
+    assert shaping.motion(axis("x", 0.6))[0] == pytest.approx(0.004 * share)
+
+
 def test_shaping_is_full_at_the_end_and_fine_near_the_middle() -> None:
     shaping = Shaping(ActionScale(0.004, 0.02), dead_zone=0.1, exponent=2.0)
     np.testing.assert_allclose(shaping.motion(np.array([1, -1, 0, 1, 0, -1.0])), [0.004, -0.004, 0, 0.02, 0, -0.02])

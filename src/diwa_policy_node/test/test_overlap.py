@@ -177,3 +177,27 @@ def test_a_reset_forgets_plans(bundle: Bundle) -> None:
     session.reset(1)
     again, _ = run(session, 40)
     np.testing.assert_array_equal(first, again)
+
+
+def test_a_reset_in_the_middle_of_a_plan_forgets_that_too(bundle: Bundle) -> None:
+    session = OverlappedSession(bundle, SlowPlanner([3]), seed=1)
+    fresh, _ = run(session, 20)
+    for steps in (1, 2, 3):
+        session.reset(1)
+        run(session, steps)
+        session.reset(1)
+        again, _ = run(session, 20)
+        np.testing.assert_array_equal(fresh, again)
+
+
+def test_plans_begin_in_time_by_the_slowest_of_the_last_eight(bundle: Bundle) -> None:
+    session = OverlappedSession(bundle, SlowPlanner([3, 9, 3]), seed=1)
+    delays, handed_over = list[int](), list[bool]()
+    for step in range(150):
+        session.step(observation(step))
+        if session.begins_chunk:
+            delays.append(session.delay)
+            handed_over.append(session._previous.at(step) is not None)
+    assert delays[:11] == [3, *[9] * 8, 3, 3]
+    assert handed_over[0] is False
+    assert all(handed_over[2:]), "the plan before has an action left to blend with"

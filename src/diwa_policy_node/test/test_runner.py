@@ -416,7 +416,9 @@ def test_messages_from_before_the_goal_are_not_its_first_frame(robot: Robot) -> 
     assert decision.step == 1
 
 
-@pytest.mark.parametrize(("jump", "word"), [(300, "jumps by 10.0"), (-300, "time goes backwards")])
+@pytest.mark.parametrize(
+    ("jump", "word"), [(300, "jumps by 10.0"), (30, "jumps by 1.0"), (-300, "time goes backwards")]
+)
 def test_f21_a_clock_that_jumps_ends_the_goal(robot: Robot, jump: int, word: str) -> None:
     robot.run(steps=3)
     robot.tick += jump

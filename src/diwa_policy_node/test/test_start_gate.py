@@ -83,6 +83,18 @@ def test_a_moved_camera_is_refused_with_its_name_and_the_figure() -> None:
     assert objection(manifest, observation, GateLimits(allow_moved_camera=True)) is None
 
 
+@pytest.mark.parametrize("moved", ["static", "wrist"])
+def test_each_camera_is_looked_at(moved: str) -> None:
+    spec = Spec(mode="vision", cameras=(CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16)))
+    black = ImageStatistics((0.0,) * 768, (0.0,) * 768)
+    manifest = replace(toy_manifest(spec, 4), camera_starts={"static": black, "wrist": black})
+    manifest = replace(manifest, proprio_starts=FieldStatistics.of(np.zeros((2, 15))))
+    pictures = {name: np.full((16, 16, 3), 255 * (name == moved), np.uint8) for name in ("static", "wrist")}
+    found = objection(manifest, {"proprio": np.zeros(15, np.float32), **pictures}, GateLimits())
+    assert found is not None
+    assert f"camera {moved!r}" in found
+
+
 @pytest.mark.parametrize(
     ("limits", "difference", "refused"),
     [

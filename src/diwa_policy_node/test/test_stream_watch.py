@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from diwa_policy_node.skills.stream_watch import StreamWatch, StuckCameras
+from diwa_policy_node.skills.stream_watch import StampRate, StreamWatch, StuckCameras
 from diwa_runtime.logs.seams import measure_seams
 from diwa_runtime.spec import Spec
 
@@ -22,6 +22,26 @@ def test_ages_and_rates_go_by_receipt() -> None:
     assert watch.rates_hz(SECOND) == {"a": 30.0, "b": 0.0}
     assert watch.silent(SECOND, 0.1) == ["b has never come"]
     assert watch.silent(2 * SECOND, 0.1) == ["a silent for 1.03 s", "b has never come"]
+
+
+@pytest.mark.parametrize(
+    ("steps_ms", "rate_hz"),
+    [
+        ([50] * 9, None),
+        ([50] * 10, 20.0),
+        ([50, 0] * 10, 20.0),
+        ([50] * 20 + [5000], 20.0),
+        ([10] * 30 + [50] * 30, 20.0),
+        ([10] * 20 + [-9000] + [50] * 10, 20.0),
+        ([50] * 20 + [-9000], None),
+    ],
+    ids=["too few", "enough", "repeated", "a gap", "the last alone", "set back", "set back just now"],
+)
+def test_a_rate_by_stamps_is_that_of_the_last_intervals(steps_ms: list[int], rate_hz: float | None) -> None:
+    rate = StampRate()
+    for stamp_ms in np.cumsum([10_000, *steps_ms]):
+        rate.note(int(stamp_ms) * 1_000_000)
+    assert rate.rate_hz == rate_hz
 
 
 def feed(cameras: StuckCameras, pictures: list[bytes], speed_m_s: float) -> list[str]:

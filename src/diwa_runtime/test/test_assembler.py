@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.assembler import Assembler, assemble
+from diwa_runtime.rows.buffer import Buffer
 from diwa_runtime.rows.images import decode_image, encode_jpeg
 from diwa_runtime.rows.live import LiveAssembler
 from diwa_runtime.rows.row import stack_rows
@@ -123,6 +124,39 @@ def test_a_gap_of_more_than_a_fifth_of_a_second_starts_a_new_segment():
     np.testing.assert_array_equal(second.stamp, stamps[10:])
     np.testing.assert_array_equal(first.action[-1], [0, 0, 0, 0, 0, 0, gripper[9, 0]])
     assert assembly.held == 0
+
+
+@pytest.mark.parametrize("rate_hz", [30.0, 6.0])
+@pytest.mark.parametrize(("beyond_ns", "segments"), [(0, 1), (1, 2)])
+def test_the_longest_gap_that_is_held_is_the_specs(rate_hz, beyond_ns, segments):
+    spec, period = Spec(rate_hz=rate_hz), round(SECOND / rate_hz)
+    before = regular(10, period=period)
+    gap = round(spec.max_gap_s * SECOND) + beyond_ns
+    stamps = np.concatenate([before, regular(10, start=before[-1] + gap, period=period)])
+    values = (*robot_stream(stamps), np.zeros((20, 24)))
+    streams = [(stamps, values[0]), (stamps, values[3]), (stamps, values[1]), (stamps, values[2])]
+
+    assembly = assemble(spec, streams)
+
+    assert len(assembly.segments) == segments
+    assert bool(assembly.held) is (segments == 1)
+
+
+def test_what_is_missing_is_counted_by_ticks_however_fast_the_reference_is():
+    stamps = regular(500, period=SECOND // 250)
+
+    assembly = assemble_state(stamps, scene_stamps=np.delete(stamps, np.arange(100, 350)))[0]
+
+    assert 20 <= assembly.missing["scene/state"] <= 30, "a second without it, but for what is near enough"
+
+
+def test_a_message_that_stood_alone_is_no_fault_whatever_it_said():
+    assembler = Assembler(SPEC)
+    for stamp in [*regular(5), 3600 * SECOND, *regular(5, start=regular(6)[-1])]:
+        assembler.feed(0, int(stamp), np.full(15, np.nan if stamp == 3600 * SECOND else 0.0))
+
+    assert assembler.alone == {"robot/state": 1}
+    assert not assembler.faults
 
 
 def test_rows_start_when_every_stream_has_something():
@@ -280,6 +314,47 @@ def test_an_action_cannot_be_the_nearest_one():
 
     with pytest.raises(InputError, match="'integrate' or 'hold'"):
         Assembler(Spec(streams=streams))
+
+
+def fed(assembler, stamps):
+    proprio, accepted, gripper = robot_stream(stamps)
+    for row, stamp in enumerate(stamps):
+        for index, values in enumerate((proprio, np.zeros((len(stamps), 24)), accepted, gripper)):
+            assembler.feed(index, int(stamp), values[row], int(stamp) + 5)
+    return assembler.rows(final=True)
+
+
+def test_a_held_row_was_received_with_the_row_that_it_repeats():
+    rows = fed(Assembler(SPEC), np.delete(regular(30), [10, 11]))
+    assert [row.received for row in rows if row.held] == [rows[9].received] * 2
+
+
+def test_a_reset_begins_to_count_anew():
+    assembler = Assembler(SPEC)
+    fed(assembler, np.delete(regular(30), [10, 11]))
+    assert assembler.held == 2
+    assembler.reset()
+    assert len(fed(assembler, regular(30))) == 30
+    assert assembler.held == 0
+
+
+def test_what_no_row_can_ask_for_any_more_is_forgotten():
+    assembler = Assembler(SPEC)
+    for second in range(40):
+        fed(assembler, regular(30, start=SECOND + second * 30 * PERIOD))
+    assert max(len(buffer.stamps) for buffer in assembler._buffers) < 300
+
+
+def test_of_a_streams_messages_the_earlier_of_two_as_near_counts_and_one_as_old_as_allowed():
+    buffer = Buffer()
+    for stamp in range(0, 3010, 10):
+        buffer.append(stamp, stamp, stamp)
+    assert buffer.values[buffer.nearest(15, 5)] == 10
+    assert buffer.nearest(15, 4) is None
+    assert buffer.values[buffer.held(3020, 20)] == 3000
+    assert buffer.held(3021, 20) is None
+    buffer.forget_before(2995)
+    assert buffer.values[buffer.held(2995, 20)] == 2990, "a row at that time can ask for it"
 
 
 # --- live ------------------------------------------------------------------------------------------------------
@@ -485,3 +560,37 @@ def test_a_quaternion_that_is_not_of_unit_length_is_a_fault():
     live.feed("robot/state", state, 0)
 
     assert [fault.topic for fault in live.faults] == ["robot/state"]
+
+
+@pytest.mark.parametrize(("resets", "rows"), [(False, 1), (True, 0)])
+def test_a_reset_forgets_what_waits_for_its_place_too(resets, rows):
+    streams = (
+        StreamSpec("proprio", "pose", "x/msg/Pose", ("position",)),
+        StreamSpec("proprio", "joint_states", "x/msg/Joints", ("position|position:name",)),
+        StreamSpec("action", "accepted", "x/msg/Action", ("motion",), align="integrate"),
+    )
+    spec = Spec(proprio=("tcp_x", "tcp_y", "tcp_z", "j1"), mode="state", streams=(*streams, SPEC.streams[1]))
+    live = LiveAssembler(spec, ("proprio",))
+    live.feed("joint_states", message_at(SECOND, name=["j1"], position=[0.5]), 0)
+    if resets:
+        live.reset()
+    live.feed("accepted", message_at(SECOND, motion=np.zeros(7)), 0)
+    made = live.feed("pose", message_at(SECOND, position=vector([0.1, 0.2, 0.3])), 0) + live.finish()
+
+    assert len(made) == rows
+
+
+def test_a_row_that_took_a_message_from_after_it_cannot_be_made_unseen_where_that_stood_alone():
+    assembler = Assembler(SPEC)
+    assembler.feed(1, SECOND, np.zeros(24))
+    assembler.feed(1, SECOND + 250_000_000, np.ones(24))
+    proprio, accepted, gripper = robot_stream(regular(13))
+    for row, stamp in enumerate(regular(13)):
+        for index, values in ((0, proprio), (2, accepted), (3, gripper)):
+            assembler.feed(index, int(stamp), values[row])
+    last = assembler.rows()[-1]
+    assert last.stamp < SECOND + 250_000_000
+    assert last.values["scene"].all()
+
+    with pytest.raises(InputError, match="a row is made of the later one"):
+        assembler.feed(1, SECOND + 100_000_000, np.zeros(24))

@@ -11,15 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from toy_bundle import ToyWeights, toy_graphs, toy_manifest, write_toy_bundle
 
 from diwa_runtime.bundle import MANIFEST, Bundle, write_bundle
+from diwa_runtime.bundle import bundle as bundle_module
 from diwa_runtime.bundle.manifest import GRAPHS, FieldStatistics, Manifest
 from diwa_runtime.errors import BundleError, InputError, StorageError
 from diwa_runtime.spec import CameraSpec, Spec
 
 LATENT = 8
+
+
+SPINNING = "session.intra_op.allow_spinning"
 
 
 @pytest.fixture
@@ -120,6 +125,9 @@ def test_manifest_that_is_not_a_manifest_is_refused(folder):
         ({"chunk_length": 0}, "chunk_length"),
         ({"latent_size": 1.5}, "latent_size"),
         ({"latent_size": 10**12}, "latent_size"),
+        ({"latent_size": (1 << 17) + 1}, "latent_size"),
+        ({"chunk_length": (1 << 10) + 1}, "chunk_length"),
+        ({"denoising_steps": (1 << 10) + 1}, "denoising_steps"),
         ({"latent_size": 9}, "'latent'"),
         ({"denoising_steps": 4}, "'noise'"),
         ({"success_threshold": 1}, "success_threshold"),
@@ -146,10 +154,20 @@ def test_manifest_with_a_wrong_field_is_refused_by_its_name(folder, change, word
     refused(folder, word)
 
 
-def test_number_that_is_none_is_refused(folder):
-    raw = (folder / MANIFEST).read_text().replace('"success_threshold": 0.5', '"success_threshold": NaN')
-    (folder / MANIFEST).write_text(raw)
-    refused(folder, "NaN")
+@pytest.mark.parametrize(
+    ("number", "other", "word"),
+    [
+        ('"success_threshold": 0.5', '"success_threshold": NaN', "NaN"),
+        ('"clamp": 4.0', '"clamp": 1e999', "not a finite number"),
+        ('"clamp": 4.0', f'"clamp": 1{"0" * 400}', "clamp"),
+    ],
+    ids=["nan", "beyond a float", "a whole one beyond a float"],
+)
+def test_number_that_is_none_is_refused(folder, number, other, word):
+    raw = (folder / MANIFEST).read_text()
+    assert number in raw
+    (folder / MANIFEST).write_text(raw.replace(number, other))
+    refused(folder, word)
 
 
 @pytest.mark.parametrize("name", ["../escape.onnx", "/etc/passwd", "a/b.onnx"])
@@ -445,3 +463,25 @@ def test_runtime_loads_neither_torch_nor_ros():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.strip()) == (0, "[]"), result.stderr
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_graph_has_the_threads_that_are_asked_for_and_lets_go_of_the_cores_between(folder, monkeypatch, threads):
+    opened, real = [], onnxruntime.InferenceSession
+
+    def session(model, options, **rest):
+        opened.append((options.intra_op_num_threads, options.get_session_config_entry(SPINNING)))
+        return real(model, options, **rest)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    Bundle.load(folder, threads)
+    assert opened == [(threads, "0")] * 3
+
+
+def test_a_link_that_comes_after_the_listing_was_looked_at_is_not_followed(folder, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").write_bytes((folder / "policy.onnx").read_bytes())
+    (folder / "policy.onnx").unlink()
+    (folder / "policy.onnx").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setattr(bundle_module, "_check_listing", lambda _: None)
+    with pytest.raises(BundleError, match=r"policy\.onnx: cannot be read"):
+        Bundle.load(folder)

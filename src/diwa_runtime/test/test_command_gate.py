@@ -59,7 +59,8 @@ def test_a_second_source_is_refused_until_the_first_is_silent(gate: CommandGate)
 def test_two_publishers_under_one_name_are_found_out_by_their_counts(gate: CommandGate) -> None:
     gate.offer(command(sequence=7), 0)
     assert gate.offer(command(sequence=8), 1) is None
-    assert gate.offer(command(sequence=1), 2) == "two publishers command as 'policy'"
+    for sequence in (1, 8):
+        assert gate.offer(command(sequence=sequence), 2) == "two publishers command as 'policy'"
     assert gate.offer(command(sequence=9), 3) is None
 
 
@@ -74,6 +75,7 @@ def test_after_a_reset_nothing_old_is_executed(gate: CommandGate) -> None:
     assert gate.take() is None
     assert gate.offer(command("teleop", answers_ns=999), 1) is not None
     assert gate.offer(command("teleop", answers_ns=1000), 2) is None
+    assert gate.offer(command("teleop"), 3) is None, "one that answers no observation is not from before it"
 
 
 def test_refusals_are_counted_by_reason(gate: CommandGate) -> None:

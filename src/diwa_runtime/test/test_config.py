@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -310,3 +311,10 @@ def test_help_reads_the_attributes_of_the_docstring(capsys: pytest.CaptureFixtur
     assert page.startswith("Collect play.\n\n  --config")
     assert "--steps int  (default 4)\n      how many in all, over every bag.\n" in page
     assert "--noise float  (default 0.1)\n      standard deviation" in page
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, float("nan")])
+def test_what_must_lie_between_bounds_may_be_neither(value: float) -> None:
+    with pytest.raises(ConfigError, match=r"threshold is .*, must be above 0 and below 1"):
+        check_between(SimpleNamespace(threshold=value), threshold=(0, 1))
+    check_between(SimpleNamespace(threshold=0.5), threshold=(0, 1))

@@ -191,6 +191,17 @@ def test_unusable_observation_is_refused_by_field_and_changes_nothing(bundle, na
     assert session.steps == 1
 
 
+def test_a_latent_that_is_not_finite_ends_it_and_is_not_believed(bundle, monkeypatch):
+    session = PolicySession(bundle, 1)
+    first, second = make_observations(2)
+    session.step(first)
+    latent = session.latent.copy()
+    monkeypatch.setattr(bundle, "filter", lambda *_: np.full((1, LATENT), np.nan, np.float32))
+    with pytest.raises(BundleError, match="latent is not finite at step 1"):
+        session.observe(second)
+    np.testing.assert_array_equal(session.latent, latent)
+
+
 def test_images_are_checked_and_used(tmp_path):
     spec = Spec(mode="vision", cameras=(CameraSpec("static", 4, 6),))
     session = PolicySession(make_bundle(tmp_path, spec), 1)

@@ -111,3 +111,54 @@ def test_commands_stay_where_the_arm_can_go(position: list[float]) -> None:
     assert np.hypot(*(inside[:2] - PANDA_BASE)) >= NEAREST_M - 1e-9
     reached, _ = solved_pose(TcpController(ActionScale()).reset(inside, TCP_HOME_EULER))
     np.testing.assert_allclose(reached, inside, atol=2e-3)
+
+
+@pytest.fixture
+def controller() -> TcpController:
+    made = TcpController(ActionScale())
+    made.reset(np.array([0.0, -0.1, 0.5]), TCP_HOME_EULER)
+    return made
+
+
+def turned(axis: int, angle: float) -> np.ndarray:
+    return TCP_HOME_EULER + angle * np.eye(3)[axis]
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_commanded_yaw_is_ahead_of_the_measured_one_by_0_3_rad_at_most(
+    controller: TcpController, sign: int
+) -> None:
+    for _ in range(60):
+        controller.move(sign * np.eye(7)[5], controller.position, TCP_HOME_EULER)
+    np.testing.assert_allclose(controller.euler, turned(2, sign * 0.3), atol=1e-12)
+
+
+@pytest.mark.parametrize(("axis", "most"), [(0, 0.35), (1, 0.35), (2, 1.2)])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_no_angle_is_commanded_beyond_its_bounds(controller: TcpController, axis: int, sign: int, most: float) -> None:
+    for _ in range(60):
+        controller.move(sign * np.eye(7)[3 + axis], controller.position, controller.euler)
+    np.testing.assert_allclose(controller.euler, turned(axis, sign * most), atol=1e-12)
+    controller.reset(controller.position, turned(axis, sign * 2.0))
+    np.testing.assert_allclose(controller.euler, turned(axis, sign * most), atol=1e-12)
+
+
+def test_the_lead_is_taken_the_short_way_round(controller: TcpController) -> None:
+    controller.move(np.zeros(7), controller.position, turned(0, 0.01 - 2 * np.pi))
+    np.testing.assert_allclose(controller.euler, TCP_HOME_EULER, atol=1e-12)
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_joint_targets_stay_within_their_range_by_a_margin(controller: TcpController, end: int) -> None:
+    limits = load_arm().jnt_range[:7]
+    controller.joints = limits[:, end].copy()
+    controller.move(np.zeros(7), controller.position, TCP_HOME_EULER)
+    assert (controller.joints >= limits[:, 0] + 0.02).all()
+    assert (controller.joints <= limits[:, 1] - 0.02).all()
+
+
+def test_joint_targets_go_no_further_than_a_step_at_once(controller: TcpController) -> None:
+    before = controller.joints.copy()
+    controller.position = controller.position + np.array([0.3, 0.0, 0.0])
+    controller.move(np.zeros(7), controller.position, TCP_HOME_EULER)
+    assert np.abs(controller.joints - before).max() == pytest.approx(0.15)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,42 @@ def test_play_tells_of_a_task_each_time_it_is_achieved_anew() -> None:
 def test_a_command_in_si_becomes_an_action_in_the_specs_units() -> None:
     command = Command(np.array([0.02, -0.01, 0.0, 0.05, 0.0, -0.1]), -0.3, "policy")
     np.testing.assert_allclose(action_of(command, ActionScale()), [1, -0.5, 0, 1, 0, -2, -0.3])
+
+
+def shut(rig: Rig) -> None:
+    rig.table.shut_for("two robots")
+    rig.table.shut_for("")
+
+
+@pytest.mark.parametrize(
+    "begin_anew",
+    [lambda rig: rig.table.stop(), lambda rig: rig.table.reset(4), shut],
+    ids=["stop", "reset", "shut"],
+)
+def test_whatever_stops_it_nobody_commands_any_more_and_what_was_commanded_before_stays_undone(
+    rig: Rig, begin_anew: Callable[[Rig], object]
+) -> None:
+    rig.command(answers_ns=rig.first.stamp_ns)
+    rig.table.tick()
+    rig.command(answers_ns=rig.first.stamp_ns)
+    begin_anew(rig)
+    assert rig.gate.commander is None
+    old = Command(np.zeros(6), 1.0, "teleop", rig.first.stamp_ns)
+    assert "from before the reset" in str(rig.gate.offer(old, rig.table.now_ns))
+    assert not rig.table.tick().snapshot.accepted_action[:6].any()
+
+
+def test_a_reset_has_taken_no_command_and_holds_the_new_episodes_gripper(rig: Rig) -> None:
+    rig.command(gripper=-1.0, answers_ns=rig.first.stamp_ns)
+    assert rig.table.tick().answered_ns == rig.first.stamp_ns
+    first = rig.table.reset(4)
+    assert (first.answered_ns, first.snapshot.gripper_command) == (0, 1.0)
+    assert rig.table.tick().snapshot.accepted_action[6] == 1.0
+
+
+def test_in_a_fault_the_arm_is_said_to_stand_still(rig: Rig) -> None:
+    rig.command(x=0.02)
+    assert rig.table.tick().snapshot.joint_velocities.any()
+    fault = rig.diverge()
+    assert fault.mode is RobotMode.FAULT
+    assert not fault.snapshot.joint_velocities.any()

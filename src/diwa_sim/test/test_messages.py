@@ -84,3 +84,9 @@ def test_a_stamp_beyond_its_field_is_one_line():
     assert messages.header(latest_ns)["stamp"] == {"sec": 2**31 - 1, "nanosec": 999_999_999}
     with pytest.raises(InputError, match="a stamp of 2147483648 s does not fit into a message"):
         messages.header(latest_ns + 1)
+
+
+def test_a_picture_is_packed_with_the_quality_that_is_asked_for():
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    sizes = [len(messages.compressed_image(picture, 0, "static", quality)["data"]) for quality in (20, 60, 95)]
+    assert sizes == sorted(set(sizes))

@@ -214,6 +214,12 @@ def test_split_holds_out_its_share_of_each_group_at_least_one_and_never_all(frac
     assert sorted(train + validation, key=lambda e: e.start) == episodes
 
 
+@pytest.mark.parametrize("fraction", [-0.1, 1.0])
+def test_a_share_that_leaves_nothing_to_train_on_is_refused(fraction):
+    with pytest.raises(ValueError, match="fraction must be in"):
+        Dataset("memory", Spec(), (), {}).split(fraction, seed=0)
+
+
 def test_a_failing_writer_leaves_the_old_dataset(tmp_path):
     write_dataset(tmp_path / "data", lengths=(5,))
 
@@ -383,3 +389,59 @@ def test_damaged_datasets_are_refused_with_one_line(tmp_path, damage, message):
         Dataset.open(tmp_path / "data")
 
     assert "\n" not in str(caught.value)
+
+
+def test_an_episode_that_was_not_ended_makes_no_dataset(tmp_path):
+    with (
+        pytest.raises(ValueError, match="last episode was not ended"),
+        DatasetWriter(tmp_path / "data", Spec()) as writer,
+    ):
+        writer.append(make_rows(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("row", [-1, 3])
+def test_a_mark_outside_of_its_episode_is_refused(tmp_path, row):
+    with DatasetWriter(tmp_path / "data", Spec()) as writer:
+        writer.add_episode(make_rows(2))
+        writer.append(make_rows(3))
+        with pytest.raises(InputError, match="mark outside of its rows 2 to 5"):
+            writer.end_episode(marks=[(row, "open_drawer")])
+        writer.discard_episode()
+
+
+def test_numbers_of_another_kind_are_refused_and_never_rounded(tmp_path):
+    with DatasetWriter(tmp_path / "data", Spec()) as writer:
+        rows = make_rows(3)
+        with pytest.raises(ValueError, match="stamp is float64, expected int64"):
+            writer.append({**rows, "stamp": rows["stamp"] + 0.5})
+
+
+def test_episodes_that_leave_out_a_row_are_refused(tmp_path):
+    path = write_dataset(tmp_path / "data").folder / "dataset.json"
+    data = json.loads(path.read_text())
+    data["episodes"][1]["start"] += 1
+    path.write_text(json.dumps(data))
+    with pytest.raises(InputError, match="claims rows 11 to 13, expected from 10"):
+        Dataset.open(tmp_path / "data")
+
+
+def test_the_same_rows_under_another_spec_have_another_fingerprint(tmp_path):
+    prints = {write_dataset(tmp_path / f"{hz}", spec=Spec(rate_hz=hz)).fingerprint for hz in (20.0, 30.0)}
+    assert len(prints) == 2
+
+
+def test_numbers_of_the_right_size_and_the_wrong_kind_are_refused(tmp_path):
+    path = write_dataset(tmp_path / "data").folder / "proprio.npy"
+    np.save(path, np.load(path).view(np.int32))
+    with pytest.raises(InputError, match=r"proprio\.npy: holds int32 .*, expected float32"):
+        Dataset.open(tmp_path / "data")
+
+
+def test_episodes_are_found_by_their_outcome(tmp_path):
+    with DatasetWriter(tmp_path / "data", Spec()) as writer:
+        for outcome in ("success", "failure", None):
+            writer.add_episode(make_rows(2), kind="demonstration", task="open_drawer", outcome=outcome)
+    dataset = Dataset.open(tmp_path / "data")
+    assert [episode.start for episode in dataset.episodes_of(outcome="failure")] == [2]
+    assert len(dataset.episodes_of(task="open_drawer")) == 3

@@ -183,6 +183,58 @@ def test_baselines_stand_still_drift_and_solve(tmp_path):
     assert evaluate(drifting).to_json()["episodes_detail"] != still.to_json()["episodes_detail"]
 
 
+class Scripted:
+    """Environment and agent in one: it ends after `ends` steps, and is as sure as it is told of each observation."""
+
+    spec = None
+
+    def __init__(self, ends: int, sure: list[float], success_at: int | None = None) -> None:
+        self.ends, self.sure, self.success_at = ends, sure, success_at
+        self.step_number, self.seeds, self.heard = 0, [], []
+
+    def reset(self, seed):
+        self.seeds.append(seed)
+        return {}, {"success": False}
+
+    def act(self, observation, executed):  # noqa: ARG002
+        self.heard.append(executed)
+        return np.zeros(7, np.float32)
+
+    watch = act
+
+    @property
+    def success_probability(self):
+        return self.sure[len(self.heard) - 1]
+
+    def step(self, action):
+        self.step_number += 1
+        info = {"success": self.step_number == self.success_at, "action": action + self.step_number}
+        return {}, 0.0, self.step_number == self.ends, False, info
+
+
+@pytest.mark.parametrize(("success_at", "length"), [(None, 3), (2, 2), (3, 3)])
+def test_an_episode_ends_at_success_or_where_the_environment_does(success_at, length):
+    played = Scripted(3, [0.2, 0.5, 0.9, 0.4], success_at)
+
+    result = run_episode(played, played, 8, threshold=0.5, rate_hz=15.0)
+
+    assert played.seeds == [8, 8], "of the environment and of the policy"
+    assert (result.seed, result.success, result.length) == (8, success_at is not None, length)
+    assert result.seconds == length / 15
+    assert (result.max_probability, result.first_fired) == (0.9, 2), "a half is not more than a half"
+    assert [None if one is None else int(one[0]) for one in played.heard] == [None, 1, 2, 3][: length + 1]
+
+
+def test_random_motion_is_of_unit_variance_and_cut_at_full_speed():
+    agent = RandomAgent(memory=0.5)
+    agent.reset(3)
+
+    motion = np.array([agent.act({}, None) for _ in range(4000)])
+
+    assert np.abs(motion).max() == 1
+    assert (np.abs(motion) == 1).mean() == pytest.approx(0.317, abs=0.02)  # of a normal number beyond one
+
+
 def test_random_motion_is_smooth_and_seeded():
     agent = RandomAgent()
 

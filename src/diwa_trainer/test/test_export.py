@@ -9,10 +9,18 @@ import torch
 from toy import DRAWER, SPEC, TASK, tiny_configs
 
 from diwa_runtime.bundle import Bundle
+from diwa_runtime.errors import InputError, SpecMismatchError
 from diwa_runtime.files import sha256_of
 from diwa_trainer.dataset import Dataset, DatasetWriter
 from diwa_trainer.policy.diffusion import draw_noise, sample
-from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_policy, load_world_model
+from diwa_trainer.runs.trained import (
+    FINETUNED,
+    PRETRAINED,
+    load_classifier,
+    load_policy,
+    load_world_model,
+    save_classifier,
+)
 from diwa_trainer.verbs import export, finetune
 from diwa_trainer.verbs.export import ExportConfig
 
@@ -48,7 +56,7 @@ def tuned(tmp_path_factory, toy_data, toy_runs) -> Path:
 
 def exported(data: Path, runs: Path, output: Path, **changes) -> Bundle:
     parts = {name: runs / folder for name, folder in (("world_model",) * 2, ("policy", "pretrained"), ("reward",) * 2)}
-    export.run(ExportConfig(dataset=data, output=output, **parts, **changes))
+    export.run(ExportConfig(dataset=data, output=output, **{**parts, **changes}))
     return Bundle.load(output)
 
 
@@ -61,6 +69,29 @@ def test_a_bundle_knows_where_its_demonstrations_began_and_how_long_they_took(tm
     # On one turn: half a turn is 3.1416, so the three rolls are 0.042, 0.042 and 0.012 from it.
     assert starts.maximum[3] - starts.minimum[3] == pytest.approx(2 * np.pi - 6.2, abs=1e-4)
     assert abs(starts.mean[3]) == pytest.approx(np.pi, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("about", "said"), [({"task": "close_drawer"}, "rewards close_drawer"), ({"world_model": "ab" * 32}, "world model")]
+)
+def test_a_reward_of_another_task_or_world_model_is_in_no_bundle(tmp_path, data, toy_runs, about, said):
+    classifier, file = load_classifier(toy_runs / "reward")
+    save_classifier(tmp_path, classifier, file.spec, {**file.about, **about})
+
+    with pytest.raises(InputError, match=said):
+        exported(data, toy_runs, tmp_path / "bundle", reward=tmp_path)
+
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_recordings_of_another_robot_are_in_no_bundle(tmp_path, toy_runs):
+    with DatasetWriter(tmp_path / "data", dataclasses.replace(SPEC, rate_hz=15.0)) as writer:
+        rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
+        about = {"kind": "demonstration", "task": TASK, "outcome": "success"}
+        writer.add_episode({**rows, "scene": np.zeros((9, 24), "f4")}, **about)
+
+    with pytest.raises(SpecMismatchError, match="rate_hz"):
+        exported(tmp_path / "data", toy_runs, tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("iteration", [None, 2])

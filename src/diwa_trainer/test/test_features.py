@@ -8,6 +8,8 @@ from toy import TINY_MODEL
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.geometry import euler_to_matrix
 from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec, TaskSpec
+from diwa_trainer.dataset import Dataset, DatasetWriter
+from diwa_trainer.world.data_summary import summarise_dataset
 from diwa_trainer.world.features import CLAMP, Features, feature_names
 from diwa_trainer.world.world_model import WorldModel
 
@@ -135,3 +137,34 @@ def test_the_standardisation_travels_with_the_weights():
     other.load_state_dict(features.state_dict())
 
     assert torch.equal(other(torch.from_numpy(raw)), features(torch.from_numpy(raw)))
+
+
+def test_the_summary_of_a_dataset_counts_episodes_and_losses_and_names_the_farthest_value_of_each_feature(tmp_path):
+    spec = Spec(rate_hz=10.0)
+    with DatasetWriter(tmp_path / "data", spec) as writer:
+        for kind, task, outcome, length in (
+            ("play", None, None, 30), ("demonstration", "open_drawer", "success", 20), ("play", None, None, 40),
+        ):  # fmt: skip
+            rows = {
+                "stamp": np.arange(length),
+                "proprio": np.zeros((length, 15), "f4"),
+                "action": np.zeros((length, 7)),
+            }
+            rows["proprio"][:, 0], rows["proprio"][-1, 0] = 1.0, -9.0  # the farthest is below the mean
+            writer.add_episode({**rows, "scene": np.zeros((length, 24), "f4")}, kind=kind, task=task, outcome=outcome)
+        writer.drop("bag", "a reason", 4)
+    data = Dataset.open(tmp_path / "data")
+    model = WorldModel(spec, TINY_MODEL)
+    model.fit_features(data)
+
+    summary = summarise_dataset(data, model)
+
+    assert (summary["rows"], summary["hours"]) == (90, 90 / 10 / 3600)
+    assert [tuple(group.values()) for group in summary["episodes"]] == [
+        ("demonstration", "open_drawer", "success", 1, 20), ("play", "", "", 2, 70),
+    ]  # fmt: skip
+    assert summary["dropped"] == [{"bag": "bag", "reason": "a reason", "count": 4}]
+    assert [feature["name"] for feature in summary["features"]] == list(model.feature_names)
+    x = data.proprio[:, 0]
+    expected = ("tcp_x", x.mean(), x.std(ddof=1), (x.mean() + 9) / x.std(ddof=1))
+    assert tuple(summary["features"][0].values()) == (expected[0], *(pytest.approx(v, rel=1e-4) for v in expected[1:]))

@@ -1,6 +1,7 @@
 """PPO over denoising steps against its plain twin, the published numbers, and a world that it must learn."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from plain_diffusion import plain_policy
 from plain_ppo import frozen_chains, make_pairs, plain_actor_loss, plain_advantages, plain_pair_loss
 from point_world import Learner, pretrain, success_rate
 
-from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
 from diwa_trainer.policy.imagination import Rollout
 from diwa_trainer.policy.ppo import (
     Batch,
@@ -22,7 +23,9 @@ from diwa_trainer.policy.ppo import (
     clip_schedule,
     denoising_discount,
     make_batch,
+    mean_log_prob,
     update,
+    update_actor,
 )
 
 LATENT, ROWS = 12, 24
@@ -100,6 +103,17 @@ def test_clip_ranges_and_discounts_are_the_published_ones():
     torch.testing.assert_close(denoising_discount(PPOConfig(), 10), torch.tensor(DISCOUNT), atol=6e-5, rtol=0)
 
 
+def test_clip_ranges_discounts_and_clamps_are_as_set():
+    config = PPOConfig(
+        clip=0.2, clip_base=0.05, clip_rate=2.0, gamma_denoising=0.5, log_prob_min=-2.0, log_prob_max=1.0
+    )
+    middle = 0.05 + 0.15 * (math.e - 1) / (math.e**2 - 1)
+
+    assert clip_schedule(config, 3).tolist() == pytest.approx([0.05, middle, 0.2])
+    assert denoising_discount(config, 3).tolist() == [0.25, 0.5, 1.0]
+    assert mean_log_prob(torch.tensor([-9.0, 0.0, 0.5, 9.0]), config).item() == pytest.approx((-2 + 0 + 0.5 + 1) / 4)
+
+
 def test_a_clip_range_that_does_not_grow_is_constant():
     assert clip_schedule(PPOConfig(clip_rate=0.0), 10).tolist() == pytest.approx([0.01] * 10)
 
@@ -118,6 +132,7 @@ def test_loss_and_gradients_are_the_plain_ones(bc_weight):
 
     assert 0.1 < metrics["clip_fraction"] < 0.95, "both branches of the surrogate are at work"
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(metrics["policy_loss"] + bc_weight * metrics.get("bc_loss", 0), loss.detach())
     net, twin = ours.denoiser, plain.tuned
     first = torch.cat([net.chunk_in.weight.grad, net.time_in.weight.grad, net.latent_in.weight.grad], 1)
     pairs = {
@@ -222,6 +237,17 @@ def test_a_cut_episode_is_worth_what_the_critic_says_of_where_it_was_cut():
     assert batch.returns.view(3, 2).tolist() == [[1.0, 1.5], [2.0, 2.5], [3.5, 4.5]]
 
 
+def test_the_chains_to_stay_near_are_the_frozen_policy_s():
+    pretrained, policy, latents = make_policy(1), make_policy(2), torch.randn(1, 2, LATENT, generator=seeded(8))
+    chains, live = torch.randn(1, 2, 11, 28, generator=seeded(9)), torch.ones(1, 2, dtype=torch.bool)
+    rollout = Rollout(latents, chains, torch.zeros(1, 2), live, latents[0])
+
+    batch = make_batch(rollout, policy, pretrained, Critic(LATENT, 8), PPOConfig(bc_weight=0.1), seeded(3))
+
+    torch.testing.assert_close(batch.bc_chains, continue_chain(pretrained, latents[0], chains[0, :, 0], seeded(3)))
+    assert not batch.bc_chains.requires_grad
+
+
 def test_without_a_bc_weight_no_frozen_chains_are_drawn():
     pretrained, generator = make_policy(1), seeded(8)
     latents, chains = torch.randn(1, 2, LATENT, generator=generator), torch.randn(1, 2, 11, 28, generator=generator)
@@ -253,6 +279,82 @@ def test_the_critic_learns_the_returns():
     assert metrics["explained_variance"] > 0.95
 
 
+def updated(seed=0, rows=ROWS, **changes):
+    """Update a policy and a critic by plain gradient descent; return both, the metrics and the minibatches' sizes."""
+    policy = make_policy(1)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        critic = Critic(LATENT, 8)
+    sizes: list[int] = []
+    critic.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    batch, config = make_rows(policy, policy, rows=rows)
+    steps = [torch.optim.SGD(network.parameters(), 0.1) for network in (policy, critic)]
+    metrics = update(batch, policy, critic, *steps, replace(config, **changes), seeded(seed))
+    return policy, critic, metrics, sizes[:-1]  # the last is of the variance that is explained
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "minibatch", "sizes"),
+    [(24, 2, 10, [10, 10, 4] * 2), (24, 3, 512, [24] * 3), (23, 2, 11, [11, 11] * 2)],
+)
+def test_every_epoch_goes_through_all_rows_in_minibatches_but_for_a_single_one_that_is_left(
+    rows, epochs, minibatch, sizes
+):
+    assert updated(rows=rows, epochs=epochs, minibatch=minibatch, target_kl=1e6)[3] == sizes
+
+
+def test_the_rows_of_minibatches_are_drawn_by_the_generator_alone():
+    weights = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(len(weights))
+        weights.append(updated(seed, minibatch=8)[1].out.weight)
+
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_the_critic_s_loss_counts_as_much_as_the_setting_says():
+    """In one step of plain gradient descent, which the weight alone scales."""
+    begun, *moved = (updated(epochs=1, value_weight=weight) for weight in (0.0, 0.5, 2.0))
+    small, large = (one[1].out.weight - begun[1].out.weight for one in moved)
+
+    torch.testing.assert_close(large, 4 * small)
+    assert small.abs().max() > 1e-4
+    assert all(one[2]["value_loss"] == begun[2]["value_loss"] for one in moved), "what is shown is not scaled"
+
+
+def test_what_an_update_shows_is_the_mean_over_its_minibatches_and_what_is_explained():
+    policy, critic = make_policy(1), Critic(LATENT, 8)
+    batch, config = make_rows(policy, nudged(policy, 0.02))
+    still = [torch.optim.SGD(network.parameters(), 0.0) for network in (policy, critic)]
+
+    metrics = update(batch, policy, critic, *still, replace(config, epochs=2, minibatch=12), seeded(1))
+
+    generator, losses = seeded(1), []
+    with torch.no_grad():
+        error = batch.returns - critic(batch.latents)
+        for _ in range(2):
+            halves = torch.randperm(ROWS, generator=generator).split(12)
+            losses += [float(actor_loss(policy, batch.rows(half), config)[1]["policy_loss"]) for half in halves]
+    assert metrics["value_loss"] == pytest.approx(0.5 * float(error.square().mean()), rel=1e-5)
+    assert metrics["policy_loss"] == pytest.approx(sum(losses) / 4, rel=1e-4)
+    assert metrics["explained_variance"] == pytest.approx(1 - float(error.var() / batch.returns.var()), rel=1e-4)
+
+
+def test_the_gradient_that_is_shown_is_all_of_it():
+    policy = make_policy(1)
+    batch, config = make_rows(policy, nudged(policy, 0.02))
+    actor_loss(policy, batch, config)[0].backward()
+    norm = float(torch.cat([p.grad.flatten() for p in policy.parameters()]).norm())
+    before = [parameter.detach().clone() for parameter in policy.parameters()]
+
+    shown = update_actor(batch, policy, torch.optim.SGD(policy.parameters(), 1.0), config)["gradient_norm"]
+
+    moved = torch.cat([(p - b).flatten() for p, b in zip(policy.parameters(), before, strict=True)])
+    assert float(shown) == pytest.approx(norm, rel=1e-4)
+    assert float(moved.detach().norm()) == pytest.approx(norm, rel=1e-2), "and none of it is clipped"
+
+
 def test_epochs_stop_when_the_policy_has_gone_too_far():
     def after(**changes):
         policy, critic = make_policy(1), Critic(LATENT, 8)
@@ -263,6 +365,7 @@ def test_epochs_stop_when_the_policy_has_gone_too_far():
 
     assert torch.equal(after(epochs=5, target_kl=-1.0), after(epochs=1))
     assert not torch.equal(after(epochs=5), after(epochs=1))
+    assert torch.equal(after(epochs=5, target_kl=1e-6), after(epochs=1)), "at the end of an epoch, not at its start"
 
 
 def test_the_bc_term_alone_brings_a_strayed_policy_back():

@@ -1,6 +1,7 @@
 """Rewards: the contrastive loss against a double loop, the classifier on a toy, the predicate on a decoded scene."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -54,6 +55,20 @@ def test_nt_xent_has_finite_gradients():
     assert embedding.grad.abs().sum() > 0
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(("temperature", "weight"), [(0.1, 0.5), (0.5, 2.0), (0.5, 0.0)])
+def test_the_classifier_s_loss_is_contrast_and_cross_entropy_as_the_settings_weigh_them(temperature, weight):
+    torch.manual_seed(0)
+    settings = ClassifierConfig(hidden=8, embedding=4, temperature=temperature, cross_entropy_weight=weight)
+    classifier, latents, labels = Classifier(settings, 6), torch.randn(5, 6), torch.tensor([0, 1, 1, 0, 1])
+
+    said = classifier(latents)
+
+    surprise = -torch.where(labels.bool(), said, 1 - said).log().mean()
+    expected = nt_xent(classifier.encoder(latents), labels, temperature) + weight * surprise
+    torch.testing.assert_close(classifier.loss(latents, labels), expected)
+
+
 def test_the_classifier_learns_what_can_be_separated():
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(600, 6, generator=generator)
@@ -85,15 +100,15 @@ def linear_decoder(model):
 
 def test_the_predicate_compares_the_decoded_scene_with_the_recorded_start():
     model = linear_decoder(tiny_model())
-    latents = torch.zeros(4, model.latent_size)
-    latents[:, 0] = torch.tensor([0.11, 0.13, 0.13, -0.2])
-    starts = Starts(torch.zeros(4, model.latent_size), torch.tensor([0.0, 0.0, 0.05, 0.0]))
+    latents = torch.zeros(5, model.latent_size)
+    latents[:, 0] = torch.tensor([0.12, 0.121, 0.13, -0.2, -0.12])
+    starts = Starts(torch.zeros(5, model.latent_size), torch.tensor([0.0, 0.0, 0.05, 0.0, 0.0]))
 
     opened = DecodedReward(model, SPEC.task("open_drawer")).judge(starts)(latents)
     closed = DecodedReward(model, SPEC.task("close_drawer")).judge(starts)(latents)
 
-    assert opened.tolist() == [False, True, False, False]
-    assert closed.tolist() == [False, False, False, True]
+    assert opened.tolist() == [False, True, False, False, False]
+    assert closed.tolist() == [False, False, False, True, False]
 
 
 class Says:
@@ -130,6 +145,7 @@ def test_starts_are_drawn_in_pairs_with_replacement():
 
     drawn = starts.draw(100, torch.Generator().manual_seed(0))
 
+    assert len(drawn.values) == 100
     assert torch.equal(drawn.latents[:, 0], drawn.values)
     assert set(drawn.values.tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
 
@@ -142,4 +158,4 @@ def test_every_reward_can_be_chosen_by_name_and_a_missing_one_is_said():
     assert isinstance(choose_reward(rewards, "decoded"), DecodedReward)
     assert isinstance(choose_reward(rewards, "both"), BothRewards)
     with pytest.raises(ConfigError, match="'decoded' needs a decoded scene"):
-        choose_reward({"classifier": rewards["classifier"]}, "decoded")
+        choose_reward(make_rewards(SimpleNamespace(decodes_scene=False), classifier, 0.9, SPEC.task(TASK)), "decoded")

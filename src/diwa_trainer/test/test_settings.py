@@ -1,4 +1,4 @@
-"""Every setting of a training verb reaches what it sets: optimisers, generators, networks, batches, what is logged."""
+"""Every setting of a verb reaches what it sets: optimisers, generators, networks, batches, Specs, what is logged."""
 
 import dataclasses
 import json
@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from toy import SPEC, TINY_MODEL, TINY_POLICY, TINY_PPO, TRAINERS, checkpoint_of, tiny_configs, write_toy
 
 from diwa_runtime.errors import InputError
+from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policy.ppo import Critic
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 from diwa_trainer.runs.trained import PRETRAINED, load_classifier, load_policy, load_world_model
-from diwa_trainer.verbs import pretrain, train_reward
+from diwa_trainer.verbs import ingest, pretrain, train_reward
+from diwa_trainer.verbs.ingest import IngestConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig, choose_demonstrations
 from diwa_trainer.world.rssm import RSSMConfig
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
@@ -138,6 +140,52 @@ def test_gradients_are_clipped_at_the_setting(tmp_path, toy_data, toy_runs):
     moments = [one["exp_avg"] for one in kept["optimizers"]["model"]["state"].values()]
     # Adam's first moment after one update is a tenth of the gradient.
     assert float(torch.cat([m.flatten() for m in moments]).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+# --- ingestion ----------------------------------------------------------------------------------------------------
+
+WRIST, FRONT = CameraSpec("wrist", height=48, width=64), CameraSpec("front", height=32, width=40)
+ROBOT = Spec(cameras=(WRIST, FRONT), mode="hybrid", rate_hz=15.0)
+
+
+def squared(size: int) -> tuple[CameraSpec, ...]:
+    return tuple(dataclasses.replace(camera, height=size, width=size) for camera in (WRIST, FRONT))
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({}, {}),
+        ({"mode": "vision"}, {"mode": "vision"}),
+        ({"rate_hz": 10.0}, {"rate_hz": 10.0}),
+        ({"image_size": 24}, {"cameras": squared(24)}),
+        ({"cameras": ("front", "new")}, {"cameras": (FRONT, CameraSpec("new"))}),
+    ],
+)
+def test_an_ingest_is_by_the_spec_of_its_file_but_for_what_is_set(tmp_path, settings, changes):
+    (tmp_path / "robot.json").write_text(json.dumps(ROBOT.to_json()))
+    config = IngestConfig((tmp_path,), tmp_path / "data", spec=tmp_path / "robot.json", **settings)
+
+    assert ingest.make_spec(config) == dataclasses.replace(ROBOT, **changes)
+    assert ingest.make_spec(IngestConfig((tmp_path,), tmp_path / "data")) == Spec()
+
+
+@pytest.mark.parametrize("settings", [{"skip_damaged": True, "workers": 3}, {"skip_damaged": False, "workers": 1}])
+def test_an_ingest_reads_as_it_is_told_to_and_says_what_it_made(tmp_path, toy_data, monkeypatch, capsys, settings):
+    data, asked = Dataset.open(toy_data), []
+
+    def noting(*arguments, report, **named):
+        report("half of it is done")
+        asked.append((*arguments, named))
+        return data
+
+    monkeypatch.setattr(ingest, "ingest", noting)
+    ingest.run(IngestConfig((tmp_path / "bag",), tmp_path / "data", rate_hz=10.0, **settings))
+
+    assert asked == [((tmp_path / "bag",), tmp_path / "data", Spec(rate_hz=10.0), settings)]
+    out, err = capsys.readouterr()
+    assert err == "ingest: half of it is done\n"
+    assert f"{len(data):,} rows, {len(data) / SPEC.rate_hz / 60:.1f} minutes" in out
 
 
 # --- the world model ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pytest
 from toy import DRAWER, SPEC, TASK, write_toy
 
 from diwa_runtime.errors import InputError
+from diwa_runtime.spec import Spec, TaskSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
 from diwa_trainer.samples.stretches import demonstration_stretches, demonstrations, play_stretches, start_rows
 
@@ -170,6 +171,56 @@ def test_imagined_episodes_start_at_the_rows_of_play_nearest_to_the_first_frames
     assert outside(row) <= np.sort(outside(possible))[8]  # one of the eight nearest
 
 
+def starting(folder, shown, played, change=0.1) -> Dataset:
+    """Two demonstrations and episodes of nine rows of play, by the hand's x and the scene that each stands still in."""
+    spec = Spec(scene=("drawer", "cup_z", "ball_z"), tasks=(TaskSpec("lift", "cup_z", change),))
+    with DatasetWriter(folder, spec) as writer:
+        for number, (x, *scene) in enumerate([*shown, *played]):
+            rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
+            rows["proprio"][:, 0] = x
+            about = {"kind": "demonstration", "task": "lift", "outcome": "success"} if number < len(shown) else {}
+            writer.add_episode({**rows, "scene": np.tile(np.float32(scene), (9, 1))}, **about)
+    return Dataset.open(folder)
+
+
+def taken(data, count, seed=0) -> list[int]:
+    """Which episodes of play a start is taken from, in order; each has one row to give."""
+    like = demonstrations(data, "lift", 1)
+    rows = start_rows(data, "lift", like, data.episodes, count, np.random.default_rng(seed))
+    return [int(row) // 9 - len(like) for row in rows]
+
+
+@pytest.mark.parametrize("change", [0.1, -0.1])
+def test_a_task_may_start_a_tenth_of_its_change_outside_of_where_demonstrations_do(tmp_path, change):
+    heights = [0.285, 0.292, 0.3, 0.4, 0.408, 0.415]
+    data = starting(tmp_path / "data", [(0, 0, 0.3, 0), (0, 0, 0.4, 0)], [(0, 0, z, 0) for z in heights], change)
+    like = demonstrations(data, "lift", 1)
+
+    stretches = play_stretches(data, "lift", like, data.episodes, 20, 9, np.random.default_rng(0))
+
+    assert taken(data, 20) == [1, 2, 3, 4]
+    assert sorted(stretch.start // 9 - 2 for stretch in stretches) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("near", "far"),
+    [
+        ((0.1, 0.3, 0, 0), (0.3, 0.1, 0, 0)),  # the drawer's values span twice as much, and so are half as far
+        ((0, 0, 0, 9), (0.11, 0, 0, 0)),  # a free block that no task is about plays no part
+        ((0.14, 0, 0, 0), (0, 0, 0.009, 0)),  # one that a task is about does
+        ((0, 0, 0.009, 0), (0.15, 0, 0, 0)),  # a range of less than two centimetres counts as two
+        ((0.15, 0.3, 0, 0), (0, 0.41, 0, 0)),  # the worst feature counts, not their mean
+    ],
+)
+def test_how_near_a_row_is_to_the_first_frames_is_by_its_worst_feature_in_units_of_their_range(tmp_path, near, far):
+    """The first frames span 0.1 of x, and 0.2 of the drawer: of eight rows and a farther one, that one is left."""
+    data = starting(tmp_path / "data", [(0, 0, 0, 0), (0.1, 0.2, 0, 0)], [near] * 4 + [far] + [near] * 4)
+
+    drawn = {episode for seed in range(40) for episode in taken(data, 1, seed)}
+
+    assert drawn == {0, 1, 2, 3, 5, 6, 7, 8}
+
+
 def test_an_arm_turned_the_other_way_does_not_look_like_a_first_frame(tmp_path):
     """An angle and its opposite have the same cosine."""
     with DatasetWriter(tmp_path / "data", SPEC) as writer:
@@ -183,6 +234,37 @@ def test_an_arm_turned_the_other_way_does_not_look_like_a_first_frame(tmp_path):
     rows = start_rows(data, TASK, data.episodes[:1], data.episodes, 2, np.random.default_rng(0))
 
     assert (data.proprio[rows, 5] > 0).all()
+
+
+def test_what_shows_a_task_is_its_successful_demonstrations_alone(tmp_path):
+    shown = [("demonstration", TASK, "success"), ("demonstration", TASK, "failure"), ("demonstration", TASK, None)]
+    others = [("demonstration", "close_drawer", "success"), ("play", None, None)]
+    with DatasetWriter(tmp_path / "data", SPEC, scene=False) as writer:
+        for kind, task, outcome in [*others, *shown]:
+            rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
+            writer.add_episode(rows, kind=kind, task=task, outcome=outcome)
+    data = Dataset.open(tmp_path / "data")
+
+    assert demonstrations(data, TASK, 1) == (data.episodes[2],)
+    with pytest.raises(InputError, match="has 1 successful"):
+        demonstrations(data, TASK, 2)
+
+
+def test_without_a_scene_success_is_from_the_first_mark_within_a_stretch_on(tmp_path):
+    data = without_scene(tmp_path / "data", [30], marks=[(5, TASK), (12, TASK), (20, TASK)])
+    rng = np.random.default_rng(0)
+
+    for stretch in play_stretches(data, TASK, data.episodes, data.episodes, 40, 9, rng):
+        mark = min([mark for mark in (5, 12, 20) if mark >= stretch.start], default=30)
+        assert stretch.success.tolist() == [row >= mark for row in range(stretch.start, stretch.end)]
+
+
+def test_a_stretch_of_play_has_at_least_nine_rows_and_may_have_no_more(tmp_path):
+    data = without_scene(tmp_path / "data", [12, 9, 8])
+
+    drawn = play_stretches(data, TASK, data.episodes, data.episodes, 40, 11, np.random.default_rng(0))
+
+    assert sorted((stretch.start, stretch.end) for stretch in drawn) == [(0, 11), (1, 12), (2, 12), (3, 12), (12, 21)]
 
 
 def test_too_few_demonstrations_are_said_with_how_many_there_are(tmp_path):

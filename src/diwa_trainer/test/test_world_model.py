@@ -8,7 +8,7 @@ import torch
 from toy import SPEC, TINY_MODEL, tiny_model
 
 from diwa_runtime.actions import HOLD_ACTION
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.samples.chunks import demonstration_chunks
@@ -113,11 +113,21 @@ def test_chunks_are_the_actions_that_followed_their_latents_and_end_before_the_l
 
     per_episode = [len(episode) - 4 for episode in episodes]
     assert latents.shape == (sum(per_episode), 3, model.latent_size)
+    assert not torch.equal(latents[:, 0], latents[:, 1]), "each encoding draws states of its own"
+    assert torch.equal(demonstration_chunks(model, data, episodes, 4, 3, generator())[0], latents)
     row = 0
     for episode, count in zip(episodes, per_episode, strict=True):
         for start in range(episode.start, episode.start + count):
             np.testing.assert_array_equal(chunks[row], data.action[start : start + 4])
             row += 1
+
+
+def test_a_demonstration_of_no_more_rows_than_a_chunk_gives_none(model, data):
+    episodes = data.episodes_of(kind="demonstration")
+
+    assert len(demonstration_chunks(model, data, episodes, 19, 1, generator())[1]) == len(episodes)
+    with pytest.raises(InputError, match="has more than 20 rows; use shorter chunks"):
+        demonstration_chunks(model, data, episodes, 20, 1, generator())
 
 
 def loss_of(data, **settings):

@@ -203,11 +203,11 @@ def update(
     *,
     critic_only: bool = False,
 ) -> dict[str, float]:
-    """Run the epochs of one iteration in place; return the minibatches' mean metrics."""
+    """Run the epochs of one iteration on at least two rows, in place; return the minibatches' mean metrics."""
     collected: list[dict[str, Tensor]] = []
     for _ in range(config.epochs):
         for index in torch.randperm(len(batch.latents), generator=generator).split(config.minibatch):
-            if len(index) < 2 and len(batch.latents) > 1:
+            if len(index) < 2:
                 continue  # the advantages of a single row cannot be normalised
             rows = batch.rows(index)
             metrics = update_critic(rows, critic, critic_optimizer, config)
