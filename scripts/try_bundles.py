@@ -74,9 +74,10 @@ def _evaluated(config: TryConfig, folder: Path, policy: str) -> Evaluation:
     evaluation = config_from(EvaluateConfig, {**read_yaml(folder / SETTINGS), **settings}, str(folder / SETTINGS))
 
     def show(episodes: int, successes: int) -> None:
-        name = f"{folder.name}, {NAMES[policy].lower()}"
-        end = "\n" if episodes == config.episodes else ""
-        print(f"\r{name}: {successes} of {episodes} succeeded", end=end, flush=True)
+        is_last = episodes == config.episodes
+        if is_last or sys.stdout.isatty():
+            name = f"{folder.name}, {NAMES[policy].lower()}"
+            print(f"\r{name}: {successes} of {episodes} succeeded", end="\n" if is_last else "", flush=True)
 
     return evaluate(evaluation, show)
 
