@@ -1,6 +1,6 @@
 # Each target does all the set-up that it needs; the work is in scripts/, which CI runs too.
 .DEFAULT_GOAL := help
-.PHONY: help setup build test check demo results bench twin clean
+.PHONY: help setup build test check try demo bundles results bench twin clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -17,8 +17,14 @@ test:  ## run every test (ARGS="-k name" chooses)
 check:  ## lint, format and types
 	@scripts/check
 
+try:  ## the policies that ship with DiWA, before and after fine-tuning: a table and films, in about a minute
+	@scripts/try $(ARGS)
+
 demo:  ## from nothing to three better policies, in at most 30 minutes on 2 cores
 	@scripts/demo $(ARGS)
+
+bundles:  ## make the policies that ship with DiWA anew, from the demo
+	@scripts/bundles $(ARGS)
 
 results:  ## all eight tasks and the ablation, 1.5 to 3 hours; writes docs/results.md
 	@scripts/results $(ARGS)
