@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-BUILDER = "/opt/python/cp311-cp311"
+VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
+BUILDER = "/opt/python/cp{0}-cp{0}".format(VERSION.replace(".", ""))
 REPLACEMENTS = {
-    f"{BUILDER}/lib/python3.11/site-packages/numpy/_core/include": np.get_include(),
-    f"{BUILDER}/include/python3.11": sysconfig.get_path("include"),
+    f"{BUILDER}/lib/python{VERSION}/site-packages/numpy/_core/include": np.get_include(),
+    f"{BUILDER}/include/python{VERSION}": sysconfig.get_path("include"),
 }
 
 
