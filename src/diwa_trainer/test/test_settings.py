@@ -355,3 +355,33 @@ def test_a_reward_learns_from_as_many_rows_as_asked_for(tmp_path, toy_data, toy_
     if changes["play"]:
         play = report["held_out"]["play"]
         assert play["succeeded"] + play["failed"] == changes["play"] // 3
+
+
+def test_encodings_of_demonstrations_are_drawn_by_the_seed(tmp_path, toy_data, toy_runs, monkeypatch):
+    seeds = []
+
+    def noting(*arguments):
+        seeds.append(arguments[-1].initial_seed())
+        return chunks(*arguments)
+
+    chunks = pretrain.demonstration_chunks
+    monkeypatch.setattr(pretrain, "demonstration_chunks", noting)
+
+    trained("pretrain", toy_data, toy_runs, tmp_path / "run", 1, seed=5)
+
+    assert set(seeds) == {5}
+
+
+def test_a_world_model_is_validated_on_four_batches_of_what_is_held_out(tmp_path, toy_data, toy_runs, monkeypatch):
+    counts = []
+
+    def noting(self, rng, count, *arguments, **named):
+        counts.append(count)
+        return windows(self, rng, count, *arguments, **named)
+
+    windows = Dataset.windows
+    monkeypatch.setattr(Dataset, "windows", noting)
+
+    trained("train_world_model", toy_data, toy_runs, tmp_path / "run", 1, batch=3)
+
+    assert counts[:2] == [3, 12]
