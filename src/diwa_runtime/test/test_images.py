@@ -187,12 +187,12 @@ def top_level_imports(path: Path) -> set[str]:
     ("command", "variable", "says"),
     [
         ("scripts/setup", "DIWA_ROLE=robots", "must be robot, sim or trainer"),
-        ("docker/images", "ENGINE=lxc", "must be docker, podman or buildah"),
+        ("docker/images build", "ENGINE=lxc", "must be docker, podman or buildah"),
     ],
 )
 def test_a_name_that_is_none_is_one_line(command: str, variable: str, says: str) -> None:
     name, _, value = variable.partition("=")
-    done = subprocess.run([ROOT / command], env={**os.environ, name: value}, capture_output=True, text=True)
+    done = subprocess.run(command.split(), cwd=ROOT, env={**os.environ, name: value}, capture_output=True, text=True)
     assert done.returncode == 2
     assert variable in done.stderr
     assert says in done.stderr
