@@ -23,8 +23,10 @@ base_python() {
   fi
 }
 
+# The trainer's image has none, whatever its Python could have.
 which_ros() {
-  if [ -f $system_ros/setup.bash ]; then echo system
+  if [ "${DIWA_ROLE:-}" = trainer ]; then echo none
+  elif [ -f $system_ros/setup.bash ]; then echo system
   elif "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then echo wheels
   else echo none; fi
 }

@@ -16,7 +16,12 @@ import pytest
 from diwa_runtime.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").glob("*/README.md")]
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "src").glob("*/README.md"),
+    ROOT / "docker/README.md",
+]
 FILES = {"sim": "sim.launch.py", "real": "real_robot.launch.py"}
 EVERYTHING = {
     "sim": {"policy": "true", "devices": "gamepad"},

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from torch import nn
-from toy import TINY_POLICY
+from toy import TINY_MODEL, TINY_POLICY
 
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec
@@ -21,9 +21,12 @@ from diwa_trainer.runs.trained import (
     PRETRAINED,
     load_classifier,
     load_policy,
+    load_world_model,
     save_classifier,
     save_policy,
+    save_world_model,
 )
+from diwa_trainer.world.world_model import WorldModel
 
 
 def artifact(name: str, **about: str) -> Artifact:
@@ -100,3 +103,12 @@ def test_a_network_of_an_older_or_a_newer_format_is_refused(tmp_path, monkeypatc
 
     with pytest.raises(InputError, match=f"format {version}, this DiWA reads 1"):
         load(tmp_path, PRETRAINED)
+
+
+@pytest.mark.parametrize("about", [None, "text", 3])
+def test_a_network_whose_header_tells_nothing_in_pairs_is_one_line(tmp_path, about):
+    model = WorldModel(Spec(), TINY_MODEL)
+    save_world_model(tmp_path, model, about)
+
+    with pytest.raises(InputError, match=r"world_model\.safetensors: damaged header"):
+        load_world_model(tmp_path)

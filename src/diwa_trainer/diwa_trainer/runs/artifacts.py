@@ -133,7 +133,8 @@ def load_artifact(path: Path, kind: str, made_by: str, facts: Sequence[str] = ()
     try:
         header = parse_json(metadata[HEADER])
         found_format, found_kind, config, about = (header[name] for name in ("format", "kind", "config", "about"))
-        spec, missing = header["spec"], next((fact for fact in facts if fact not in dict(about)), None)
+        spec, about = header["spec"], dict(about)
+        missing = next((fact for fact in facts if fact not in about), None)
     except (LookupError, ValueError, TypeError) as error:
         raise InputError(f"{path}: damaged header ({reason_of(error)}); make it anew with `{made_by}`") from None
     if found_kind != kind:
