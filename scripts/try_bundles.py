@@ -5,12 +5,10 @@ usage: python scripts/try_bundles.py [--episodes 10] [--first-seed 700000] [--ou
 
 from __future__ import annotations
 
-import base64
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 from ship_bundles import BUNDLES, POLICIES, SETTINGS, SKILLS
@@ -22,7 +20,7 @@ from diwa_runtime.files import written_whole
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.evaluation import EvaluateConfig, Evaluation, evaluate
 from diwa_trainer.evaluation.film import Take, decode_mp4, encode_webp, side_by_side
-from diwa_trainer.report.html import Html, element, join, table
+from diwa_trainer.report.html import element, image, table
 from diwa_trainer.report.page import frame
 
 NAMES = {"base": "Cloned from demonstrations", "finetuned": "Fine-tuned in imagination"}
@@ -99,14 +97,9 @@ def _page(config: TryConfig, rows: Sequence[Sequence[str]], films: dict[str, byt
     counted = table(("skill", *NAMES.values()), rows)
     sections = [
         ("success", "Success", counted),
-        *((skill, skill, _image(film, skill)) for skill, film in films.items()),
+        *((skill, skill, image(film, skill)) for skill, film in films.items()),
     ]
     return frame("Before and after fine-tuning in imagination", element("p", lead), sections)
-
-
-def _image(film: bytes, label: str) -> Html:
-    source = base64.b64encode(film).decode("ascii")
-    return join([Html(f'<img alt="{escape(label)}" style="max-width:100%" src="data:image/webp;base64,{source}">')])
 
 
 if __name__ == "__main__":

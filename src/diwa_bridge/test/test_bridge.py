@@ -549,7 +549,7 @@ EVENTS = st.lists(
 
 
 @pytest.mark.usefixtures("no_pause")
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(EVENTS)
 def test_what_was_accepted_is_said_once_and_wholly_whatever_happens_between_two_states(
     events: list[tuple[str, int]],

@@ -179,7 +179,7 @@ BEYOND = {"numbers": [0.001] * 7, "source": "policy", "sequence": 1, "received":
 BEYOND |= {"sec": 2**31 - 1, "nanosec": 2**32 - 1}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.one_of(COMMANDS, CALLS), max_size=25))
 @example([BEYOND, *["on_poll"] * 8])
 def test_whatever_comes_in_no_exception_leaves_a_callback_and_the_arm_keeps_its_limits(

@@ -401,7 +401,7 @@ STAMPS = st.one_of(st.integers(-(2**70), 2**70), st.integers(0, 2**40))
 NUMBERS = st.integers(-(2**63), 2**63)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.one_of(NO_PICTURES, st.sampled_from(PICTURES)), STAMPS, NUMBERS), max_size=20))
 def test_whatever_a_camera_gives_its_reader_lives_and_only_pictures_go_out(rows: list[tuple[Any, int, int]]) -> None:
     source, taken = Script(), list[Frame]()

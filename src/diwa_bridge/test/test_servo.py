@@ -81,7 +81,7 @@ MOTIONS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(motions=MOTIONS, arm=st.sampled_from([PANDA, FR3]), speed=st.sampled_from([0.05, 0.1, 0.3]))
 def test_f06_whatever_is_commanded_every_limit_is_kept_and_it_ends_at_rest(
     motions: list[tuple[float, ...]], arm: ArmLimits, speed: float

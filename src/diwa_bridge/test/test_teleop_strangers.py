@@ -282,7 +282,7 @@ def quiet() -> Iterator[Rig]:
     rig.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=15))
 def test_whatever_is_heard_no_exception_leaves_a_callback_and_what_is_commanded_is_sound(
     quiet: Rig, happened: list[Any]

@@ -85,7 +85,7 @@ def skills(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_skill(tmp_path_factory.mktemp("skills"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     messages=st.lists(
         st.tuples(states(), scenes(), st.sampled_from([0, 1, -1, PERIOD_NS, -PERIOD_NS, 2**60, -(2**60)])),

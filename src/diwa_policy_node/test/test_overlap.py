@@ -76,7 +76,7 @@ def changes(actions: np.ndarray) -> tuple[float, float]:
     return float(np.linalg.norm(apart[:, :3], axis=1).max()), float(np.linalg.norm(apart[:, 3:6], axis=1).max())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(looks=st.lists(st.integers(1, 25), min_size=1, max_size=8))
 def test_f17_whatever_the_delay_no_command_changes_faster_than_the_arm_may(bundle: Bundle, looks: list[int]) -> None:
     actions, _ = run(OverlappedSession(bundle, SlowPlanner(looks), seed=1), 120)

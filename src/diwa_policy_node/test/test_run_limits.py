@@ -33,6 +33,16 @@ def begun(folder: Path, **limits: Any) -> Robot:
     return robot
 
 
+def held_over_a_gap(folder: Path, **limits: Any) -> Robot:
+    """A goal three observations old, of which the next two did not come: the arm held for as many ticks."""
+    robot = begun(folder, **limits)
+    for _ in range(3):
+        robot.step()
+    robot.wait(0.06)
+    robot.tick += 2
+    return robot
+
+
 def test_every_parameter_of_the_node_is_the_limit_of_its_name() -> None:
     pytest.importorskip("rclpy")
     from diwa_policy_node.settings import PARAMETERS, settings_of
@@ -168,11 +178,7 @@ def test_the_change_that_a_seam_allows_is_in_the_robots_own_units_and_periods() 
 
 
 def test_ticks_in_which_the_arm_held_are_ticks_of_the_chunk_too(tmp_path: Path) -> None:
-    robot = begun(tmp_path)
-    for _ in range(3):
-        robot.step()
-    robot.wait(0.06)
-    robot.tick += 2
+    robot = held_over_a_gap(tmp_path)
     for _ in range(4):
         robot.step()
     assert [decision.begins_chunk for decision in robot.decisions[3:]] == [False, False, False, True]
@@ -203,11 +209,7 @@ def test_a_success_at_the_last_observation_of_the_time_counts(tmp_path: Path) ->
 
 
 def test_in_shadow_mode_what_was_done_over_a_gap_is_not_compared_with_one_decision(tmp_path: Path) -> None:
-    robot = begun(tmp_path, shadow=True)
-    for _ in range(3):
-        robot.step()
-    robot.wait(0.06)
-    robot.tick += 2
+    robot = held_over_a_gap(tmp_path, shadow=True)
     for _ in range(2):
         robot.step()
     assert [decision.divergence is None for decision in robot.decisions] == [True, False, False, True, False]

@@ -69,7 +69,7 @@ def test_the_action_is_what_was_accepted_after_the_row():
     np.testing.assert_array_equal(action[-1], [0, 0, 0, 0, 0, 0, gripper[-1, 0]])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     period=st.floats(0.97, 1.03),
     jitter=st.lists(st.integers(-4_000_000, 4_000_000), min_size=20, max_size=120),
@@ -393,7 +393,7 @@ def image(stamp, rng):
     return message_at(stamp, format="jpeg", data=encode_jpeg(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)))
 
 
-@settings(max_examples=25, deadline=None, phases=(Phase.reuse, Phase.generate))  # to shrink takes minutes
+@settings(max_examples=25, phases=(Phase.reuse, Phase.generate))  # to shrink takes minutes
 @given(data=st.data(), rate=st.sampled_from([25, 30, 60, 100]), seed=st.integers(0, 2**32 - 1))
 def test_live_gives_the_same_rows_as_the_whole_bag_bit_for_bit(data, rate, seed):
     """Messages come delayed and interleaved, in order within each topic; some are lost."""
@@ -438,7 +438,7 @@ WRONG_TIMES = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None, phases=(Phase.reuse, Phase.generate))
+@settings(max_examples=60, phases=(Phase.reuse, Phase.generate))
 @given(wrong=WRONG_TIMES, seed=st.integers(0, 2**32 - 1))
 def test_live_gives_the_same_rows_where_messages_are_late_or_of_an_absurd_time(wrong, seed):
     rng = np.random.default_rng(seed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import fnmatch
 import os
 import re
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from source_imports import imports
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "docker"
@@ -161,7 +161,7 @@ def test_a_role_has_what_its_packages_import(role: str) -> None:
     pinned = required(ROOT / "requirements/base.txt")
     assert names <= pinned | required(ROOT / "requirements/dev.txt")
     for path in sources(role):
-        for name in top_level_imports(path):
+        for name in imports(path):
             distribution = COMES_WITH.get(name, DISTRIBUTIONS.get(name, name.replace("_", "-"))).lower()
             assert distribution in names or distribution not in pinned, (path.name, name)
 
@@ -171,16 +171,6 @@ def sources(role: str) -> Iterator[Path]:
         yield from (ROOT / "src" / package / package).rglob("*.py")
     if role == "robot":  # records, where there is no rosbag2
         yield from (ROOT / "src/diwa_sim/diwa_sim" / f"{name}.py" for name in ("__init__", "recorder", "bags"))
-
-
-def top_level_imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.partition(".")[0])
-    return found
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import setuptools
+from source_imports import imports
 
 SOURCES = Path(__file__).resolve().parents[2]
 PYTHON_PACKAGES = ("diwa_runtime", "diwa_ros", "diwa_sim", "diwa_policy_node", "diwa_bridge", "diwa_trainer")
@@ -56,16 +57,6 @@ ROS_MODULES = {
     },
 }
 """The only modules of a package that may import ROS."""
-
-
-def imports(path: Path) -> set[str]:
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            found.add(node.module.partition(".")[0])
-    return found
 
 
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)

@@ -54,7 +54,7 @@ def command_of(fields: dict[str, Any]) -> EndEffectorDelta:
     return message
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(EVENTS)
 def test_whatever_comes_in_the_table_ticks_on_within_its_limits(node: SimulatorNode, happened: list[Any]) -> None:
     for event in [*happened, "on_tick"]:

@@ -1,7 +1,7 @@
 """Files that were damaged or made up: every reader reads them or says in one line which and why, nothing else."""
 
 import copy
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -34,7 +34,6 @@ from diwa_trainer.runs.trained import PRETRAINED, load_classifier, load_policy, 
 from diwa_trainer.verbs.report import ReportConfig
 
 TASK = TASKS[0]
-SCRIPT = Path(__file__).parents[3] / "scripts" / "write_results.py"
 
 NUMBERS = [0, -1, 1, 2**31, -(2**63), 10**30, 10**400, 1e308, -1e308, 5e-324, 0.5, float("nan"), float("inf")]
 TEXTS = ["", "0", "abc", "\ud800", "\0", "a/b", "../x", "<b>", "é" * 50, "none", "1e9"]
@@ -108,7 +107,7 @@ def test_a_result_with_any_value_in_any_place_is_read_or_refused_by_name(runs, n
     path = runs / name
     good = path.read_text()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(data=damaged(json.loads(good)))
     def check(data):
         path.write_text(json.dumps(data))
@@ -127,7 +126,7 @@ def test_metrics_with_any_value_in_any_place_are_read_or_refused_by_name(runs, n
     path = runs / name / "metrics.jsonl"
     good = path.read_text()
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(rows=damaged([json.loads(line) for line in good.splitlines()[-6:]]))
     def check(rows):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -146,7 +145,7 @@ def test_a_run_log_with_any_value_in_any_place_is_read_or_refused_by_name(tmp_pa
     def show():
         policy_page.render(read_runs(tmp_path / "logs")).encode(errors="replace")
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(rows=damaged([good[0], *good[1:4], good[-1]]))
     def check(rows):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -169,7 +168,7 @@ def test_a_dataset_with_any_value_in_any_place_is_read_or_refused_by_name(tmp_pa
         assert dataset.fingerprint
         dataset.windows(np.random.default_rng(0), 2, 2)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(data=damaged(good))
     def check(data):
         path.write_text(json.dumps(data))
@@ -181,7 +180,7 @@ def test_a_dataset_with_any_value_in_any_place_is_read_or_refused_by_name(tmp_pa
 def test_a_spec_with_any_value_in_any_place_is_read_or_refused_by_name(tmp_path):
     path = tmp_path / "lab.json"
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(data=damaged(Spec().to_json()))
     def check(data):
         path.write_text(json.dumps(data))
@@ -195,7 +194,7 @@ def test_a_manifest_with_any_value_in_any_place_is_read_or_refused_by_name(tmp_p
     path = tmp_path / "bundle" / "manifest.json"
     good = json.loads(path.read_text())
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(data=damaged(good))
     def check(data):
         path.write_text(json.dumps(data))
@@ -217,7 +216,7 @@ def test_a_network_s_header_with_any_value_in_any_place_is_read_or_refused_by_na
     shutil.copytree((toy_runs / name).parent, path.parent)
     weights, (metadata,) = load_file(path), header_of(path)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(data=damaged(json.loads(metadata)))
     def check(data):
         save_file(weights, path, {"diwa": json.dumps(data)})
@@ -250,7 +249,7 @@ def test_what_says_what_a_run_is_with_any_value_in_any_place_is_refused_or_the_s
     path = tmp_path / "run" / name
     good = yaml.safe_load(path.read_text())
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(data=damaged(good))
     def check(data):
         path.write_text(json.dumps(data) if name == "inputs.json" else yaml.safe_dump(data))
@@ -286,10 +285,7 @@ def test_what_is_no_file_of_text_is_named(runs, tmp_path, name, make):
 
 @pytest.fixture(scope="module")
 def write_results():
-    spec = importlib.util.spec_from_file_location("write_results", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("write_results")  # draws, and so loads matplotlib
 
 
 @pytest.mark.parametrize(

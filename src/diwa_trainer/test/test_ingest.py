@@ -43,7 +43,7 @@ EPISODES = st.lists(
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(episodes=EPISODES, seed=st.integers(0, 2**32 - 1))
 def test_rows_through_a_bag_come_back(tmp_path_factory, episodes, seed):
     folder = tmp_path_factory.mktemp("round_trip")

@@ -83,7 +83,7 @@ def episodes(draw):
 
 
 @given(episodes(), st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_advantages_are_the_sums_written_out(case, gamma, lam):
     torch.testing.assert_close(advantages(*case, gamma, lam), plain_advantages(*case, gamma, lam), atol=1e-5, rtol=1e-5)
 

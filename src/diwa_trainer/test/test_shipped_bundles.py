@@ -1,12 +1,10 @@
 """The bundles that ship with DiWA: that they are whole, do what they are said to, and are shown as they are."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 import pytest
+import ship_bundles
+import try_bundles
 from PIL import Image
 
 from diwa_runtime.bundle import Bundle
@@ -19,34 +17,18 @@ from diwa_trainer.evaluation.evaluation import EvaluateConfig, evaluate
 from diwa_trainer.evaluation.film import CAPTION, FAILURE, SUCCESS, TILE, Take, decode_mp4, encode_webp, side_by_side
 from diwa_trainer.evaluation.video import encode_mp4
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
-
-
-def script(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def ship(monkeypatch):
-    return script("ship_bundles", monkeypatch)
-
 
 @pytest.mark.parametrize("skill", ["open_drawer", "turn_on_led"])
-def test_the_shipped_bundles_are_whole_and_the_fine_tuned_one_succeeds(ship, tmp_path, skill):
-    folder = ship.BUNDLES / skill
-    base, tuned = (Bundle.load(folder / policy).manifest for policy in ship.POLICIES)
+def test_the_shipped_bundles_are_whole_and_the_fine_tuned_one_succeeds(tmp_path, skill):
+    folder = ship_bundles.BUNDLES / skill
+    base, tuned = (Bundle.load(folder / policy).manifest for policy in ship_bundles.POLICIES)
 
     assert {base.skill, tuned.skill} == {skill}
     assert base.spec == tuned.spec == Spec()
     assert base.provenance["world_model"] == tuned.provenance["world_model"]
     assert tuned.provenance["iterations"] > 0
     settings = {
-        **read_yaml(folder / ship.SETTINGS), "output": str(tmp_path), "bundle": str(folder / "finetuned"),
+        **read_yaml(folder / ship_bundles.SETTINGS), "output": str(tmp_path), "bundle": str(folder / "finetuned"),
         "first_seed": 700_000, "episodes": 4, "videos": 0, "workers": 1,
     }  # fmt: skip
     found = evaluate(config_from(EvaluateConfig, settings, "settings"))
@@ -123,25 +105,24 @@ def test_pictures_come_back_out_of_a_video():
         decode_mp4(b"no video")
 
 
-def test_what_ships_is_made_of_a_finished_demo_and_tried(ship, tmp_path, monkeypatch, capsys):
+def test_what_ships_is_made_of_a_finished_demo_and_tried(tmp_path, capsys):
     run, shipped = tmp_path / "run", tmp_path / "bundles"
-    for skill in ship.SKILLS:
-        for policy in ship.POLICIES:
+    for skill in ship_bundles.SKILLS:
+        for policy in ship_bundles.POLICIES:
             folder = run / skill / f"bundle_{policy}"
             folder.mkdir(parents=True)
             for name in (*GRAPHS, "manifest.json"):
-                (folder / name).write_bytes((ship.BUNDLES / skill / policy / name).read_bytes())
+                (folder / name).write_bytes((ship_bundles.BUNDLES / skill / policy / name).read_bytes())
         evaluation = run / skill / "evaluation_finetuned"
         evaluation.mkdir()
         (evaluation / "config.yaml").write_text(
             "environment: diwa_sim:PlayTable-v0\nenvironment_kwargs: {start: far}\nmax_steps: 3\nepisodes: 100\n"
         )
-    ship.main(run, shipped)
-    tried = script("try_bundles", monkeypatch)
+    ship_bundles.main(run, shipped)
 
-    tried.run(tried.TryConfig(output=tmp_path / "tried", episodes=2, workers=1), shipped)
+    try_bundles.run(try_bundles.TryConfig(output=tmp_path / "tried", episodes=2, workers=1), shipped)
 
-    assert read_yaml(shipped / "open_drawer" / ship.SETTINGS) == {
+    assert read_yaml(shipped / "open_drawer" / ship_bundles.SETTINGS) == {
         "environment": "diwa_sim:PlayTable-v0", "environment_kwargs": {"start": "far"}, "max_steps": 3,
     }  # fmt: skip
     shown = capsys.readouterr().out

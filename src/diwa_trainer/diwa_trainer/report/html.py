@@ -69,8 +69,16 @@ def missing(what: str, made_by: str) -> Html:
 
 def video(mp4: bytes, label: str) -> Html:
     """Embed a film; it plays by itself, without sound, again and again."""
-    source = base64.b64encode(mp4).decode("ascii")
     return Html(
         f'<video controls muted loop autoplay playsinline preload="auto" aria-label="{escape(label)}" '
-        f'src="data:video/mp4;base64,{source}"></video>'
+        f'src="{_data("video/mp4", mp4)}"></video>'
     )
+
+
+def image(webp: bytes, label: str) -> Html:
+    """Embed a picture, or an animation, as wide as it is or as the page allows."""
+    return Html(f'<img alt="{escape(label)}" style="max-width:100%" src="{_data("image/webp", webp)}">')
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
