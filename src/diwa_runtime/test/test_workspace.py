@@ -59,6 +59,13 @@ ROS_MODULES = {
 """The only modules of a package that may import ROS."""
 
 
+def test_imports_are_read_wherever_they_stand_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "module.py"
+    path.write_text("import os.path, numpy as np\nfrom . import here\ndef later():\n    from torch.nn import Linear\n")
+
+    assert imports(path) == {"os", "numpy", "torch"}
+
+
 @pytest.mark.parametrize("package", PYTHON_PACKAGES)
 def test_imports_point_one_way(package: str) -> None:
     folder = SOURCES / package / package
