@@ -96,7 +96,7 @@ def _delay_s(rig: Rig, motion: NDArray[np.float64]) -> float:
             rig.drive(lambda _: motion, 1)
             number += 1
         if number > 30:
-            raise RuntimeError("the arm does not move")
+            raise RuntimeError(f"the arm does not move; {rig.bridge.mode.name} {rig.bridge.fault or ''}".rstrip())
     return (rig.arm.read().time_ns - commanded.time_ns) / 1e9
 
 

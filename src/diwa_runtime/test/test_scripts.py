@@ -1,4 +1,4 @@
-"""Which Python the scripts take."""
+"""Which Python the scripts take, and what set-up says before it begins."""
 
 import shutil
 import subprocess
@@ -74,3 +74,31 @@ def test_ros_comes_as_wheels_for_the_pythons_that_it_has_wheels_for(workspace, v
     found = subprocess.run(command, cwd=workspace, text=True, capture_output=True, check=True)
 
     assert found.stdout.strip() == ros
+
+
+def test_setup_says_what_it_installs_where_and_how_large_before_the_first_of_it(workspace):
+    for name in ("setup", "system-packages", "relocate_ros_wheels.py"):
+        shutil.copy(ENV.parent / name, workspace / "scripts")
+    shutil.copytree(ENV.parents[1] / "requirements", workspace / "requirements")
+    for name, line in {
+        "dpkg-query": "exit 1",  # nothing is installed
+        "id": "echo 0",
+        "apt-get": f"echo apt-get >>{workspace}/began",
+        "mine": f'case $2 in venv) echo venv >>{workspace}/began; exit 3 ;; *) exec {sys.executable} "$@" ;; esac',
+    }.items():
+        put(workspace / "bin" / name)
+        (workspace / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+    environment = {"PATH": f"{workspace}/bin:/usr/bin:/bin", "PYTHON": "mine"}
+
+    said = subprocess.run(
+        ["scripts/setup"], cwd=workspace, env=environment, text=True, capture_output=True, check=False
+    )
+
+    assert (workspace / "began").read_text().split() == ["apt-get", "apt-get", "venv"], said.stderr
+    head, apt, pip, *later = said.stdout.splitlines()
+    assert head == "setup will install:"
+    assert "into the system" in apt
+    assert "GB" in apt
+    assert "libegl1" in apt
+    assert f"into {workspace}/.venv, 2.1 GB" in pip
+    assert later[0].startswith("installing system packages")

@@ -394,12 +394,15 @@ def test_ctrl_c_keeps_a_checkpoint_ends_with_130_and_the_same_command_goes_on(tm
     assert steps[1] >= steps[0] >= 1
 
 
-@pytest.mark.parametrize(("given", "spins"), [(None, "0"), ("active", "30000000000")])
-def test_threads_of_a_verb_sleep_while_they_wait_unless_told_otherwise(given, spins):
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "10000"), ({"OMP_WAIT_POLICY": "active"}, "30000000000"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_of_a_verb_spin_only_shortly_while_they_wait_unless_told_otherwise(given, spins):
     """Threads that spin take from a busy machine what the one that they wait for would need."""
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_DISPLAY_ENV": "verbose", "PYTHONPATH": os.pathsep.join(sys.path)}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {"OMP_DISPLAY_ENV": "verbose", "PYTHONPATH": os.pathsep.join(sys.path), **given}
     program = "import diwa_trainer.__main__, torch; torch.ones(1)"
     said = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
     assert f"GOMP_SPINCOUNT = '{spins}'" in said.stderr
