@@ -23,7 +23,7 @@ from std_srvs.srv import Trigger  # noqa: E402
 
 from diwa_bridge.teleop import devices as devices_module  # noqa: E402
 from diwa_bridge.teleop import own_commands  # noqa: E402
-from diwa_bridge.teleop import stop as stop_module  # noqa: E402
+from diwa_bridge.teleop import stop_call as stop_module  # noqa: E402
 from diwa_bridge.teleop.node import TeleopNode  # noqa: E402
 from diwa_bridge.teleop.pilot import Action, Reading  # noqa: E402
 from diwa_msgs.msg import EndEffectorDelta, RobotState  # noqa: E402

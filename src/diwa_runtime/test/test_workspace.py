@@ -42,7 +42,7 @@ ROS_MODULES = {
     "diwa_bridge": {
         *(f"{room}/{module}.py" for room in ("arm", "cameras") for module in ("node", "settings")),
         "teleop/node.py",
-        "teleop/stop.py",
+        "teleop/stop_call.py",
     },
     "diwa_sim": {"node.py", "recorder.py"},
     "diwa_policy_node": {

@@ -5,6 +5,7 @@ Without a screen, EGL or OSMesa is taken, whichever the system has; MUJOCO_GL (e
 
 from __future__ import annotations
 
+import contextlib
 import ctypes.util
 import importlib
 import os
@@ -105,6 +106,10 @@ def _make_gl_context(height: int, width: int) -> Any:
     backend = os.environ.get("MUJOCO_GL", "").lower() or next(
         (name for name, library in _LIBRARIES.items() if ctypes.util.find_library(library)), "none"
     )
+    # Mesa and Triton, a part of torch's CUDA builds, each bring an LLVM. Loaded after Mesa's, Triton's ends the process
+    # with a segmentation fault; torch loads it at the first optimizer.
+    with contextlib.suppress(ImportError):
+        importlib.import_module("triton")
     try:
         return importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
     except (ImportError, AttributeError, RuntimeError, OSError) as error:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -97,6 +101,28 @@ def test_a_missing_opengl_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
 def turned(image: np.ndarray, pixels: int) -> np.ndarray:
     """What the camera would show about as it was turned sideways by so many pixels."""
     return np.concatenate([np.repeat(image[:, :1], pixels, 1), image[:, :-pixels]], axis=1)
+
+
+def test_the_compiler_of_a_cuda_torch_is_loaded_before_opengl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """After it, loading the compiler ends the process."""
+    (tmp_path / "triton.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "fake")
+    loaded = []
+
+    def context(*_: int) -> None:
+        loaded.append(getattr(sys.modules.get("triton"), "__file__", None))
+        raise RuntimeError("seen")
+
+    monkeypatch.setitem(sys.modules, "mujoco.fake", SimpleNamespace(GLContext=context))
+    env = PlayTable()
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="seen"):
+        env.camera_image("static", 64, 64)
+
+    del sys.modules["triton"]
+    assert loaded == [str(tmp_path / "triton.py")]
 
 
 def test_the_start_gate_tells_a_turned_static_camera_from_other_starts() -> None:

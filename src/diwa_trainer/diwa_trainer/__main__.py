@@ -14,7 +14,7 @@ from diwa_runtime.errors import nearest
 
 # Threads that wait for one another spin for some ten microseconds, then sleep; by OpenMP's own default they spin for
 # long. With two threads on two cores that other work wanted too, an update of the world model then took five to nine
-# times as long. Threads that sleep at once are slower on idle cores: 102 ms an update against 70, and 89 with one thread.
+# times as long. Two that sleep at once are slower on idle cores: 102 ms an update against 70, and 89 with one thread.
 # Torch reads it once, as it loads.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

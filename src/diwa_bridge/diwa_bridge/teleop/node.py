@@ -24,7 +24,7 @@ from diwa_bridge.teleop.marks import EpisodeMarks, Mark, Told
 from diwa_bridge.teleop.own_commands import OwnCommands
 from diwa_bridge.teleop.pilot import Action, Order, Pilot, Shaping
 from diwa_bridge.teleop.robot import HeardRobot
-from diwa_bridge.teleop.stop import StopCall
+from diwa_bridge.teleop.stop_call import StopCall
 from diwa_msgs.msg import EndEffectorDelta, EpisodeEvent, RobotState
 from diwa_ros.diagnostics import Pace, diagnostic
 from diwa_ros.messages import filled
