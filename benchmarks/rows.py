@@ -45,6 +45,8 @@ HEADLINES = (
 """What the page sums up, and the row that each figure is of: where there are two, the one kinder to the reference."""
 PEERS = Path(__file__).with_name("peers.md")
 """The page's section on peers' own code, written by hand: no command here runs that code."""
+DEMO = Path(__file__).with_name("demo.md")
+"""The page's section on where the demo's time goes: what `make demo` and its report said."""
 WHY_NOT_MEASURED = "They are about a world model of images, which is missing."
 
 
@@ -153,6 +155,7 @@ def page_text(rows: Sequence[Row]) -> str:
             "|---|---|---|",
             *goals,
             "",
+            DEMO.read_text(encoding="utf-8"),
             PEERS.read_text(encoding="utf-8"),
             "## On which machine",
             *machines,

@@ -19,7 +19,7 @@ def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
 
 
 LEAST_LOGIT = -60.0
-"""What lies below it weighs 1e-26 and changes no sum. The exponential of what rounds to zero takes ten times as long."""
+"""What lies below weighs 1e-26 and changes no sum. The exponential of what rounds to zero takes ten times as long."""
 
 
 class _BalancedKL(torch.autograd.Function):
