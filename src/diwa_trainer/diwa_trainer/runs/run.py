@@ -203,7 +203,7 @@ class Run:
         with written_whole(folder) as temporary:
             temporary.mkdir(parents=True)
             (temporary / WEIGHTS).write_bytes(to_safetensors(weights))
-            (temporary / STATE).write_bytes(state_bytes.getbuffer())
+            (temporary / STATE).write_bytes(state_bytes.getvalue())  # a view, kept by an error, ends older Pythons
         for older in self._checkpoints()[:-1]:
             _delete_checkpoint(older)
 
