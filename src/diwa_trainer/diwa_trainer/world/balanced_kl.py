@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+LEAST_LOGIT = -60.0
+"""What lies below weighs 1e-26 and changes no sum. The exponential of what rounds to zero takes ten times as long."""
+
 
 def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
     """KL(posterior || prior) in nats (...), its gradient shared out: `balance` to the prior, the rest to the posterior.
@@ -16,10 +19,6 @@ def balanced_kl(posterior: Tensor, prior: Tensor, balance: float) -> Tensor:
     """
     kl: Tensor = _BalancedKL.apply(posterior, prior, balance)
     return kl
-
-
-LEAST_LOGIT = -60.0
-"""What lies below weighs 1e-26 and changes no sum. The exponential of what rounds to zero takes ten times as long."""
 
 
 class _BalancedKL(torch.autograd.Function):
