@@ -86,8 +86,8 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     assert [line["chunks"] for line in paid] == [chunks] * ITERATIONS
     imagined = [EPISODES * chunks * TINY_POLICY.chunk * (n + 1) for n in range(ITERATIONS)]
     assert [line["imagined_steps"] for line in paid] == imagined
-    for (base, policy, rollout), _ in distances.calls[1:]:  # of the first, both are the base
-        assert (rollout.lengths == chunks).all(), "over the episodes of the reward that is paid"
+    for (base, policy, _, counted), _ in distances.calls[1:]:  # of the first, both are the base
+        assert (counted.sum(0) == chunks).all(), "over the episodes of the reward that is paid"
         assert policy.denoiser.out.weight.requires_grad
         assert not base.denoiser.out.weight.requires_grad
     summary, preflight = read(config, "summary.json"), read(config, "preflight.json")
@@ -118,11 +118,11 @@ def test_the_policy_explores_to_learn_and_is_judged_as_deployed_from_the_same_dr
     assert len(learnt) == ITERATIONS
     assert all(call[2] is policy and len(call[4]) == EPISODES for call in learnt)
     assert not torch.equal(learnt[0][4], learnt[1][4])
-    # The base policy by three rewards and at five thresholds, then the policy by three before the first and the third
-    # iteration and after the last.
+    # The base policy by all rewards and at all thresholds, then the policy before the first and the third iteration and
+    # after the last.
     base = judged[0][2]
     assert base is not policy
-    assert [call[2] is policy for call in judged] == [False] * 8 + [True] * 9
+    assert [call[2] is policy for call in judged] == [False] * 2 + [True] * 3
     expected = parts.starts.draw(5, torch.Generator().manual_seed(config.seed + 1)).latents
     for call in judged:
         assert torch.equal(call[4], expected)
@@ -227,7 +227,9 @@ def test_the_distance_to_the_base_is_that_of_the_gaussians_over_what_was_lived()
         means = [policy.fold(latents).mean(chains[:, i], t) for policy in (base, strayed)]
         nats += 0.5 * ((means[0] - means[1]) / base.exploration_std()[t]).square().sum(-1)
     assert not rollout.live.all()
-    assert finetune._kl_to_pretrained(base, strayed, rollout) == pytest.approx(float(nats.mean()), rel=0.1)
+    assert finetune._kl_to_pretrained(base, strayed, rollout, rollout.live) == pytest.approx(
+        float(nats.mean()), rel=0.1
+    )
 
 
 def test_success_and_length_of_imagined_episodes_are_means():

@@ -15,6 +15,7 @@ from diwa_trainer.policy.reward import (
     ClassifierConfig,
     ClassifierReward,
     DecodedReward,
+    FirstSuccess,
     Starts,
     choose_reward,
     make_rewards,
@@ -126,6 +127,22 @@ def test_both_rewards_pay_where_both_agree():
     both = BothRewards(Says(True, True, False, False), Says(True, False, True, False))
 
     assert both.judge(Starts(latents, torch.zeros(4)))(latents).tolist() == [True, False, False, False]
+
+
+def test_several_judges_of_the_same_episodes_say_what_each_says_alone():
+    torch.manual_seed(0)
+    after = torch.rand(5, 40).cumsum(0)  # of each chunk, episode by episode
+    judges = {str(height): (lambda latent, height=height: latent > height) for height in (0.3, 1.0, 2.5)}
+
+    together = FirstSuccess(judges, 40)
+    ended = torch.stack([together(latent) for latent in after])
+
+    for name, judge in judges.items():
+        alone = torch.stack([judge(latent) for latent in after])
+        succeeded, lengths = alone.any(0), torch.where(alone.any(0), alone.int().argmax(0) + 1, 5)
+        assert 0 < together.success(name) == float(succeeded.float().mean())
+        assert torch.equal(together.lengths(name), lengths)
+    assert torch.equal(ended, after > 2.5), "an episode goes on until the last judge has seen success"
 
 
 def test_the_classifier_pays_where_it_is_surer_than_the_threshold():

@@ -7,7 +7,7 @@ short of success.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -138,6 +138,38 @@ class BothRewards:
         """Return the judge that asks both."""
         first, second = self.first.judge(starts), self.second.judge(starts)
         return lambda latent: first(latent) & second(latent)
+
+
+class FirstSuccess:
+    """When each of several judges first says success of the same imagined episodes.
+
+    To `imagine` it is a judge itself: an episode ends once every one of them has said so.
+
+    Attributes:
+        chunks: by judge, the number of chunks (B,) until it first said success; 0 where it has not.
+    """
+
+    def __init__(self, judges: Mapping[str, Judge], episodes: int) -> None:
+        self._judges = dict(judges)
+        self._passed = 0
+        self.chunks = {name: torch.zeros(episodes, dtype=torch.int64) for name in judges}
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        """Ask every judge of the latents (B, Z) after one more chunk."""
+        self._passed += 1
+        for name, judge in self._judges.items():
+            first = self.chunks[name]
+            first[judge(latent) & (first == 0)] = self._passed
+        return torch.stack(list(self.chunks.values())).all(0)
+
+    def success(self, name: str) -> float:
+        """Share of the episodes in which that judge has said success."""
+        return float((self.chunks[name] > 0).float().mean())
+
+    def lengths(self, name: str) -> Tensor:
+        """Chunks (B,) of the episodes, were that judge alone to end them."""
+        first = self.chunks[name]
+        return torch.where(first > 0, first, self._passed)
 
 
 def make_rewards(model: WorldModel, classifier: Classifier, threshold: float, task: TaskSpec) -> dict[str, Reward]:

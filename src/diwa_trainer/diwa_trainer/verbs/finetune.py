@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, WORKERS, check_between, check_bounds, check_together
 from diwa_runtime.spec import check_same_spec
@@ -26,6 +27,8 @@ from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, update
 from diwa_trainer.policy.reward import (
     THRESHOLDS,
     ClassifierReward,
+    FirstSuccess,
+    Judge,
     Reward,
     RewardKind,
     Starts,
@@ -120,7 +123,7 @@ def run(config: FinetuneConfig) -> None:
             if state.step % config.judge_every == 0:
                 run.log(state.step, _judge(config, parts, policy))
             starts = parts.starts.draw(config.episodes, state.generator)
-            rollout = _imagine(config, parts, policy, parts.paid, starts, state.generator, explore=True)
+            rollout = _imagine(config, parts, policy, parts.paid.judge(starts), starts, state.generator, explore=True)
             batch = make_batch(rollout, policy, parts.pretrained, critic, config.ppo, state.generator)
             metrics = update(
                 batch,
@@ -208,42 +211,46 @@ def _imagine(
     config: FinetuneConfig,
     parts: Parts,
     policy: DiffusionPolicy,
-    reward: Reward,
+    judge: Judge,
     starts: Starts,
     generator: torch.Generator,
     *,
     explore: bool,
 ) -> Rollout:
     return imagine(
-        parts.model.rssm,
-        parts.pretrained,
-        policy,
-        reward.judge(starts),
-        starts.latents,
-        config.chunks,
-        generator,
-        explore=explore,
+        parts.model.rssm, parts.pretrained, policy, judge, starts.latents, config.chunks, generator, explore=explore
     )
+
+
+def _imagine_judged(
+    config: FinetuneConfig, parts: Parts, policy: DiffusionPolicy, rewards: Mapping[str, Reward]
+) -> tuple[Rollout, FirstSuccess]:
+    """Imagine episodes of a policy as deployed, the same draws every time, until each of `rewards` has seen success."""
+    generator = torch.Generator().manual_seed(config.seed + 1)
+    starts = parts.starts.draw(config.judged_episodes, generator)
+    first = FirstSuccess({name: reward.judge(starts) for name, reward in rewards.items()}, config.judged_episodes)
+    return _imagine(config, parts, policy, first, starts, generator, explore=False), first
 
 
 def _judge(config: FinetuneConfig, parts: Parts, policy: DiffusionPolicy) -> dict[str, float]:
     """Imagined success of a policy as deployed, by each reward apart, and how far it has gone from the base policy."""
+    rollout, first = _imagine_judged(config, parts, policy, parts.rewards)
     metrics: dict[str, float] = {}
-    for name, reward in parts.rewards.items():
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        starts = parts.starts.draw(config.judged_episodes, generator)
-        rollout = _imagine(config, parts, policy, reward, starts, generator, explore=False)
-        metrics[f"judged_success_{name}"] = float(rollout.success.float().mean())
-        metrics[f"judged_chunks_{name}"] = float(rollout.lengths.float().mean())
-        if reward is parts.paid:
-            metrics["kl_to_pretrained"] = _kl_to_pretrained(parts.pretrained, policy, rollout)
+    for name in parts.rewards:
+        metrics[f"judged_success_{name}"] = first.success(name)
+        metrics[f"judged_chunks_{name}"] = float(first.lengths(name).float().mean())
+    paid = torch.arange(config.chunks)[:, None] < first.lengths(config.reward_kind)
+    metrics["kl_to_pretrained"] = _kl_to_pretrained(parts.pretrained, policy, rollout, paid)
     return metrics
 
 
 @torch.no_grad()
-def _kl_to_pretrained(pretrained: DiffusionPolicy, policy: DiffusionPolicy, rollout: Rollout) -> float:
-    """KL(fine-tuned || pre-trained) of a chunk's K' denoising steps in nats, under the exploration deviations."""
-    latents, chains = rollout.latents[rollout.live], rollout.chains[rollout.live]
+def _kl_to_pretrained(pretrained: DiffusionPolicy, policy: DiffusionPolicy, rollout: Rollout, counted: Tensor) -> float:
+    """KL(fine-tuned || pre-trained) of a chunk's K' denoising steps in nats, under the exploration deviations.
+
+    Over the chunks that are `counted`: bool (H, B).
+    """
+    latents, chains = rollout.latents[counted], rollout.chains[counted]
     difference = policy.chain_log_prob(latents, chains) - pretrained.chain_log_prob(latents, chains)
     return float(difference.sum((-2, -1)).mean())
 
@@ -281,14 +288,10 @@ def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]
     """The classifier's verdict on the base policy at other thresholds, to calibrate it against the decoded scene."""
     classifier = parts.rewards["classifier"]
     assert isinstance(classifier, ClassifierReward)
-    rows = []
-    for threshold in sorted({*THRESHOLDS, parts.threshold}):
-        generator = torch.Generator().manual_seed(config.seed + 1)
-        starts = parts.starts.draw(config.judged_episodes, generator)
-        reward = dataclasses.replace(classifier, threshold=threshold)
-        rollout = _imagine(config, parts, parts.pretrained, reward, starts, generator, explore=False)
-        rows.append({"threshold": threshold, "success": float(rollout.success.float().mean())})
-    return rows
+    thresholds = sorted({*THRESHOLDS, parts.threshold})
+    stricter = {str(threshold): dataclasses.replace(classifier, threshold=threshold) for threshold in thresholds}
+    _, first = _imagine_judged(config, parts, parts.pretrained, stricter)
+    return [{"threshold": threshold, "success": first.success(str(threshold))} for threshold in thresholds]
 
 
 def _keep(folder: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
