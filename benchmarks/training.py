@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from plain_windows import HeldRows
 from plain_world_model import PlainTraining
 
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.runs.gradient_workers import GradientWorkers
 from diwa_trainer.runs.run import TrainState
 from diwa_trainer.verbs import train_world_model
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
@@ -37,7 +39,9 @@ class OurTraining:
 
     def update(self) -> dict[str, float]:
         """Draw windows, take one gradient step on them, return the parts of their loss."""
-        return train_world_model._update(self.config, self.dataset, self.episodes, self.model, self.state)
+        alone = GradientWorkers(0, self.model, partial(train_world_model._make_gradient, self.config))
+        (metrics,) = train_world_model._updates(self.config, self.dataset, self.episodes, self.model, self.state, alone)
+        return metrics
 
 
 def both_trainings(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[OurTraining, PlainTraining]:

@@ -43,9 +43,11 @@ HERE = Path("x")
             lambda: FinetuneConfig(HERE, HERE, HERE, HERE, HERE, judged_episodes=1 << 16, chunks=4096),
             "judged_episodes x chunks are 268,435,456 imagined chunks",
         ),
+        (lambda: TrainWorldModelConfig(HERE, HERE, updates=100, workers=8), r"100, must be a multiple of workers \(8"),
+        (lambda: TrainWorldModelConfig(HERE, HERE, save_every=5, workers=2), "save_every is 5, must be a multiple"),
         (lambda: EvaluateConfig(HERE, policy="zero", max_steps=10**5), "must be at most 10000 with --videos"),
     ],
 )
-def test_numbers_that_are_too_many_together_are_refused(make, message):
+def test_numbers_that_do_not_go_together_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()

@@ -1,0 +1,140 @@
+"""Gradients by several processes at once: each of its own batch, all at the same weights.
+
+A second thread helps a small network little: most of an update is many short operations in a row. A second process
+halves the time. The updates then follow one another as ever, each with its own gradient, so that a worker's gradient is
+of weights that are at most as many updates old as there are workers.
+"""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, multiprocessing, nn
+
+from diwa_runtime.errors import DiwaError
+
+Metrics = dict[str, float]
+Gradient = Callable[[nn.Module, int], Metrics]
+"""Adds the gradient of an update, by its number, to the network's parameters; returns the update's metrics."""
+STOP_S = 5.0
+"""How long a worker that was told to end is waited for."""
+
+
+class GradientWorkers:
+    """Worker processes with a copy of a network in shared memory; use as a context manager.
+
+    `begin` hands out the weights as they are, `gradients` then leaves one worker's gradient after another in the
+    network's parameters. With no workers both do nothing.
+    """
+
+    def __init__(self, count: int, model: nn.Module, make: Callable[[], Gradient], threads: int = 1) -> None:
+        """Note what to start: `count` processes of `threads` threads that each call `make`, which is pickled."""
+        self._count, self._model, self._make, self._threads = count, model, make, threads
+        self._weights: nn.Module | None = None
+        self._workers: list[tuple[BaseProcess, Connection[Any, Any], list[Tensor]]] = []
+
+    def __enter__(self) -> GradientWorkers:
+        if self._count:
+            self._weights = copy.deepcopy(self._model).share_memory()
+        try:
+            for _ in range(self._count):
+                self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    @torch.no_grad()
+    def begin(self, update: int) -> None:
+        """Let the workers compute the gradients of the updates of numbers `update` and up, at the weights as they are.
+
+        Raises:
+            DiwaError: a worker has died.
+        """
+        if self._weights is not None:
+            for kept, current in zip(self._weights.parameters(), self._model.parameters(), strict=True):
+                kept.copy_(current)
+        for index, (_, connection, _) in enumerate(self._workers):
+            try:
+                connection.send(update + index)
+            except OSError as error:
+                raise _died() from error
+
+    def gradients(self) -> Iterator[Metrics]:
+        """Leave each worker's gradient in the network's parameters in turn, and yield its metrics.
+
+        Raises:
+            DiwaError: a worker has died.
+        """
+        for _, connection, gradients in self._workers:
+            try:
+                metrics: Metrics = connection.recv()
+            except (EOFError, OSError) as error:
+                raise _died() from error
+            for parameter, gradient in zip(self._model.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            yield metrics
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # not forked: a forked child cannot use torch's threads
+        ours, theirs = context.Pipe()
+        gradients = [torch.zeros_like(parameter).share_memory_() for parameter in self._model.parameters()]
+        process = context.Process(
+            target=_work, args=(theirs, self._weights, gradients, self._make, self._threads), daemon=True
+        )
+        process.start()
+        theirs.close()  # ours alone is left here, so that a dead worker is an end of the file
+        self._workers.append((process, ours, gradients))
+
+    def _stop(self) -> None:
+        for _, connection, _ in self._workers:
+            connection.close()
+        for process, _, _ in self._workers:
+            process.join(STOP_S)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._workers.clear()
+
+
+def _died() -> DiwaError:
+    return DiwaError("a worker process died, see above; the same command goes on, and workers 1 needs no other process")
+
+
+def _work(
+    connection: Connection[Any, Any],
+    model: nn.Module,
+    gradients: list[Tensor],
+    make: Callable[[], Gradient],
+    threads: int,
+) -> None:
+    """Compute gradients until the other end closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    torch.set_num_threads(threads)
+    gradient = make()
+    for parameter, shared in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = shared
+    while True:
+        try:
+            update = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        for shared in gradients:
+            shared.zero_()
+        metrics = gradient(model, update)
+        try:
+            connection.send(metrics)
+        except ConnectionError:
+            return
