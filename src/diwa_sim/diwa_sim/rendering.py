@@ -63,7 +63,7 @@ class _Canvas:
     def __init__(self, model: mujoco.MjModel, height: int, width: int) -> None:
         coarse = height < _COARSE_BELOW_PX
         quality = model.vis.quality
-        quality.numslices, quality.numstacks = (10, 4) if coarse else (32, 16)
+        quality.numslices, quality.numstacks = (10, 4) if coarse else (20, 10)
         quality.offsamples = 0 if coarse else 4
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
         self._model = model
