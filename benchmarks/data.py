@@ -23,7 +23,7 @@ from diwa_sim.bags import BagWriter
 from diwa_sim.environment import RATE_HZ, PlayTable
 from diwa_trainer.dataset import Dataset, DatasetWriter, field_layouts
 from diwa_trainer.ingest.ingestion import ingest
-from diwa_trainer.world.observations import action_at, observation_at
+from diwa_trainer.world.observations import action_at, observation_at, pictures_at
 
 BATCH, LENGTH = 16, 50
 EPISODE_ROWS, FILED_EPISODES = 320, 8
@@ -58,7 +58,8 @@ IMAGES = Windows(Spec(mode="vision", cameras=(CameraSpec("static"), CameraSpec("
 def training_windows(dataset: Dataset, rng: np.random.Generator) -> dict[str, Tensor]:
     """Draw windows and read them as `train_world_model` does."""
     rows = dataset.windows(rng, BATCH, LENGTH, fields=())["row"]
-    return {**observation_at(dataset, rows), "action": action_at(dataset, rows)}
+    observed = pictures_at(dataset, rows) if dataset.spec.uses_cameras else observation_at(dataset, rows)
+    return {**observed, "action": action_at(dataset, rows)}
 
 
 def window_sampling(windows: Windows, *, held: bool) -> Callable[[Effort], tuple[float, float]]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from diwa_trainer.runs.run import cosine
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
-from diwa_trainer.world.world_model import Observation, WorldModel, previous_actions
+from diwa_trainer.world.observations import Observation
+from diwa_trainer.world.world_model import WorldModel, previous_actions
 
 
 def loss(model: WorldModel, observation: Observation, actions: Tensor, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@ from setuptools import find_packages, setup
 NAME = "diwa_trainer"
 VERBS = (
     "ingest",
+    "train_eyes",
     "train_world_model",
     "pretrain",
     "train_reward",

@@ -21,6 +21,7 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 VERBS = {
     "ingest": "IngestConfig",
+    "train_eyes": "TrainEyesConfig",
     "train_world_model": "TrainWorldModelConfig",
     "pretrain": "PretrainConfig",
     "train_reward": "TrainRewardConfig",
@@ -53,6 +54,7 @@ def _entry(verb: str) -> Callable[[], None]:
 
 # One function a verb, which the installed executables name.
 ingest = _entry("ingest")
+train_eyes = _entry("train_eyes")
 train_world_model = _entry("train_world_model")
 pretrain = _entry("pretrain")
 train_reward = _entry("train_reward")

@@ -13,7 +13,7 @@ from diwa_runtime.errors import DiwaError, InputError, StorageError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, Episode, field_layouts
 from diwa_trainer.dataset.npy import GrowingArray
-from diwa_trainer.world.observations import action_at, observation_at
+from diwa_trainer.world.observations import action_at, observation_at, pictures_at
 
 VISION = Spec(mode="hybrid", cameras=(CameraSpec("static", 8, 6), CameraSpec("wrist", 4, 4)))
 
@@ -137,9 +137,11 @@ def test_what_training_reads_are_the_rows_that_it_names(tmp_path, spec, rows):
     dataset = write_dataset(tmp_path / "data", spec=spec)
 
     observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
+    pictures = pictures_at(dataset, rows)
 
-    assert tuple(observation) == spec.observation_fields
-    for name, tensor in {**observation, "action": actions}.items():
+    assert tuple(observation) == ("proprio", "scene"), "numbers"
+    assert tuple(pictures) == (spec.observation_fields if spec.uses_cameras else ("proprio",)), "as a robot observes"
+    for name, tensor in {**observation, **pictures, "action": actions}.items():
         expected = torch.from_numpy(np.array(dataset.arrays[name])[rows])
         assert tensor.dtype == expected.dtype
         assert torch.equal(tensor, expected), name

@@ -59,6 +59,18 @@ def test_every_section_is_there_and_linked(page):
     assert "Missing" not in page.text
 
 
+def test_what_eyes_see_is_shown_where_there_are_cameras_alone(page, made, tmp_path):
+    table = page.source[page.source.index('id="eyes"') :]
+    assert re.search(r"drawer \(cm\)</t[hd]><td>0.31</td><td>0.3</td><td>0.17</td>", table.replace("\n", "")), table[
+        :3000
+    ]
+
+    shutil.copytree(made, tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs/eyes")
+    run(ReportConfig(tmp_path / "runs", tmp_path / "report.html"))
+    assert 'id="eyes"' not in (tmp_path / "report.html").read_text()
+
+
 def test_page_needs_nothing_from_outside(page):
     for tag, name, value in page.attributes:
         if name in ("src", "href", "srcset", "data", "action", "poster"):

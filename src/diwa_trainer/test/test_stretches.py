@@ -1,5 +1,7 @@
 """Stretches of play as episodes: where they may start, where they end, and what counts as success."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from toy import DRAWER, SPEC, TASK, write_toy
@@ -272,3 +274,23 @@ def test_too_few_demonstrations_are_said_with_how_many_there_are(tmp_path):
 
     with pytest.raises(InputError, match="has 3 successful demonstrations of open_drawer, needs 10"):
         demonstrations(data, TASK, 10)
+
+
+def test_where_eyes_see_no_stretch_of_play_starts_as_demonstrations_end(data):
+    """A code of three numbers, of which the sum of two says how far the drawer is out, stands in for the scene."""
+    rng = np.random.default_rng(0)
+    code = rng.standard_normal((len(data), 3))
+    code[:, 1] = 10 * data.scene[:, DRAWER] - code[:, 0]
+    seen = dataclasses.replace(SPEC, mode="vision")
+    arrays = {name: array for name, array in data.arrays.items() if name != "scene"}
+    blind = Dataset(data.folder, seen, data.episodes, arrays)
+
+    stretches = draw_play(blind.with_seen(code.astype("f4")), count=200)
+    rows = start_rows(blind.with_seen(code.astype("f4")), TASK, demonstrations(data, TASK, 1), data.episodes, 100, rng)
+
+    starts = data.scene[[stretch.start for stretch in stretches], DRAWER]
+    assert data.scene[:, DRAWER].max() > 0.15
+    assert starts.max() < 0.12 > data.scene[rows, DRAWER].max()
+    assert starts.max() > 0.05, "what lies between counts by which end it is nearer to"
+    without = [stretch.start for stretch in draw_play(blind, count=200)]
+    assert data.scene[without, DRAWER].max() > 0.15, "without eyes nothing is known of it"

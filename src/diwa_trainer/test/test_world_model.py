@@ -259,8 +259,9 @@ def test_a_model_learns_to_tell_where_the_drawer_is(data):
 
 
 def test_a_spec_with_cameras_is_refused_until_the_model_has_eyes():
-    with pytest.raises(ConfigError, match="mode 'state' only, the Spec says 'vision'"):
-        WorldModel(Spec(mode="vision"), TINY_MODEL)
+    for mode in ("hybrid", "vision"):
+        with pytest.raises(ConfigError, match=f"mode '{mode}' needs eyes: run train_eyes"):
+            WorldModel(Spec(mode=mode), TINY_MODEL)
 
 
 def test_a_decoded_scene_value_is_in_si_units(model):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from diwa_runtime.actions import accept_action
-from diwa_runtime.spec import Spec
+from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import DatasetWriter
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig
@@ -56,12 +56,23 @@ class Table:
         self.gripper = float(accepted[6])
         return accepted
 
-    def observation(self) -> Rows:
-        """Return proprio (15,) and scene (24,)."""
+    def observation(self, spec: Spec = SPEC) -> Rows:
+        """Return proprio (15,), scene (24,), and in modes with cameras their pictures (H, W, 3)."""
         proprio, scene = np.zeros(15, np.float32), np.zeros(24, np.float32)
         proprio[:3], proprio[3], proprio[6], proprio[14] = self.tcp, np.pi, 0.04, self.gripper
         scene[DRAWER] = self.drawer
-        return {"proprio": proprio, "scene": scene}
+        pictures = {camera.name: self.picture(camera) for camera in spec.cameras if spec.uses_cameras}
+        return {"proprio": proprio, "scene": scene, **pictures}
+
+    def picture(self, camera: CameraSpec) -> NDArray[np.uint8]:
+        """Draw a bar that is as long as the drawer is out, and the arm as a spot that moves over it."""
+        picture = np.full((camera.height, camera.width, 3), 40, np.uint8)
+        columns = np.arange(camera.width)
+        length = (self.drawer + 0.02) / (TRAVEL_M + 0.04) * camera.width
+        picture[camera.height // 4 : camera.height // 2, :, 0] = 40 + 200 * np.clip(length - columns, 0, 1)
+        row, column = ((self.tcp[[2, 0]] + 0.4) / 0.8 * (camera.height - 2, camera.width - 2)).astype(int)
+        picture[row : row + 2, column : column + 2] = 220
+        return picture
 
 
 def demonstration_action(table: Table, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -77,15 +88,20 @@ def play_action(table: Table, rng: np.random.Generator) -> NDArray[np.float64]:
     return direction
 
 
-def episode(table: Table, action_of: Any, count: int, rng: np.random.Generator) -> Rows:
+def episode(table: Table, action_of: Any, count: int, rng: np.random.Generator, spec: Spec = SPEC) -> Rows:
     """Record `count` rows."""
-    rows: dict[str, list[Any]] = {"stamp": [], "proprio": [], "scene": [], "action": []}
+    rows: dict[str, list[Any]] = {}
     for row in range(count):
-        observation = table.observation()
+        observation = table.observation(spec)
         accepted = table.step(action_of(table, rng))
         for name, value in {"stamp": row * 33_333_333, **observation, "action": accepted}.items():
-            rows[name].append(value)
+            rows.setdefault(name, []).append(value)
     return {name: np.array(values) for name, values in rows.items()}
+
+
+def recorded(rows: Rows, spec: Spec) -> Rows:
+    """Return what a dataset of the Spec's mode has of rows: in mode vision no scene."""
+    return {name: values for name, values in rows.items() if name != "scene" or spec.mode != "vision"}
 
 
 def write_toy(
@@ -98,15 +114,15 @@ def write_toy(
     """Write a dataset of the toy table, of so many episodes of play or of one for each number of rows; return it."""
     play_rows = [PLAY_ROWS] * play if isinstance(play, int) else play
     rng = np.random.default_rng(seed)
-    with DatasetWriter(folder, spec) as writer:
+    with DatasetWriter(folder, spec, scene=spec.mode != "vision") as writer:
         for number, count in enumerate(play_rows):
-            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, count, rng)
-            writer.add_episode(rows, bag="play", seed=number)
+            rows = episode(Table(rng, rng.uniform(0, 0.05)), play_action, count, rng, spec)
+            writer.add_episode(recorded(rows, spec), bag="play", seed=number)
         for number in range(demonstrations):
-            rows = episode(Table(rng), demonstration_action, DEMONSTRATION_ROWS, rng)
+            rows = episode(Table(rng), demonstration_action, DEMONSTRATION_ROWS, rng, spec)
             done = int(np.argmax(rows["scene"][:, DRAWER] > 0.12))
             about = {"kind": "demonstration", "task": TASK, "outcome": "success", "marks": [(done, TASK)]}
-            writer.add_episode(rows, bag="demonstrations", seed=number, **about)
+            writer.add_episode(recorded(rows, spec), bag="demonstrations", seed=number, **about)
     return folder
 
 

@@ -47,7 +47,7 @@ class Dataset:
         notes: plain data of whoever wrote it, by name.
         arrays: the rows by field name: `stamp` (N,) int64 ns, `proprio` (N, 15) and `action` (N, 7) float32, `scene`
             (N, 24) float32 where recorded, and each camera (N, H, W, 3) uint8 RGB. Float fields are in RAM, images
-            stay on disk.
+            stay on disk. `seen` (N, S) float32 is what eyes see, where a world model has eyes (`with_seen`).
     """
 
     def __init__(
@@ -104,6 +104,19 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.arrays["stamp"])
+
+    def with_seen(self, seen: NDArray[np.float32]) -> Dataset:
+        """Return the same recordings with what eyes see in each row (N, S) as one more field, `seen`."""
+        other = Dataset(
+            self.folder, self.spec, self.episodes, {**self.arrays, "seen": seen}, self.dropped, self.sources, self.notes
+        )
+        other.fingerprint = self.fingerprint  # of the recordings: whose eyes they were, the world model's file says
+        return other
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Fields of numbers, by which a world model is taught: what is observed, and where recorded the scene."""
+        return tuple(name for name in ("proprio", "seen", "scene") if name in self.arrays)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -57,8 +57,11 @@ def make_graphs(
 ) -> dict[str, bytes]:
     """Export `filter.onnx`, `policy.onnx` and `reward.onnx`; the batch axis stays free."""
     latent = torch.zeros(1, model.latent_size)
-    sizes = {"proprio": len(model.spec.proprio), "scene": len(model.spec.scene)}
-    fields = {name: torch.zeros(1, sizes[name]) for name in model.spec.observation_fields}
+    numbers = {"proprio": len(model.spec.proprio), "scene": len(model.spec.scene)}
+    empty = {name: torch.zeros(1, size) for name, size in numbers.items()} | {
+        camera.name: torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8) for camera in model.spec.cameras
+    }
+    fields = {name: empty[name] for name in model.spec.observation_fields}
     return {
         "filter.onnx": _export(
             FilterGraph(model),

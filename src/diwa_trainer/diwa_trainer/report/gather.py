@@ -119,6 +119,7 @@ class Runs:
     """A pipeline's folder."""
 
     path: Path
+    eyes: RunFolder
     world_model: RunFolder
     tasks: tuple[TaskRuns, ...]
 
@@ -141,6 +142,7 @@ def gather(folder: Path) -> Runs:
 def _gathered(folder: Path) -> Runs:
     runs = Runs(
         path=folder,
+        eyes=RunFolder(folder / "eyes"),
         world_model=RunFolder(folder / "world_model"),
         tasks=tuple(_task(path) for path in sorted(folder.iterdir()) if _is_task(path)),
     )

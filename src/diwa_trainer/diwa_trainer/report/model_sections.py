@@ -9,7 +9,7 @@ from diwa_trainer.report.charts import Axis, Role, Series, line_chart, number
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, join, missing, table
 
-TRAIN = "train_world_model"
+EYES, TRAIN = "train_eyes", "train_world_model"
 LARGE = 20.0
 """A standardised input further out than this hints at a feature that hardly varies, whose rare jumps would rule the
 loss if they were not clamped."""
@@ -33,6 +33,51 @@ def data(runs: Runs) -> Html:
             table(("kind", "task", "outcome", "episodes", "steps"), rows, texts=3),
             _dropped(found["dropped"]),
             _features(found["features"]),
+        ]
+    )
+
+
+def eyes(runs: Runs) -> Html:
+    """What the eyes see of pictures that they never learned from; nothing where a robot has no cameras."""
+    run = runs.eyes
+    if not run.path.is_dir():
+        return Html("")
+    curve = (
+        line_chart("Loss", [Series("training", *run.curve("loss"), "new")], Axis("updates"), Axis("", log=True))
+        if run.metrics
+        else missing("eyes/metrics.jsonl", EYES)
+    )
+    report = run.json("eyes.json")
+    return join([grid([curve]), _seen(report) if report is not None else missing("eyes/eyes.json", EYES)])
+
+
+def _seen(report: Mapping[str, Any]) -> Html:
+    """Errors of estimates by feature, or of redrawn pictures where eyes learned without a scene."""
+    if not report["features"]:
+        errors = report["error"]
+        return element(
+            "p",
+            "A code without labels: from it and the arm's pose, pictures of nearby moments are redrawn. Mean squared "
+            f"error in units of each pixel's spread: {errors['held_out']:.3f} on recordings held out, "
+            f"{errors['learned']:.3f} on those learned from.",
+        )
+
+    def row(feature: Mapping[str, Any]) -> tuple[str, ...]:
+        unit, factor = _unit(feature["name"])
+        shown = [number(float(f"{feature[of] * factor:.2g}")) for of in ("held_out", "folds", "learned")]
+        return (f"{feature['name']} ({unit})" if unit else feature["name"], *shown)
+
+    header = ("", "held out", "for later verbs", "learned from")
+    first = [one for one in report["features"] if one["name"] in _LENGTHS or one["two_valued"]]
+    note = (
+        "Mean absolute error of one picture's estimate. The later verbs learn from estimates that may come from other "
+        "networks than the one that is kept (folds)."
+    )
+    return join(
+        [
+            table(header, [row(one) for one in first], "Estimates of the scene"),
+            element("p", note, css="note"),
+            details(f"All {len(report['features'])} features", table(header, [row(one) for one in report["features"]])),
         ]
     )
 

@@ -19,6 +19,7 @@ SECTIONS: tuple[tuple[str, str, Draw], ...] = (
     ("results", "Before and after", result_sections.results),
     ("videos", "Same starts, side by side", result_sections.videos),
     ("data", "Data", model_sections.data),
+    ("eyes", "Eyes", model_sections.eyes),
     ("world-model", "World model", model_sections.world_model),
     ("pretraining", "Pre-training", task_sections.pretraining),
     ("reward", "Reward", task_sections.reward),
@@ -28,8 +29,9 @@ SECTIONS: tuple[tuple[str, str, Draw], ...] = (
 
 
 def render(runs: Runs) -> str:
-    """Return the page as one HTML document that needs nothing from outside."""
-    sections = [(identifier, title, draw(runs)) for identifier, title, draw in SECTIONS]
+    """Return the page as one HTML document that needs nothing from outside; a section without content is left out."""
+    drawn = [(identifier, title, draw(runs)) for identifier, title, draw in SECTIONS]
+    sections = [one for one in drawn if one[2]]
     return frame(result_sections.title(runs), result_sections.lead(runs), sections)
 
 

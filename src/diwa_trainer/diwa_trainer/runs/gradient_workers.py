@@ -64,7 +64,7 @@ class GradientWorkers:
             DiwaError: a worker has died.
         """
         if self._weights is not None:
-            for kept, current in zip(self._weights.parameters(), self._model.parameters(), strict=True):
+            for kept, current in zip(_learned(self._weights), _learned(self._model), strict=True):
                 kept.copy_(current)
         for index, (_, connection, _) in enumerate(self._workers):
             try:
@@ -83,14 +83,14 @@ class GradientWorkers:
                 metrics: Metrics = connection.recv()
             except (EOFError, OSError) as error:
                 raise _died() from error
-            for parameter, gradient in zip(self._model.parameters(), gradients, strict=True):
+            for parameter, gradient in zip(_learned(self._model), gradients, strict=True):
                 parameter.grad = gradient
             yield metrics
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # not forked: a forked child cannot use torch's threads
         ours, theirs = context.Pipe()
-        gradients = [torch.zeros_like(parameter).share_memory_() for parameter in self._model.parameters()]
+        gradients = [torch.zeros_like(parameter).share_memory_() for parameter in _learned(self._model)]
         process = context.Process(
             target=_work, args=(theirs, self._weights, gradients, self._make, self._threads), daemon=True
         )
@@ -109,6 +109,10 @@ class GradientWorkers:
         self._workers.clear()
 
 
+def _learned(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def _died() -> DiwaError:
     return DiwaError("a worker process died, see above; the same command goes on, and workers 1 needs no other process")
 
@@ -124,7 +128,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     torch.set_num_threads(threads)
     gradient = make()
-    for parameter, shared in zip(model.parameters(), gradients, strict=True):
+    for parameter, shared in zip(_learned(model), gradients, strict=True):
         parameter.grad = shared
     while True:
         try:

@@ -61,6 +61,11 @@ KEYS: Mapping[str, Mapping[str, Kind]] = {
         "features.*.name": TEXT, "features.*.mean": NUMBER, "features.*.std": NUMBER,
         "features.*.largest_standardised": NUMBER, "features": _RECORDS,
     },
+    "eyes.json": {
+        "features.*.name": TEXT, "features.*.two_valued": FLAG, "features": _RECORDS,
+        **{f"features.*.{of}": NUMBER for of in ("held_out", "learned", "folds")},
+        "error.held_out": NUMBER, "error.learned": NUMBER, "error": MAPPING,
+    },
     "open_loop.json": {
         "context": COUNT, "horizons": list_of(whole(1, 10**6), 1, 1000), "windows": COUNT,
         **{f"features.*.{which}.{who}": _ERRORS.or_null() for which in ("all", "moved") for who in _BY_WHOM},

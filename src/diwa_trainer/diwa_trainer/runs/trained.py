@@ -8,34 +8,94 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from diwa_runtime.spec import Spec
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.config import config_from, to_plain
+from diwa_runtime.spec import Spec, check_same_spec
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.dataset.npy import open_array
+from diwa_trainer.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.eyes.modes import make_eyes
+from diwa_trainer.eyes.seen import see
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 from diwa_trainer.runs.artifacts import Artifact, load_artifact, save_artifact
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
-WORLD_MODEL, PRETRAINED, FINETUNED, CLASSIFIER = (
-    "world_model", "pretrained_policy", "finetuned_policy", "reward_classifier",
+EYES, WORLD_MODEL, PRETRAINED, FINETUNED, CLASSIFIER = (
+    "eyes", "world_model", "pretrained_policy", "finetuned_policy", "reward_classifier",
 )  # fmt: skip
 """What a file says that it holds."""
 
+EYES_FILE, SEEN_FILE = "eyes.safetensors", "seen.npy"
 WORLD_MODEL_FILE, POLICY_FILE, CLASSIFIER_FILE = "world_model.safetensors", "policy.safetensors", "reward.safetensors"
+
+
+def save_eyes(folder: Path, eyes: Eyes, about: dict[str, Any]) -> None:
+    """Save a run's eyes; errors as `save_artifact`."""
+    save_artifact(folder / EYES_FILE, EYES, eyes, eyes.config, eyes.spec, about)
+
+
+def load_eyes(folder: Path) -> tuple[Eyes, Artifact]:
+    """Build the frozen eyes of a run.
+
+    Raises:
+        InputError: the run is not done, or its file is damaged.
+    """
+    artifact = load_artifact(Path(folder) / EYES_FILE, EYES, "train_eyes", ("dataset",))
+    config = artifact.config_as(EyesConfig)
+    return artifact.network(lambda: make_eyes(artifact.spec, config)), artifact
 
 
 def save_world_model(folder: Path, model: WorldModel, about: dict[str, Any]) -> None:
     """Save a run's world model; errors as `save_artifact`."""
+    if model.eyes is not None:
+        about = {**about, "eyes": to_plain(model.eyes.config)}
     save_artifact(folder / WORLD_MODEL_FILE, WORLD_MODEL, model, model.config, model.spec, about)
 
 
 def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
-    """Build the frozen world model of a run.
+    """Build the frozen world model of a run, with its eyes if it has any.
 
     Raises:
         InputError: the run is not done, or its file is damaged.
     """
     artifact = load_artifact(Path(folder) / WORLD_MODEL_FILE, WORLD_MODEL, "train_world_model")
     config = artifact.config_as(WorldModelConfig)
-    return artifact.network(lambda: WorldModel(artifact.spec, config)), artifact
+
+    def build() -> WorldModel:
+        sizes = artifact.about.get("eyes")
+        eyes = None
+        if sizes is not None:
+            eyes = make_eyes(artifact.spec, config_from(EyesConfig, sizes, str(artifact.path)))
+        return WorldModel(artifact.spec, config, eyes)
+
+    return artifact.network(build), artifact
+
+
+def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel, Artifact]:
+    """Open recordings as a run's world model sees them, and the model.
+
+    Where it has eyes: what `train_eyes` saw in the recordings that they learned from, and what they see in others.
+
+    Raises:
+        InputError: dataset or model cannot be read, or what was seen is not there.
+        SpecMismatchError: they are of different Specs.
+    """
+    recordings = Dataset.open(dataset)
+    model, file = load_world_model(world_model)
+    check_same_spec(recordings.spec, str(dataset), model.spec, str(world_model))
+    if model.eyes is None:
+        return recordings, model, file
+    if file.about.get("dataset") != recordings.fingerprint:
+        return recordings.with_seen(see(model.eyes, recordings, np.arange(len(recordings)))), model, file
+    return recordings.with_seen(load_seen(Path(world_model), recordings, model.eyes)), model, file
+
+
+def load_seen(folder: Path, dataset: Dataset, eyes: Eyes) -> NDArray[np.float32]:
+    """Read what a run of `train_eyes` or `train_world_model` keeps of each row's pictures: (N, S)."""
+    return np.array(open_array(folder / SEEN_FILE, np.dtype("<f4"), (len(dataset), len(eyes.names))))
 
 
 def save_policy(folder: Path, kind: str, policy: DiffusionPolicy, spec: Spec, about: dict[str, Any]) -> None:

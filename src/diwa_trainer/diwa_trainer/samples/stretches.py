@@ -24,6 +24,8 @@ RowNumbers = NDArray[np.int64]
 
 ROWS_AFTER = 8
 """A stretch of play is at least one row longer: enough for two chunks."""
+RIDGE = 0.1
+"""Added to the variances that a discriminant is made from: there are as few demonstrations as numbers that are seen."""
 FREE_POSE = r".*_(x|y|z|roll|pitch|yaw)"
 """Names of the scene's values that are the pose of a free block."""
 
@@ -122,13 +124,17 @@ def _play_rows(
     """Rows of play at which the task could start, and the index of the episode of each.
 
     They have `ROWS_AFTER` rows after them, and the task's part of the scene, where recorded, lies within the range that
-    the first frames of `like` span, give or take a tenth of what the task changes.
+    the first frames of `like` span, give or take a tenth of what the task changes. Where eyes see and no scene is
+    recorded, they look more like the first frames of `like` than like the last.
     """
     play = [(index, episode) for index, episode in enumerate(episodes) if episode.kind == "play"]
     spans = [np.arange(episode.start, episode.end - ROWS_AFTER) for _, episode in play]
     owners = [np.full(len(span), index) for (index, _), span in zip(play, spans, strict=True)]
     rows = np.concatenate([np.zeros(0, np.int64), *spans])
     owner = np.concatenate([np.zeros(0, np.int64), *owners])
+    if "seen" in dataset.arrays and "scene" not in dataset.arrays:
+        fits = _seen_undone(dataset, like, rows)
+        return rows[fits], owner[fits]
     if "scene" not in dataset.arrays:
         return rows, owner
     column = dataset.scene[:, dataset.spec.scene.index(task.field)]
@@ -136,6 +142,19 @@ def _play_rows(
     slack = abs(task.change) * 0.1
     fits = (column[rows] >= first.min() - slack) & (column[rows] <= first.max() + slack)
     return rows[fits], owner[fits]
+
+
+def _seen_undone(dataset: Dataset, like: Sequence[Episode], rows: RowNumbers) -> NDArray[np.bool_]:
+    """Whether what is seen in each row looks as before the task rather than as after it.
+
+    A linear discriminant (Fisher's) between demonstrations' first and last frames: without it play that starts with the
+    drawer open already would teach that an open drawer is a failure.
+    """
+    seen = dataset.arrays["seen"].astype(np.float64)
+    before, after = seen[[episode.start for episode in like]], seen[[episode.end - 1 for episode in like]]
+    within = np.cov(before.T) + np.cov(after.T) + RIDGE * np.eye(seen.shape[1])
+    direction = np.linalg.solve(within, after.mean(0) - before.mean(0))
+    return (seen[rows] - (before.mean(0) + after.mean(0)) / 2) @ direction < 0
 
 
 def _label(dataset: Dataset, task: TaskSpec, start: int, end: int, episode: Episode) -> NDArray[np.bool_]:

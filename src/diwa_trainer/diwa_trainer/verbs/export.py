@@ -13,11 +13,9 @@ from diwa_runtime.bundle.manifest import FieldStatistics, ImageStatistics, Manif
 from diwa_runtime.config.bounds import COUNTS, check_bounds
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import remove_orphans_of
-from diwa_runtime.spec import check_same_spec
-from diwa_trainer.dataset import Dataset
 from diwa_trainer.deploy.graphs import make_graphs
 from diwa_trainer.runs.artifacts import Artifact, check_lineage, check_world_model
-from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_classifier, load_policy, load_world_model
+from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_classifier, load_policy, open_as_seen
 from diwa_trainer.samples.stretches import demonstrations
 from diwa_trainer.world.features import CLAMP
 
@@ -49,8 +47,7 @@ def run(config: ExportConfig) -> None:
     Raises:
         InputError: parts that were not trained on one another.
     """
-    dataset = Dataset.open(config.dataset)
-    model, model_file = load_world_model(config.world_model)
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
     pretrained, base_file = load_policy(config.policy, PRETRAINED, "pretrain")
     classifier, reward_file = load_classifier(config.reward)
     finetuned, policy_file = pretrained, base_file
@@ -59,7 +56,6 @@ def run(config: ExportConfig) -> None:
             config.finetuned if config.iteration is None else config.finetuned / f"iteration_{config.iteration:04d}"
         )
         finetuned, policy_file = load_policy(folder, FINETUNED, "finetune --keep-every")
-    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
     check_lineage(model_file, base_file, reward_file)
     _check_finetuned(model_file, base_file, policy_file)
     task = base_file.about["task"]
@@ -71,6 +67,7 @@ def run(config: ExportConfig) -> None:
         normalisation={
             name: Normalisation(features.names, tuple(features.mean.tolist()), tuple(features.std.tolist()), CLAMP)
             for name, features in (("proprio", model.proprio), ("scene", model.scene))
+            if features is not None
         },
         proprio_starts=FieldStatistics.of(dataset.proprio[starts], dataset.spec.proprio),
         provenance={

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, WORKERS, check_between, check_bounds, check_together
-from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.policy.diffusion import DiffusionPolicy
@@ -42,7 +41,7 @@ from diwa_trainer.runs.trained import (
     PRETRAINED,
     load_classifier,
     load_policy,
-    load_world_model,
+    open_as_seen,
     save_policy,
 )
 from diwa_trainer.samples.latents import encode_starts
@@ -154,11 +153,9 @@ def run(config: FinetuneConfig) -> None:
 
 
 def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
-    dataset = Dataset.open(config.dataset)
-    model, model_file = load_world_model(config.world_model)
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
     pretrained, policy_file = load_policy(config.policy, PRETRAINED, "pretrain")
     classifier, reward_file = load_classifier(config.reward)
-    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
     check_lineage(model_file, policy_file, reward_file)
     task = policy_file.about["task"]
     threshold = reward_file.about["threshold"] if config.threshold is None else config.threshold

@@ -1,6 +1,7 @@
 """`pipeline`: every verb in order from one YAML, from bags to a report; what is done is skipped.
 
-    dataset -> world_model -> for each task: pretrained, reward, finetuned -> bundles -> evaluations -> report.html
+    dataset -> eyes, with cameras -> world_model
+    -> for each task: pretrained, reward, finetuned -> bundles -> evaluations -> report.html
 
 Tasks run side by side, each as a process of this same verb that finds what they share done.
 """
@@ -26,12 +27,23 @@ from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.evaluation import EvaluateConfig
 from diwa_trainer.evaluation.results import print_table, sum_up
 from diwa_trainer.runs.run import SEEDS, STOP_SIGNALS, write_json
-from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, report, train_reward, train_world_model
+from diwa_trainer.verbs import (
+    evaluate,
+    export,
+    finetune,
+    ingest,
+    pretrain,
+    report,
+    train_eyes,
+    train_reward,
+    train_world_model,
+)
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.ingest import IngestConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig, choose_demonstrations
 from diwa_trainer.verbs.report import ReportConfig
+from diwa_trainer.verbs.train_eyes import TrainEyesConfig
 from diwa_trainer.verbs.train_reward import TrainRewardConfig
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 
@@ -40,7 +52,7 @@ Step = tuple[Callable[[Any], None], Any]
 """A verb and its settings."""
 LOOK_S = 0.1
 """How often the tasks' processes are looked at."""
-STAGES = ("ingest", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
+STAGES = ("ingest", "train_eyes", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
 FINETUNED = "finetuned"
 RESULTS, REPORT, SETTINGS = "results.json", "report.html", "pipeline.yaml"
 _TAKEN = ("base", "pretrained", "reward", FINETUNED)
@@ -127,15 +139,17 @@ def _check_outputs(config: PipelineConfig) -> None:
 
 
 def plan_shared(config: PipelineConfig) -> list[Step]:
-    """Return what comes before all tasks: dataset and world model."""
-    dataset, world_model = config.output / "dataset", config.output / "world_model"
-    return [
-        (ingest.run, _settings(IngestConfig, config, "ingest", {"bags": config.bags, "output": dataset})),
-        (
-            train_world_model.run,
-            _settings(TrainWorldModelConfig, config, "train_world_model", {"dataset": dataset, "output": world_model}),
-        ),
-    ]
+    """Return what comes before all tasks: dataset, eyes where there are cameras, and world model."""
+    dataset, eyes, world_model = (config.output / name for name in ("dataset", "eyes", "world_model"))
+    making = _settings(IngestConfig, config, "ingest", {"bags": config.bags, "output": dataset})
+    steps: list[Step] = [(ingest.run, making)]
+    learning: dict[str, Any] = {"dataset": dataset, "output": world_model}
+    if ingest.make_spec(making).uses_cameras:
+        seeing = _settings(TrainEyesConfig, config, "train_eyes", {"dataset": dataset, "output": eyes})
+        steps.append((train_eyes.run, seeing))
+        learning["eyes"] = eyes
+    steps.append((train_world_model.run, _settings(TrainWorldModelConfig, config, "train_world_model", learning)))
+    return steps
 
 
 def plan_task(config: PipelineConfig, task: str) -> list[Step]:
@@ -215,8 +229,8 @@ def _work_through(plan: Iterable[Step]) -> None:
 
 
 def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> None:
-    """Ingest, see that each task can be learned from what came of it, and only then learn the world model."""
-    (make_dataset, learn_world_model) = plan_shared(config)
+    """Ingest, see that each task can be learned from what came of it, and only then learn what all tasks share."""
+    make_dataset, *learn = plan_shared(config)
     _work_through([make_dataset])
     dataset = Dataset.open(config.output / "dataset")
     for task in (*config.tasks, *config.task_stages):
@@ -224,7 +238,7 @@ def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> Non
     for plan in plans.values():
         _, cloning = plan[0]
         choose_demonstrations(cloning, dataset)
-    _work_through([learn_world_model])
+    _work_through(learn)
 
 
 def _sum_up(config: PipelineConfig) -> None:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
-from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
-from diwa_trainer.runs.trained import PRETRAINED, load_world_model, save_policy
+from diwa_trainer.runs.trained import PRETRAINED, open_as_seen, save_policy
 from diwa_trainer.samples.chunks import demonstration_chunks
 from diwa_trainer.samples.stretches import demonstrations
 from diwa_trainer.world.world_model import WorldModel
@@ -54,9 +53,7 @@ class PretrainConfig:
 
 def run(config: PretrainConfig) -> None:
     """Train to the end of the schedule; keep the averaged weights."""
-    dataset = Dataset.open(config.dataset)
-    model, model_file = load_world_model(config.world_model)
-    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
     cloned, held_out = choose_demonstrations(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_between, check_bounds, check_together
 from diwa_runtime.errors import InputError
-from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.policy.reward import THRESHOLDS, Classifier, ClassifierConfig
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
-from diwa_trainer.runs.trained import load_world_model, save_classifier
+from diwa_trainer.runs.trained import open_as_seen, save_classifier
 from diwa_trainer.samples.latents import encode
 from diwa_trainer.samples.stretches import Stretch, demonstration_stretches, demonstrations, play_stretches
 from diwa_trainer.world.observations import action_at
@@ -65,9 +64,7 @@ class TrainRewardConfig:
 
 def run(config: TrainRewardConfig) -> None:
     """Train the classifier, then count on held-out episodes where it is right and where it fires."""
-    dataset = Dataset.open(config.dataset)
-    model, model_file = load_world_model(config.world_model)
-    check_same_spec(dataset.spec, str(config.dataset), model.spec, str(config.world_model))
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
     sets = _stretches(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):

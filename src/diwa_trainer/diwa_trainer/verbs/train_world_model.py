@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,10 +15,13 @@ from torch import nn
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds, check_together
 from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.files import written_whole
+from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.eyes.eyes import Eyes
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
-from diwa_trainer.runs.trained import save_world_model
+from diwa_trainer.runs.trained import SEEN_FILE, load_eyes, load_seen, save_world_model
 from diwa_trainer.world.data_summary import summarise_dataset
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
@@ -31,6 +35,7 @@ class TrainWorldModelConfig:
     dataset: Path
     output: Path
     model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    eyes: Path | None = field(default=None, metadata={"help": "run folder of train_eyes; for modes with cameras alone"})
     updates: int = field(default=6000, metadata={"help": "gradient steps"})
     batch: int = field(default=32, metadata={"help": "windows a gradient step"})
     length: int = field(default=24, metadata={"help": "rows a window; the filter is reset at its first"})
@@ -64,11 +69,11 @@ class TrainWorldModelConfig:
 
 def run(config: TrainWorldModelConfig) -> None:
     """Train until `updates`, keep checkpoints, then measure open-loop prediction on held-out play."""
-    dataset = Dataset.open(config.dataset)
+    dataset, eyes, inputs = _open(config)
     train, held_out = dataset.split(config.validation, config.split_seed)
     _check_lengths(config, dataset, train, held_out)
-    state, model = _make(config, dataset)
-    with Run(config.output, config, {"dataset": dataset.fingerprint}) as run, intra_op_threads(config.threads):
+    state, model = _make(config, dataset, eyes)
+    with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
         run.restore(state)
@@ -88,8 +93,26 @@ def run(config: TrainWorldModelConfig) -> None:
         report = open_loop_report(model, dataset, held_out, seed=config.seed)
         write_json(run.folder / "open_loop.json", report)
         about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
+        if config.eyes is not None:  # what the later verbs see is what the model learned from
+            with written_whole(run.folder / SEEN_FILE) as temporary:
+                shutil.copyfile(config.eyes / SEEN_FILE, temporary)
         save_world_model(run.folder, model, about)
         run.finish({"seconds": run.seconds, "updates": config.updates, **final})
+
+
+def _open(config: TrainWorldModelConfig) -> tuple[Dataset, Eyes | None, dict[str, str]]:
+    """Open the dataset, with what the eyes saw in it if there are any, and say by fingerprints what the inputs are."""
+    dataset = Dataset.open(config.dataset)
+    inputs = {"dataset": dataset.fingerprint}
+    if config.eyes is None:
+        return dataset, None, inputs
+    eyes, file = load_eyes(config.eyes)
+    check_same_spec(dataset.spec, str(config.dataset), eyes.spec, str(config.eyes))
+    if file.about["dataset"] != dataset.fingerprint:
+        raise InputError(
+            f"{config.eyes}: these eyes learned from another dataset than {config.dataset}; train them on it"
+        )
+    return dataset.with_seen(load_seen(config.eyes, dataset, eyes)), eyes, {**inputs, "eyes": file.sha256}
 
 
 def _check_lengths(
@@ -107,11 +130,12 @@ def _check_lengths(
         )
 
 
-def _make(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[TrainState, WorldModel]:
+def _make(config: TrainWorldModelConfig, dataset: Dataset, eyes: Eyes | None = None) -> tuple[TrainState, WorldModel]:
     torch.manual_seed(config.seed)
-    model = WorldModel(dataset.spec, config.model)
+    model = WorldModel(dataset.spec, config.model, eyes)
     model.fit_features(dataset)
-    optimizer = torch.optim.Adam(model.parameters(), config.learning_rate, fused=True)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(learned, config.learning_rate, fused=True)
     return make_state({"model": model}, {"model": optimizer}, config.seed), model
 
 
@@ -159,7 +183,7 @@ def _gradient(
 
 def _make_gradient(config: TrainWorldModelConfig) -> Gradient:
     """What a worker computes. What it draws depends on the update alone, so that a resumed run is the same run."""
-    dataset = Dataset.open(config.dataset)
+    dataset, _, _ = _open(config)
     train, _ = dataset.split(config.validation, config.split_seed)
 
     def gradient(model: nn.Module, update: int) -> Metrics:

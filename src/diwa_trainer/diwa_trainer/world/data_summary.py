@@ -28,7 +28,7 @@ def summarise_dataset(dataset: Dataset, model: WorldModel) -> dict[str, Any]:
         "dropped": [{"bag": d.bag, "reason": d.reason, "count": d.count} for d in dataset.dropped],
         "features": [
             *_feature_rows(model.proprio, torch.from_numpy(dataset.proprio)),
-            *_feature_rows(model.scene, torch.from_numpy(dataset.scene)),
+            *(_feature_rows(model.scene, torch.from_numpy(dataset.scene)) if model.scene is not None else ()),
         ],
     }
 

@@ -8,12 +8,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.world.world_model import Observation
+
+Observation = dict[str, Tensor]
+"""Observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) and ``seen`` (..., S) float32, and cameras'
+images (..., H, W, 3) uint8."""
 
 
 def observation_at(dataset: Dataset, rows: NDArray[np.int64]) -> Observation:
-    """Return the observation fields of rows (...) as tensors, (..., D) and images (..., H, W, 3)."""
-    return {name: _at(dataset, name, rows) for name in dataset.spec.observation_fields}
+    """Return what a world model is taught by of rows (...): fields of numbers as tensors (..., D)."""
+    return {name: _at(dataset, name, rows) for name in dataset.numbers}
+
+
+def pictures_at(dataset: Dataset, rows: NDArray[np.int64]) -> Observation:
+    """Return what a robot observes in rows (...): its cameras' images (..., H, W, 3) uint8 and proprio (..., 15)."""
+    return {name: _at(dataset, name, rows) for name in (*dataset.images, "proprio")}
 
 
 def action_at(dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:

@@ -22,6 +22,7 @@ from diwa_trainer.world.world_model import WorldModel
 CONTEXT, HORIZON = 10, 50
 SHOWN_HORIZONS = (1, 5, 10, 25, 50)
 EXAMPLES = 4
+SHOWN_CODES = 4
 
 
 @torch.no_grad()
@@ -73,14 +74,22 @@ def open_loop_report(
 def _series(
     model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], predicted: Tensor
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Truth and prediction (B, T, D) of the TCP's position and of each scene value that tasks watch or lights show."""
+    """Truth and prediction (B, T, D) of the TCP's position and of each scene value that tasks watch or lights show.
+
+    Without a scene, of the slowest parts of what eyes see.
+    """
     proprio = predicted[..., : len(model.proprio)]
     tcp = torch.stack([model.proprio.physical(proprio, name) for name in TCP_POSITION], -1)
     series = {"tcp": (dataset.proprio[rows][..., :3].astype(np.float64), tcp.double().numpy())}
-    scene = predicted[..., len(model.proprio) :]
+    other = predicted[..., len(model.proprio) :]
+    if model.scene is None:
+        for i, name in enumerate(model.feature_names[len(model.proprio) :][:SHOWN_CODES]):
+            truth = dataset.take("seen", rows)[..., [i]].astype(np.float64)
+            series[name] = (truth, other[..., [i]].double().numpy())
+        return series
     for name in dataset.spec.watched:
         truth = dataset.scene[rows][..., [dataset.spec.scene.index(name)]].astype(np.float64)
-        series[name] = (truth, model.scene.physical(scene, name)[..., None].double().numpy())
+        series[name] = (truth, model.scene.physical(other, name)[..., None].double().numpy())
     return series
 
 

@@ -1,6 +1,7 @@
 """The world model: an encoder of frames, the RSSM, and heads that decode what the mode asks for.
 
-The frame encoder is a part of its own: it turns one observation into an embedding and knows nothing of time.
+The frame encoder is a part of its own: it turns one observation into an embedding and knows nothing of time. Where a
+robot has cameras, eyes stand before it, trained earlier and frozen: what they see is observed in place of the scene.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.eyes.eyes import Eyes
+from diwa_trainer.eyes.scene_eyes import SceneEyes
 from diwa_trainer.world.balanced_kl import balanced_kl
 from diwa_trainer.world.features import Features
+from diwa_trainer.world.observations import Observation
 from diwa_trainer.world.one_hot import one_hot_linear
 from diwa_trainer.world.ordinal import apportion, scales, start_as_scales
 from diwa_trainer.world.rssm import RSSM, Observed, RSSMConfig
 
-Observation = dict[str, Tensor]
-"""Raw observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) float32."""
 RANGE_ROWS = 10_000
 """Recorded rows that the features' ranges are taken from."""
 OPEN_LOOP_STEPS = 10
@@ -49,17 +51,38 @@ class WorldModelConfig:
 
 
 class WorldModel(nn.Module):
-    """Encoder, RSSM and decoder for one Spec."""
+    """Encoder, RSSM and decoder for one Spec.
 
-    def __init__(self, spec: Spec, config: WorldModelConfig) -> None:
+    What is observed, and what is predicted, beside proprio:
+
+    | mode | observed | predicted |
+    |---|---|---|
+    | `state` | the recorded scene | the same |
+    | `hybrid` | what `eyes` estimate of the scene | the recorded scene |
+    | `vision` | the code that `eyes` see | the same |
+    """
+
+    feature_weights: Tensor
+    """Weight of each decoded feature in the loss (F,)."""
+
+    def __init__(self, spec: Spec, config: WorldModelConfig, eyes: Eyes | None = None) -> None:
         super().__init__()
-        if spec.mode != "state":
-            raise ConfigError(f"the world model of this version learns mode 'state' only, the Spec says {spec.mode!r}")
+        if (spec.mode == "state") != (eyes is None):
+            wants = (
+                "takes no eyes" if eyes is not None else "needs eyes: run train_eyes, then name its folder with --eyes"
+            )
+            raise ConfigError(f"a world model of mode {spec.mode!r} {wants}")
         self.spec = spec
         self.config = config
+        self.eyes = eyes.requires_grad_(False) if eyes is not None else None
         self.proprio = Features(spec.proprio)
-        self.scene = Features(spec.scene, spec.watched)
-        features = len(self.proprio) + len(self.scene)
+        self.scene = Features(spec.scene, spec.watched) if spec.mode != "vision" else None
+        other = self.scene if eyes is None else eyes
+        assert other is not None
+        self.feature_names = self.proprio.names + other.names
+        self.shares = self.proprio.shares + other.shares
+        self.register_buffer("feature_weights", torch.cat([self.proprio.weight, other.weight]), persistent=False)
+        features = len(self.feature_names)
         self.encoder = _mlp(features, config.hidden, config.hidden)
         self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)
         self.decoder = _mlp(config.rssm.latent, config.hidden, features)
@@ -73,28 +96,20 @@ class WorldModel(nn.Module):
     @property
     def decodes_scene(self) -> bool:
         """Whether the scene can be read off a latent."""
-        return self.spec.mode in ("state", "hybrid")
-
-    @property
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the decoded features, proprio first."""
-        return self.proprio.names + self.scene.names
-
-    @property
-    def feature_weights(self) -> Tensor:
-        """Weight of each decoded feature in the loss (F,)."""
-        return torch.cat([self.proprio.weight, self.scene.weight])
+        return self.scene is not None
 
     def fit_features(self, dataset: Dataset) -> None:
         """Set the standardisation and where the states start (`ordinal`) from recorded rows."""
         self.proprio.fit(dataset.proprio)
-        self.scene.fit(dataset.scene)
+        if isinstance(self.eyes, SceneEyes):  # what is seen and what is predicted are of one scale
+            self.scene_features.load_state_dict(self.eyes.scene.state_dict())
+        elif self.scene is not None:
+            self.scene.fit(dataset.scene)
         rows = np.linspace(0, len(dataset) - 1, min(len(dataset), RANGE_ROWS), dtype=np.int64)
-        recorded = {"proprio": dataset.proprio[rows], "scene": dataset.scene[rows]}
-        seen = self.features({name: torch.from_numpy(values) for name, values in recorded.items()})
-        low, high = (torch.quantile(seen, q, dim=0) for q in (0.001, 0.999))
+        recorded = self.targets({name: torch.from_numpy(dataset.take(name, rows)) for name in dataset.numbers})
+        low, high = (torch.quantile(recorded, q, dim=0) for q in (0.001, 0.999))
         margin = (0.05 * (high - low)).clamp(min=0.05)
-        owners = apportion(self.proprio.shares + self.scene.shares, self.config.rssm.variables)
+        owners = apportion(self.shares, self.config.rssm.variables)
         marks = scales(owners, low - margin, high + margin, self.config.rssm.classes)
         start_as_scales(self.rssm, self.read, owners, marks)
         with torch.no_grad():  # what the decoder's network adds to what is read starts near nothing
@@ -102,9 +117,23 @@ class WorldModel(nn.Module):
             last.weight.mul_(0.1)
             last.bias.zero_()
 
+    @property
+    def scene_features(self) -> Features:
+        """The scene's features; ask `decodes_scene` first."""
+        assert self.scene is not None
+        return self.scene
+
     def features(self, observation: Observation) -> Tensor:
-        """Standardise an observation into (..., F)."""
-        return torch.cat([self.proprio(observation["proprio"]), self.scene(observation["scene"])], -1)
+        """Standardise what is observed into (..., F): proprio with the scene, or with what eyes see."""
+        if self.eyes is None:
+            return self.targets(observation)
+        seen = observation["seen"] if "seen" in observation else self.eyes(observation)
+        return torch.cat([self.proprio(observation["proprio"]), seen], -1)
+
+    def targets(self, observation: Observation) -> Tensor:
+        """Standardise what is to be predicted into (..., F): proprio with the recorded scene, or with what eyes see."""
+        other = observation["seen"] if self.scene is None else self.scene(observation["scene"])
+        return torch.cat([self.proprio(observation["proprio"]), other], -1)
 
     def observe(
         self,
@@ -150,7 +179,7 @@ class WorldModel(nn.Module):
 
     def decoded_scene(self, latent: Tensor, name: str) -> Tensor:
         """Predict one scene value (...) in SI units from latents (..., Z)."""
-        return self.scene.physical(self.decode(latent)[..., len(self.proprio) :], name)
+        return self.scene_features.physical(self.decode(latent)[..., len(self.proprio) :], name)
 
     def loss(
         self, observation: Observation, actions: Tensor, generator: torch.Generator, *, with_open_loop: bool = False
@@ -163,8 +192,9 @@ class WorldModel(nn.Module):
         `with_open_loop` adds the error of imagined frames to the parts; it never counts (docs/decisions/0006).
         """
         config = self.config
-        target = self.features(observation)
-        observed = self._observe(target, actions, generator)
+        features = self.features(observation)
+        target = self.targets(observation)
+        observed = self._observe(features, actions, generator)
         squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
         reconstruction = 0.5 * squared.sum(-1)
         kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)

@@ -1,0 +1,90 @@
+"""Eyes of mode `hybrid`: they estimate the scene.
+
+They learn from pictures with the recorded scene, which nothing needs after training. What they say of a picture is in
+the world model's own standardised features, so that an estimate stands where the recorded scene stands in mode `state`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diwa_runtime.spec import Spec
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.eyes.augmentation import AugmentationConfig
+from diwa_trainer.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.features import CLAMP, Features
+from diwa_trainer.world.observations import pictures_at
+
+LEAST_WEIGHT = 0.05
+"""Of a feature in the loss, as a share of the weightiest: free blocks count little for a policy, but are seen."""
+
+
+class SceneEyes(Eyes):
+    """Pictures and proprioception -> standardised scene features (F).
+
+    Attributes:
+        scene: the features; the world model's behind these eyes are the same.
+        two_valued: (F,) bool, features that have only ever had two values, as lights do; classified, not estimated.
+        values: (2, F) standardised, the lower and the upper value of those.
+    """
+
+    two_valued: Tensor
+    values: Tensor
+
+    def __init__(self, spec: Spec, config: EyesConfig) -> None:
+        scene = Features(spec.scene, spec.watched)
+        super().__init__(spec, config, len(scene))
+        self.scene = scene
+        self.weight = scene.weight
+        self.register_buffer("two_valued", torch.zeros(len(scene), dtype=torch.bool))
+        self.register_buffer("values", torch.zeros(2, len(scene)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the features."""
+        return self.scene.names
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """As of the recorded scene."""
+        return self.scene.shares
+
+    def fit_features(self, dataset: Dataset) -> None:
+        """Set the standardisation, and which features have two values only."""
+        self.proprio.fit(dataset.proprio)
+        self.scene.fit(dataset.scene)
+        seen = self.scene(torch.from_numpy(dataset.scene))
+        self.values.copy_(torch.stack([seen.amin(0), seen.amax(0)]))
+        self.two_valued.copy_(((seen == self.values[0]) | (seen == self.values[1])).all(0))
+
+    def say(self, raw: Tensor) -> Tensor:
+        """Turn features and logits (B, F) into standardised features (B, F)."""
+        low, high = self.values
+        return torch.where(self.two_valued, low + (high - low) * raw.sigmoid(), raw.clamp(-CLAMP, CLAMP))
+
+    def loss(
+        self,
+        dataset: Dataset,
+        rows: NDArray[np.int64],
+        rng: np.random.Generator,
+        augmentation: AugmentationConfig,
+    ) -> Tensor:
+        """Smooth L1 of standardised features, cross-entropy of what has two values, for rows (B,).
+
+        Weighed as in the world model, but no feature less than `LEAST_WEIGHT` of the weightiest.
+        """
+        observation = pictures_at(dataset, rows)
+        target = self.scene(torch.from_numpy(dataset.take("scene", rows)))
+        raw = self.raw(self.augmented(observation, augmentation, rng), observation["proprio"])
+        upper = (target > self.values.mean(0)).float()
+        each = torch.where(
+            self.two_valued,
+            F.binary_cross_entropy_with_logits(raw, upper, reduction="none"),
+            F.smooth_l1_loss(raw, target, reduction="none", beta=0.1),
+        )
+        weight = self.scene.weight / self.scene.weight.max()
+        return (each * weight.clamp(min=LEAST_WEIGHT)).sum(-1).mean()

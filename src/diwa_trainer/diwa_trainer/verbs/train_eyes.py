@@ -1,0 +1,273 @@
+"""`train_eyes`: a dataset with pictures in, eyes out: what turns a robot's pictures into a world model's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
+from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.files import written_whole
+from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.eyes.augmentation import AugmentationConfig
+from diwa_trainer.eyes.code_eyes import CodeEyes
+from diwa_trainer.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.eyes.modes import make_eyes
+from diwa_trainer.eyes.scene_eyes import SceneEyes
+from diwa_trainer.eyes.seen import rows_of, see
+from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
+from diwa_trainer.runs.trained import SEEN_FILE, save_eyes
+
+JUDGED_ROWS, JUDGED_BLOCK = 4000, 256
+"""Rows at most that eyes are judged on, of those held out and of those learned from, and how many at a time."""
+
+
+@dataclass(frozen=True)
+class TrainEyesConfig:
+    """Learn to see, before the world model: pictures and proprio to numbers.
+
+    Mode `hybrid` learns from the recorded scene to estimate it; mode `vision` needs nothing but pictures and proprio.
+    """
+
+    dataset: Path
+    output: Path
+    eyes: EyesConfig = field(default_factory=EyesConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    updates: int = field(default=2000, metadata={"help": "gradient steps of each network"})
+    batch: int = field(default=128, metadata={"help": "rows a gradient step"})
+    learning_rate: float = 1e-3
+    final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
+    gradient_clip: float = 10.0
+    folds: int = field(
+        default=1,
+        metadata={
+            "help": "mode hybrid: with more than 1 the rows that eyes learn from are seen for the later verbs by "
+            "networks that never learned from them, each from all folds but one"
+        },
+    )
+    validation: float = field(default=0.1, metadata={"help": "share of the episodes held out"})
+    split_seed: int = field(default=0, metadata={"help": "decides which episodes are held out; the same in every verb"})
+    seed: int = 0
+    threads: int = field(default=1, metadata={"help": "intra-op threads of each process"})
+    workers: int = field(
+        default=1, metadata={"help": "processes that each compute an update's gradient, at the same weights"}
+    )
+    log_every: int = 50
+    save_every: int = 500
+
+    def __post_init__(self) -> None:
+        check_bounds(self, updates=COUNTS, batch=BATCHES, folds=(1, 16), threads=WORKERS, workers=WORKERS)
+        check_bounds(self, validation=(1e-3, 0.9), log_every=COUNTS, save_every=COUNTS, seed=SEEDS, split_seed=SEEDS)
+        check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, gradient_clip=(1e-6, 1e9))
+        for name in ("updates", "save_every"):
+            if getattr(self, name) % self.workers:
+                raise ConfigError(f"{name} is {getattr(self, name)}, must be a multiple of workers ({self.workers})")
+
+    @property
+    def networks(self) -> int:
+        """How many networks are trained: one a fold, then the one that is kept."""
+        return 1 if self.folds == 1 else self.folds + 1
+
+
+def run(config: TrainEyesConfig) -> None:
+    """Train a network for each fold and one on all; keep the last, and what was seen in every row."""
+    dataset = Dataset.open(config.dataset)
+    _check_mode(config, dataset)
+    learned, held_out = dataset.split(config.validation, config.split_seed)
+    folds = make_folds(learned, config.folds)
+    state, networks = _make(config, dataset)
+    with Run(config.output, config, {"dataset": dataset.fingerprint}) as run, intra_op_threads(config.threads):
+        if run.is_done:
+            return
+        run.restore(state)
+        for eyes in networks:
+            eyes.train()
+        while state.step < config.networks * config.updates:
+            number = state.step // config.updates
+            eyes, rows = networks[number], _rows_to_learn(config, learned, folds, number)
+            make = partial(_make_gradient, config, number)
+            with GradientWorkers(config.workers - 1, eyes, make, config.threads) as workers:
+                while state.step < (number + 1) * config.updates:
+                    run.stop_if_interrupted(state)
+                    for metrics in _updates(config, dataset, rows, eyes, number, state, workers):
+                        run.check_finite("train_eyes", state.step, metrics)
+                        if state.step % config.log_every == 0:
+                            run.log(state.step, metrics, show=_progress(config, number, state.step, metrics, run))
+                    if state.step % config.save_every == 0:
+                        run.save(state)
+        eyes = networks[-1]
+        seen = _see_all(dataset, learned, folds, networks)
+        if isinstance(eyes, CodeEyes):
+            eyes.settle(seen, _follows(dataset))
+            seen = eyes.turned(torch.from_numpy(seen)).numpy()
+        report = _report(config, dataset, eyes, seen, learned, held_out)
+        run.check_finite("train_eyes", state.step, report["error"])
+        write_json(run.folder / "eyes.json", report)
+        with written_whole(run.folder / SEEN_FILE) as temporary, temporary.open("wb") as file:
+            np.save(file, seen, allow_pickle=False)
+        save_eyes(run.folder, eyes, {"dataset": dataset.fingerprint, "split_seed": config.split_seed})
+        run.finish({"seconds": run.seconds, "updates": config.updates, "networks": config.networks, **report["error"]})
+
+
+def make_folds(episodes: Sequence[Episode], folds: int) -> list[list[Episode]]:
+    """Deal episodes into `folds`, in turn, so that each has play and demonstrations of every task."""
+    ordered = sorted(episodes, key=lambda episode: (episode.kind, episode.task or "", episode.start))
+    return [ordered[fold::folds] for fold in range(folds)]
+
+
+def _check_mode(config: TrainEyesConfig, dataset: Dataset) -> None:
+    if not dataset.spec.uses_cameras:
+        raise InputError(f"{dataset.folder}: mode 'state' has no pictures to see; ingest with --mode hybrid or vision")
+    if dataset.spec.mode == "vision" and config.folds > 1:
+        raise ConfigError("folds must be 1 in mode 'vision': two networks' codes do not mean the same")
+
+
+def _make(config: TrainEyesConfig, dataset: Dataset) -> tuple[TrainState, list[Eyes]]:
+    torch.manual_seed(config.seed)
+    networks = [make_eyes(dataset.spec, config.eyes) for _ in range(config.networks)]
+    for eyes in networks:
+        eyes.fit_features(dataset)
+    optimizers: dict[str, torch.optim.Optimizer] = {
+        f"eyes_{number}": torch.optim.Adam(eyes.parameters(), config.learning_rate, fused=True)
+        for number, eyes in enumerate(networks)
+    }
+    modules: dict[str, nn.Module] = {f"eyes_{number}": eyes for number, eyes in enumerate(networks)}
+    return make_state(modules, optimizers, config.seed), networks
+
+
+def _rows_to_learn(
+    config: TrainEyesConfig, learned: Sequence[Episode], folds: list[list[Episode]], number: int
+) -> NDArray[np.int64]:
+    """Rows that network `number` learns from: of all folds but its own, or of all."""
+    if number == config.networks - 1:
+        return rows_of(learned)
+    return rows_of([episode for fold, episodes in enumerate(folds) if fold != number for episode in episodes])
+
+
+def _updates(
+    config: TrainEyesConfig,
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    eyes: Eyes,
+    number: int,
+    state: TrainState,
+    workers: GradientWorkers,
+) -> Iterator[Metrics]:
+    """Make one update with our own gradient, then one with each worker's; all gradients are at the same weights."""
+    optimizer = state.optimizers[f"eyes_{number}"]
+    workers.begin(state.step + 2)  # ours is the gradient of the update before
+    optimizer.zero_grad(set_to_none=True)
+    yield _update(config, eyes, optimizer, state, _gradient(config, dataset, rows, eyes, state.numpy_rng))
+    for metrics in workers.gradients():
+        yield _update(config, eyes, optimizer, state, metrics)
+
+
+def _update(
+    config: TrainEyesConfig, eyes: Eyes, optimizer: torch.optim.Optimizer, state: TrainState, metrics: Metrics
+) -> Metrics:
+    """One step of the optimiser with the gradient that the parameters hold."""
+    progress = state.step % config.updates / config.updates
+    for group in optimizer.param_groups:
+        group["lr"] = cosine(config.learning_rate, config.final_learning_rate, progress)
+    norm = torch.nn.utils.clip_grad_norm_(eyes.parameters(), config.gradient_clip)
+    optimizer.step()
+    state.step += 1
+    return metrics | {"gradient_norm": float(norm)}
+
+
+def _gradient(
+    config: TrainEyesConfig, dataset: Dataset, rows: NDArray[np.int64], eyes: Eyes, rng: np.random.Generator
+) -> Metrics:
+    """Add the gradient of freshly drawn rows to the parameters."""
+    drawn = np.sort(rng.choice(rows, config.batch))  # in order, as they lie on the disk
+    loss = eyes.loss(dataset, drawn, rng, config.augmentation)
+    loss.backward()
+    return {"loss": loss.item()}
+
+
+def _make_gradient(config: TrainEyesConfig, number: int) -> Gradient:
+    """What a worker computes. What it draws depends on the update alone, so that a resumed run is the same run."""
+    dataset = Dataset.open(config.dataset)
+    learned, _ = dataset.split(config.validation, config.split_seed)
+    rows = _rows_to_learn(config, learned, make_folds(learned, config.folds), number)
+
+    def gradient(model: nn.Module, update: int) -> Metrics:
+        return _gradient(config, dataset, rows, cast(Eyes, model), np.random.default_rng((config.seed, update)))
+
+    return gradient
+
+
+def _see_all(
+    dataset: Dataset, learned: Sequence[Episode], folds: list[list[Episode]], networks: Sequence[Eyes]
+) -> NDArray[np.float32]:
+    """What is seen in every row (N, S): in a fold's by the network that did not learn from it, else by the last."""
+    seen = np.zeros((len(dataset), len(networks[-1].names)), np.float32)
+    others = set(dataset.episodes) - set(learned)
+    of_network = [*folds, others] if len(networks) > 1 else [dataset.episodes]
+    for eyes, episodes in zip(networks, of_network, strict=True):
+        rows = rows_of(list(episodes))
+        seen[rows] = see(eyes.eval(), dataset, rows)
+    return seen
+
+
+def _follows(dataset: Dataset) -> NDArray[np.bool_]:
+    """Say of each row whether it follows the one before: all but episodes' first."""
+    follows = np.ones(len(dataset), bool)
+    follows[[episode.start for episode in dataset.episodes]] = False
+    return follows
+
+
+def _report(
+    config: TrainEyesConfig,
+    dataset: Dataset,
+    eyes: Eyes,
+    seen: NDArray[np.float32],
+    learned: Sequence[Episode],
+    held_out: Sequence[Episode],
+) -> dict[str, Any]:
+    """Say how well the kept eyes see rows that were held out, and rows that they learned from.
+
+    Mode `hybrid`: the mean absolute error by feature, SI units; `folds` is that of the rows learned from as the later
+    verbs get them. Mode `vision`: the error of redrawn pictures. `error` is one number each, in standard units.
+    """
+    rng = np.random.default_rng(config.seed)
+    sets = {"held_out": rows_of(held_out), "learned": rows_of(learned)}
+    rows = {name: np.sort(rng.choice(all_, min(JUDGED_ROWS, len(all_)), replace=False)) for name, all_ in sets.items()}
+    if not isinstance(eyes, SceneEyes):
+        return {"features": [], "error": {name: _redrawing_error(eyes, dataset, drawn) for name, drawn in rows.items()}}
+    said = {name: torch.from_numpy(see(eyes, dataset, drawn)) for name, drawn in rows.items()}
+    rows["folds"], said["folds"] = rows["learned"], torch.from_numpy(seen[rows["learned"]])
+    truth = {name: eyes.scene(torch.from_numpy(dataset.take("scene", drawn))) for name, drawn in rows.items()}
+    errors = {name: (said[name] - truth[name]).abs().mean(0) for name in rows}
+    weight = eyes.weight / eyes.weight.sum()
+    return {
+        "features": [
+            {"name": name, "two_valued": bool(eyes.two_valued[i])}
+            | {of: float(error[i] * eyes.scene.std[i]) for of, error in errors.items()}
+            for i, name in enumerate(eyes.names)
+        ],
+        "error": {of: float((error * weight).sum()) for of, error in errors.items()},
+    }
+
+
+@torch.no_grad()
+def _redrawing_error(eyes: Eyes, dataset: Dataset, rows: NDArray[np.int64]) -> float:
+    """The loss of rows (N,), without augmentation."""
+    rng, still = np.random.default_rng(0), AugmentationConfig(0, 0, 0, 0, 0)
+    blocks = np.array_split(rows, -(-len(rows) // JUDGED_BLOCK))
+    return float(np.mean([eyes.eval().loss(dataset, block, rng, still).item() for block in blocks]))
+
+
+def _progress(config: TrainEyesConfig, number: int, step: int, metrics: dict[str, float], run: Run) -> str:
+    step -= number * config.updates
+    which = f"network {number + 1} of {config.networks}, " if config.networks > 1 else ""
+    return f"{which}{step}/{config.updates} updates, loss {metrics['loss']:.3f}, {run.seconds:.0f} s"

@@ -1,0 +1,213 @@
+"""Eyes: what they learn to see, who sees what they learned from, and that what is trained on is what is deployed."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy import DRAWER, SPEC, TASK, TRAINERS, tiny_configs, write_toy
+
+from diwa_runtime.bundle import Bundle
+from diwa_runtime.bundle.session import PolicySession
+from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.spec import CameraSpec
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.eyes.augmentation import AugmentationConfig, augment
+from diwa_trainer.eyes.code_eyes import NEARBY, nearby
+from diwa_trainer.eyes.eyes import EyesConfig
+from diwa_trainer.runs.run import Run
+from diwa_trainer.runs.trained import load_eyes, open_as_seen
+from diwa_trainer.samples.latents import encode
+from diwa_trainer.verbs import export, train_eyes
+from diwa_trainer.verbs.export import ExportConfig
+from diwa_trainer.verbs.train_eyes import TrainEyesConfig, make_folds
+
+TINY_EYES = EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)
+CAMERAS = (CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16))
+
+
+def spec_of(mode):
+    return dataclasses.replace(SPEC, mode=mode, cameras=CAMERAS)
+
+
+def config_of(data, output, **changes):
+    every = {"eyes": TINY_EYES, "updates": 300, "batch": 64, "log_every": 100, "learning_rate": 3e-3}
+    return TrainEyesConfig(data, output, **{**every, **changes})
+
+
+@pytest.fixture(scope="module", params=["hybrid", "vision"])
+def world(request, tmp_path_factory):
+    """A folder with a dataset of pictures, its eyes, and one run of every verb behind them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    data = write_toy(folder / "dataset", spec=spec_of(request.param))
+    train_eyes.run(config_of(data, folder / "eyes"))
+    configs = tiny_configs(data, folder)
+    configs["train_world_model"] = dataclasses.replace(configs["train_world_model"], eyes=folder / "eyes")
+    for verb, config in configs.items():
+        TRAINERS[verb](config)
+    parts = {name: folder / name for name in ("dataset", "world_model", "reward", "finetuned")}
+    export.run(ExportConfig(policy=folder / "pretrained", output=folder / "bundle", **parts))
+    return request.param, folder
+
+
+def test_eyes_of_mode_hybrid_estimate_the_scene_of_recordings_that_they_never_saw(tmp_path):
+    data = write_toy(tmp_path / "dataset", spec=spec_of("hybrid"))
+    train_eyes.run(config_of(data, tmp_path / "eyes", folds=2))
+
+    dataset = Dataset.open(data)
+    constant = float(np.abs(dataset.scene[:, DRAWER] - dataset.scene[:, DRAWER].mean()).mean())
+    drawer = next(
+        one for one in json.loads((tmp_path / "eyes/eyes.json").read_text())["features"] if one["name"] == "drawer"
+    )
+    assert drawer["held_out"] < 0.35 * constant
+    assert drawer["folds"] < 0.35 * constant
+    assert not drawer["two_valued"]
+
+
+def test_eyes_of_mode_vision_learn_without_a_scene_a_code_that_tells_the_drawer(tmp_path):
+    """A line through the code reads the drawer, which only the pictures show; the recordings hold no scene."""
+    data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
+    scene = Dataset.open(write_toy(tmp_path / "truth", spec=spec_of("hybrid"))).scene[:, DRAWER]
+    train_eyes.run(config_of(data, tmp_path / "eyes", updates=600))
+
+    assert "scene" not in Dataset.open(data).arrays
+    code = np.load(tmp_path / "eyes/seen.npy")
+    np.testing.assert_allclose(np.cov(code.T), np.eye(4), atol=0.1)
+    seen = np.column_stack([code, np.ones(len(code))])
+    line, *_ = np.linalg.lstsq(seen, scene, rcond=None)
+    assert np.mean((seen @ line - scene) ** 2) < 0.2 * scene.var()
+    steps = np.square(np.diff(code, axis=0)).mean(0)
+    assert (np.diff(steps) > -0.05).all(), "slowest first"
+
+
+def test_rows_that_eyes_learn_from_are_seen_by_eyes_that_did_not(tmp_path):
+    dataset = Dataset.open(write_toy(tmp_path / "dataset", spec=spec_of("hybrid")))
+    config = config_of(dataset.folder, tmp_path / "eyes", folds=3, updates=2)
+    learned, held_out = dataset.split(config.validation, config.split_seed)
+    folds = make_folds(learned, config.folds)
+
+    assert sorted((e for fold in folds for e in fold), key=lambda e: e.start) == list(learned)
+    for number, fold in enumerate(folds):
+        assert {episode.kind for episode in fold} == {"play", "demonstration"}
+        rows = set(train_eyes._rows_to_learn(config, learned, folds, number).tolist())
+        assert not rows & {row for e in (*fold, *held_out) for row in range(e.start, e.end)}
+    train_eyes.run(config)
+    eyes, _ = load_eyes(config.output)
+    seen = np.load(config.output / "seen.npy")
+    own = train_eyes.see(eyes, dataset, np.arange(len(dataset)))
+    held = train_eyes.rows_of(held_out)
+    np.testing.assert_array_equal(seen[held], own[held])
+    rest = train_eyes.rows_of(learned)
+    assert (seen[rest] != own[rest]).any(1).all()
+
+
+def test_what_a_model_learned_from_is_what_its_bundle_sees(world):
+    """From pictures alone the deployed filter comes to the latents that policy and reward were trained on."""
+    mode, folder = world
+    dataset, model, _ = open_as_seen(folder / "dataset", folder / "world_model")
+    bundle = Bundle.load(folder / "bundle")
+    assert bundle.spec.mode == mode
+    assert bundle.spec.observation_fields == ("static", "wrist", "proprio")
+
+    episode = dataset.episodes_of(kind="demonstration", task=TASK)[0]
+    expected = encode(model, dataset, [episode.start], [episode.end], None, mode=True)[0].numpy()
+    session = PolicySession(bundle)
+    for row in range(episode.start, episode.end):
+        observation = {name: np.array(dataset.arrays[name][row]) for name in bundle.spec.observation_fields}
+        session.observe(observation, dataset.action[row - 1])
+        close = np.isclose(session.latent, expected[row - episode.start], atol=1e-3)
+        assert close.mean() > 0.9, "but for a state that was nearly drawn"
+
+
+def test_other_recordings_are_seen_by_the_model_s_own_eyes(world, tmp_path):
+    mode, folder = world
+    other = write_toy(tmp_path / "other", spec=spec_of(mode), seed=1)
+
+    dataset, model, _ = open_as_seen(other, folder / "world_model")
+
+    expected = train_eyes.see(model.eyes, Dataset.open(other), np.array([5]))
+    np.testing.assert_allclose(dataset.arrays["seen"][5], expected[0], atol=1e-5)
+
+
+def test_eyes_stay_as_they_are_while_the_world_model_learns(world):
+    _, folder = world
+    before, after = (
+        load_file(folder / "eyes/eyes.safetensors"),
+        load_file(folder / "world_model/world_model.safetensors"),
+    )
+    assert before
+    for name, weight in before.items():
+        assert torch.equal(after[f"eyes.{name}"], weight), name
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_resumed_eyes_are_the_same_eyes(tmp_path, monkeypatch, workers):
+    data = write_toy(tmp_path / "dataset", spec=spec_of("hybrid"))
+    changes = {"updates": 4, "save_every": 2, "log_every": 1, "folds": 2, "workers": workers}
+    train_eyes.run(config_of(data, tmp_path / "straight", **changes))
+
+    def crash(_run, state):
+        if state.step == 6:
+            raise RuntimeError("power cut")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "stop_if_interrupted", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            train_eyes.run(config_of(data, tmp_path / "resumed", **changes))
+    train_eyes.run(config_of(data, tmp_path / "resumed", **changes))
+
+    for name in ("eyes.safetensors", "seen.npy", "metrics.jsonl"):
+        assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes(), name
+
+
+def test_what_cannot_be_seen_is_said_in_one_line(tmp_path, toy_data):
+    with pytest.raises(InputError, match="mode 'state' has no pictures to see; ingest with --mode hybrid or vision"):
+        train_eyes.run(config_of(toy_data, tmp_path / "eyes"))
+    vision = write_toy(tmp_path / "vision", spec=spec_of("vision"), play=2, demonstrations=2)
+    with pytest.raises(ConfigError, match="folds must be 1 in mode 'vision'"):
+        train_eyes.run(config_of(vision, tmp_path / "eyes", folds=2))
+    small = dataclasses.replace(spec_of("hybrid"), cameras=(CameraSpec("static", 8, 16),))
+    with pytest.raises(ConfigError, match="camera 'static' has pictures of 8 x 16 pixels, eyes need 16"):
+        train_eyes.run(config_of(write_toy(tmp_path / "small", spec=small), tmp_path / "eyes"))
+
+
+def test_a_world_model_takes_only_eyes_of_its_own_recordings(world, tmp_path):
+    mode, folder = world
+    other = write_toy(tmp_path / "other", spec=spec_of(mode), seed=1)
+    config = tiny_configs(other, tmp_path)["train_world_model"]
+    with pytest.raises(InputError, match="learned from another dataset"):
+        TRAINERS["train_world_model"](dataclasses.replace(config, eyes=folder / "eyes"))
+    with pytest.raises(ConfigError, match=f"mode '{mode}' needs eyes"):
+        TRAINERS["train_world_model"](config)
+
+
+@pytest.mark.parametrize("what", ["brightness", "contrast", "colour", "noise", "shift"])
+def test_each_augmentation_changes_pictures_and_none_changes_none(what):
+    pictures = torch.rand(6, 3, 16, 16) - 0.5
+    still = AugmentationConfig(0, 0, 0, 0, 0)
+    assert torch.equal(augment(pictures, still, torch.Generator()), pictures)
+
+    changed = augment(pictures, dataclasses.replace(still, **{what: 0.5}), torch.Generator().manual_seed(0))
+
+    assert changed.shape == pictures.shape
+    assert all(not torch.allclose(one, other, atol=1e-3) for one, other in zip(changed, pictures, strict=True))
+
+
+def test_a_shift_of_whole_pixels_moves_the_picture(monkeypatch):
+    pictures = torch.rand(1, 3, 16, 16)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[1.0, 0.5]]))  # 2 pixels right, none down
+    moved = augment(pictures, AugmentationConfig(0, 0, 0, 0, 2), torch.Generator())
+    torch.testing.assert_close(moved[..., :-2], pictures[..., 2:], atol=1e-5, rtol=0)
+
+
+def test_the_other_moment_is_near_and_of_the_same_episode(tmp_path):
+    dataset = Dataset.open(write_toy(tmp_path / "dataset", play=[9, 40], demonstrations=1))
+    rows = np.repeat(np.arange(len(dataset)), 50)
+    other = nearby(dataset, rows, np.random.default_rng(0))
+    for episode in dataset.episodes:
+        inside = (rows >= episode.start) & (rows < episode.end)
+        assert ((other[inside] >= episode.start) & (other[inside] < episode.end)).all()
+    assert np.abs(other - rows).max() == NEARBY
+    assert set(np.unique(other - rows)) == set(range(-NEARBY, NEARBY + 1))
