@@ -11,6 +11,7 @@ import data
 import learning
 import live
 import robot
+import seeing
 import simulation
 import torch
 import training
@@ -27,6 +28,7 @@ BENCHMARKS = {
     for benchmark in (
         *learning.BENCHMARKS,
         *training.BENCHMARKS,
+        *seeing.BENCHMARKS,
         *data.BENCHMARKS,
         *simulation.BENCHMARKS,
         *robot.BENCHMARKS,

@@ -13,6 +13,7 @@ from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION, accept_action
 from diwa_runtime.errors import DiwaError
 from diwa_runtime.geometry import quaternion_to_euler
 from diwa_runtime.spec import SCENE_NAMES, CameraSpec, Mode, Spec
+from diwa_sim.appearance import change_light, turn_camera
 from diwa_sim.controller import TcpController, finger_target
 from diwa_sim.experts import Expert, make_expert
 from diwa_sim.model import FINGER_TRAVEL_M, Layout, load_table
@@ -55,6 +56,8 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         start: str | float = "wide",
         render_mode: str | None = None,
         render_size: tuple[int, int] = (480, 640),
+        light: float = 1.0,
+        static_turned_deg: float = 0.0,
     ) -> None:
         """Build the table.
 
@@ -66,10 +69,12 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
             start: spread of the start states, a preset of `diwa_sim.starts.PRESETS` or a factor from 0 to 2.
             render_mode: None or ``rgb_array``.
             render_size: height and width of `render`'s frames.
+            light: factor on the room's light.
+            static_turned_deg: how far the static camera is turned to its left; 0.2 is a pixel of 64.
 
         Raises:
             InputError: no such task or mode.
-            ConfigError: no such start.
+            ConfigError: no such start, light or turn.
         """
         cameras = tuple(CameraSpec(name, image_size, image_size) for name in ("static", "wrist"))
         self.contract = Spec(mode=mode, rate_hz=RATE_HZ, cameras=cameras)
@@ -80,6 +85,8 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         self._difficulty = start_difficulty(start)
         self._table = load_table()
         self._model = self._table.mujoco
+        change_light(self._model, light)
+        turn_camera(self._model, "static", static_turned_deg)
         self._data = mujoco.MjData(self._model)
         self._substeps = round(1.0 / RATE_HZ / self._model.opt.timestep)
         self._controller = TcpController(self.contract.action_scale)

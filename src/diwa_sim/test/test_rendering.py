@@ -103,6 +103,29 @@ def turned(image: np.ndarray, pixels: int) -> np.ndarray:
     return np.concatenate([np.repeat(image[:, :1], pixels, 1), image[:, :-pixels]], axis=1)
 
 
+def test_light_and_a_turned_camera_are_what_pictures_show_changed() -> None:
+    def pictures(**changes: float) -> dict[str, np.ndarray]:
+        table = PlayTable(task="turn_on_led", mode="vision", **changes)
+        observation, _ = table.reset(seed=3)
+        table.close()
+        return observation
+
+    plain = pictures()
+    dark, right = pictures(light=0.5), pictures(static_turned_deg=-4 * 13 / 64)
+
+    for camera in ("static", "wrist"):
+        assert dark[camera].mean() == pytest.approx(0.5 * plain[camera].mean(), rel=0.15), camera
+    shifted = np.abs(right["static"][:, :-4].astype(int) - plain["static"][:, 4:]).mean()
+    assert shifted < 0.5 * np.abs(right["static"].astype(int) - plain["static"]).mean(), "four pixels"
+    np.testing.assert_array_equal(right["wrist"], plain["wrist"])
+
+
+@pytest.mark.parametrize("changes", [{"light": 0.0}, {"light": float("nan")}, {"static_turned_deg": 11.0}])
+def test_a_light_or_a_turn_that_cannot_be_is_refused(changes: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(changes))} is .* must be from"):
+        PlayTable(**changes)
+
+
 def test_the_compiler_of_a_cuda_torch_is_loaded_before_opengl(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """After it, loading the compiler ends the process."""
     (tmp_path / "triton.py").touch()

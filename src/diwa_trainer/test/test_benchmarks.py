@@ -8,12 +8,14 @@ import pytest
 import robot
 import rows
 import run
+import seeing
 import torch
 from bounded_settings import check_every_number_is_bounded
 from measuring import Benchmark, Effort, alternate
 from rows import Row
 
 from diwa_runtime.errors import ConfigError, InputError
+from diwa_trainer.eyes.modes import make_eyes
 
 NEED_OPENGL = {"ingest", "sim_cameras"}
 LIVE = ("observation_to_command", "observation_to_command_p99", "command_gap")
@@ -39,6 +41,24 @@ def test_row_runs(name):
     assert measured.name == name
     assert measured.value > 0
     assert measured.reference > 0
+
+
+def test_a_filter_that_sees_takes_the_steps_that_the_plain_one_takes(monkeypatch):
+    def sharp(spec, config):
+        """Eyes to which a shade makes a difference; untrained ones hardly look."""
+        eyes = make_eyes(spec, config)
+        with torch.no_grad():
+            for parameter in eyes.parameters():
+                parameter.mul_(5)
+        return eyes
+
+    monkeypatch.setattr(seeing, "make_eyes", sharp)
+    made, latents = seeing.make_filter(quick=True), set()
+    for shade in range(0, 256, 15):
+        made.frame["static"] = torch.full_like(made.frame["static"], shade)
+        np.testing.assert_allclose(made.ours(), made.plain().numpy(), atol=1e-5)
+        latents.add(made.ours().tobytes())
+    assert len(latents) > 1, "it looks"
 
 
 def test_a_trial_writes_nothing(tmp_path, capsys):

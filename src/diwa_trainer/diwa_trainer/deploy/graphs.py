@@ -56,22 +56,26 @@ def make_graphs(
     model: WorldModel, pretrained: DiffusionPolicy, finetuned: DiffusionPolicy, classifier: Classifier
 ) -> dict[str, bytes]:
     """Export `filter.onnx`, `policy.onnx` and `reward.onnx`; the batch axis stays free."""
-    latent = torch.zeros(1, model.latent_size)
-    numbers = {"proprio": len(model.spec.proprio), "scene": len(model.spec.scene)}
-    empty = {name: torch.zeros(1, size) for name, size in numbers.items()} | {
-        camera.name: torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8) for camera in model.spec.cameras
-    }
-    fields = {name: empty[name] for name in model.spec.observation_fields}
     return {
-        "filter.onnx": _export(
-            FilterGraph(model),
-            (*fields.values(), torch.zeros(1, ACTION_SIZE), latent),
-            (*fields, "action", "latent"),
-            "next_latent",
-        ),
+        "filter.onnx": filter_graph(model),
         "policy.onnx": policy_graph(pretrained, finetuned),
-        "reward.onnx": _export(classifier, (latent,), ("latent",), "probability"),
+        "reward.onnx": _export(classifier, (torch.zeros(1, model.latent_size),), ("latent",), "probability"),
     }
+
+
+def filter_graph(model: WorldModel) -> bytes:
+    """Export `filter.onnx` alone; where the model has eyes, they are in it."""
+    spec = model.spec
+    empty = {"proprio": torch.zeros(1, len(spec.proprio)), "scene": torch.zeros(1, len(spec.scene))} | {
+        camera.name: torch.zeros(1, camera.height, camera.width, 3, dtype=torch.uint8) for camera in spec.cameras
+    }
+    fields = {name: empty[name] for name in spec.observation_fields}
+    return _export(
+        FilterGraph(model),
+        (*fields.values(), torch.zeros(1, ACTION_SIZE), torch.zeros(1, model.latent_size)),
+        (*fields, "action", "latent"),
+        "next_latent",
+    )
 
 
 def policy_graph(pretrained: DiffusionPolicy, finetuned: DiffusionPolicy) -> bytes:
