@@ -17,6 +17,7 @@ from diwa_trainer.dataset import Dataset
 from diwa_trainer.eyes.augmentation import AugmentationConfig, augment
 from diwa_trainer.eyes.code_eyes import NEARBY, nearby
 from diwa_trainer.eyes.eyes import EyesConfig
+from diwa_trainer.eyes.film import open_loop_film
 from diwa_trainer.runs.run import Run
 from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
@@ -140,6 +141,40 @@ def test_eyes_stay_as_they_are_while_the_world_model_learns(world):
     assert before
     for name, weight in before.items():
         assert torch.equal(after[f"eyes.{name}"], weight), name
+
+
+def test_pictures_are_redrawn_from_what_is_seen(tmp_path):
+    """From what eyes see of a row, and the row's pose, its own picture comes back, better than the mean picture."""
+    data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
+    train_eyes.run(config_of(data, tmp_path / "eyes", updates=600))
+    dataset, (eyes, _) = Dataset.open(data), load_eyes(tmp_path / "eyes")
+    rows = np.arange(0, len(dataset), 7)
+    pose = eyes.proprio(torch.from_numpy(dataset.proprio[rows]))
+
+    drawn = eyes.pictures(torch.from_numpy(train_eyes.see(eyes, dataset, rows)), pose).numpy()
+
+    truth = dataset.take("static", rows).astype(float)
+    assert drawn.shape == truth.shape
+    assert drawn.dtype == np.uint8
+    assert np.square(drawn - truth).mean() < 0.5 * np.square(truth.mean(0) - truth).mean()
+
+
+def test_the_film_is_of_held_out_windows_what_was_seen_left_and_what_is_expected_right(world):
+    mode, folder = world
+    dataset, model, _ = open_as_seen(folder / "dataset", folder / "world_model")
+    assert not open_loop_film(model, dataset, dataset.episodes, seed=0), "none is long enough"
+    long = Dataset.open(write_toy(folder / "long", play=[90, 90], demonstrations=1, spec=spec_of(mode)))
+    long = long.with_seen(train_eyes.see(model.eyes, long, np.arange(len(long))))
+
+    frames = open_loop_film(model, long, long.episodes[:2], seed=0)
+
+    if mode == "hybrid":
+        assert not frames, "these eyes draw nothing"
+        return
+    rows = long.windows(np.random.default_rng(0), 4, 82, long.episodes[:2], fields=())["row"]
+    assert len(frames) == 82
+    np.testing.assert_array_equal(frames[7][:48:3, :48:3], long.arrays["static"][rows[0, 7]])
+    assert not np.array_equal(frames[7][:48, 48:96], frames[60][:48, 48:96]), "the model imagines something"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

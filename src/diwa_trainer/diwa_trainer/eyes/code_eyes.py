@@ -108,6 +108,13 @@ class CodeEyes(Eyes):
         return drawn
 
     @torch.no_grad()
+    def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
+        """Draw images (N, H, W, 3) uint8 from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
+        normalised = torch.linalg.solve(self.turn.T, seen.T).T + self.centre
+        drawn = self.decoder(torch.cat([normalised, proprio], -1)) * self.spread + self.mean
+        return ((drawn + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    @torch.no_grad()
     def settle(self, codes: NDArray[np.float32], follows: NDArray[np.bool_]) -> None:
         """Find how to whiten and turn, from recorded rows' normalised codes (N, S): what is seen until then.
 

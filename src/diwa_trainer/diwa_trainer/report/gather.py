@@ -62,6 +62,11 @@ class RunFolder:
         """The lines of `metrics.jsonl`; errors as `read_metrics`."""
         return read_metrics(self.path / METRICS)
 
+    def film(self, name: str) -> bytes | None:
+        """Return an MP4 of the run, or None if it is not there; errors as `json`."""
+        path = self.path / name
+        return _film(path) if path.is_file() else None
+
     def curve(self, name: str) -> tuple[list[float], list[float | None]]:
         """Return steps and values of one metric, where it was logged."""
         found = [(row["step"], row[name]) for row in self.metrics if name in row and row.get("step") is not None]

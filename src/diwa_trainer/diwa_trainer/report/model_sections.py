@@ -7,7 +7,8 @@ from typing import Any
 
 from diwa_trainer.report.charts import Axis, Role, Series, line_chart, number
 from diwa_trainer.report.gather import RunFolder, Runs
-from diwa_trainer.report.html import Html, details, element, grid, join, missing, table
+from diwa_trainer.report.html import Html, details, element, grid, join, missing, table, video
+from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 
 EYES, TRAIN = "train_eyes", "train_world_model"
 LARGE = 20.0
@@ -88,7 +89,19 @@ def world_model(runs: Runs) -> Html:
     curves = _training_curves(run) if run.metrics else missing("world_model/metrics.jsonl", TRAIN)
     report = run.json("open_loop.json")
     open_loop = _open_loop(report) if report is not None else missing("world_model/open_loop.json", TRAIN)
-    return join([curves, element("h3", "Open loop: actions alone, no observation"), open_loop])
+    return join([curves, element("h3", "Open loop: actions alone, no observation"), _expected(run), open_loop])
+
+
+def _expected(run: RunFolder) -> Html:
+    """What the model expects to see beside what was seen, where eyes can redraw it."""
+    film = run.film(OPEN_LOOP_FILM)
+    if film is None:
+        return Html("")
+    said = (
+        "Left of each pair what the first camera saw in held-out recordings, right what the model expects from two "
+        "frames and 80 actions, redrawn from the code and the pose that it imagines."
+    )
+    return join([video(film, "predicted beside seen"), element("p", said, css="note")])
 
 
 def _dropped(dropped: Sequence[Mapping[str, Any]]) -> Html:

@@ -31,6 +31,7 @@ from diwa_runtime.reading import parse_json, read_bytes, read_json, reason_of
 
 FORMAT_VERSION = 1
 SUMMARY, EVALUATION, METRICS = "summary.json", "evaluation.json", "metrics.jsonl"
+OPEN_LOOP_FILM = "open_loop.mp4"
 FILM_LIMIT_BYTES = 64 << 20
 
 _RECORDS = list_of(MAPPING)

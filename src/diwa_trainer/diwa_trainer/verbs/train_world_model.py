@@ -18,8 +18,11 @@ from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.eyes.eyes import Eyes
+from diwa_trainer.eyes.film import open_loop_film
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
+from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, load_eyes, load_seen, save_world_model
 from diwa_trainer.world.data_summary import summarise_dataset
@@ -92,6 +95,10 @@ def run(config: TrainWorldModelConfig) -> None:
         run.check_finite("train_world_model", state.step, final)
         report = open_loop_report(model, dataset, held_out, seed=config.seed)
         write_json(run.folder / "open_loop.json", report)
+        if frames := open_loop_film(model, dataset, held_out, seed=config.seed):
+            film = encode_mp4(frames, dataset.spec.rate_hz, frames[0].shape[1])
+            with written_whole(run.folder / OPEN_LOOP_FILM) as temporary:
+                temporary.write_bytes(film)
         about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
         if config.eyes is not None:  # what the later verbs see is what the model learned from
             with written_whole(run.folder / SEEN_FILE) as temporary:
