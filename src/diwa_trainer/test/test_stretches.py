@@ -134,6 +134,17 @@ def test_without_a_scene_the_marks_say_what_succeeded(tmp_path):
     np.testing.assert_array_equal(stretch.success, np.arange(20) >= 15)
 
 
+def test_without_a_scene_success_ends_where_the_opposite_was_marked(tmp_path):
+    marks = [(9, TASK), (14, "turn_on_led"), (20, "close_drawer"), (31, TASK)]
+    data = without_scene(tmp_path / "data", [40], marks=marks, kind="demonstration")
+
+    (stretch,) = demonstration_stretches(data, TASK, data.episodes)
+
+    expected = np.zeros(40, bool)
+    expected[9:20] = expected[31:] = True
+    np.testing.assert_array_equal(stretch.success, expected)
+
+
 def test_without_a_scene_a_mark_before_a_stretch_does_not_count(tmp_path):
     data = without_scene(tmp_path / "data", [60], marks=[(10, TASK)])
     rng = np.random.default_rng(0)

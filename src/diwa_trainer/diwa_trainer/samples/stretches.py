@@ -161,5 +161,10 @@ def _label(dataset: Dataset, task: TaskSpec, start: int, end: int, episode: Epis
     if "scene" in dataset.arrays:
         scene = dataset.scene
         return task.achieved(scene[start], scene[start:end], dataset.spec.scene)
-    marks = [row for row, name in episode.marks if name == task.name and row >= start]
-    return np.arange(start, end) >= (min(marks) if marks else end)
+    # What was done is undone where a task of the same field and the other direction was marked.
+    undoing = {t.name for t in dataset.spec.tasks if t.field == task.field and t.change * task.change < 0}
+    success = np.zeros(end - start, bool)
+    for row, name in sorted(episode.marks):
+        if row >= start and name in (task.name, *undoing):
+            success[row - start :] = name == task.name
+    return success
