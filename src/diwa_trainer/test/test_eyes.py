@@ -143,6 +143,19 @@ def test_eyes_stay_as_they_are_while_the_world_model_learns(world):
         assert torch.equal(after[f"eyes.{name}"], weight), name
 
 
+@pytest.mark.parametrize("mode", ["hybrid", "vision"])
+def test_one_camera_of_any_size_will_do(tmp_path, mode):
+    spec = dataclasses.replace(spec_of(mode), cameras=(CameraSpec("front", 21, 38),))
+    data = write_toy(tmp_path / "dataset", spec=spec, play=2, demonstrations=2)
+
+    train_eyes.run(config_of(data, tmp_path / "eyes", updates=3))
+
+    eyes, _ = load_eyes(tmp_path / "eyes")
+    seen = np.load(tmp_path / "eyes/seen.npy")
+    assert seen.shape == (len(Dataset.open(data)), len(eyes.names))
+    assert np.isfinite(seen).all()
+
+
 def test_pictures_are_redrawn_from_what_is_seen(tmp_path):
     """From what eyes see of a row, and the row's pose, its own picture comes back, better than the mean picture."""
     data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))

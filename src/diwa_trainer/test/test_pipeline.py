@@ -246,6 +246,14 @@ def test_a_task_that_cannot_be_learned_is_found_before_the_world_model_is(tmp_pa
     assert not (tmp_path / "pipeline" / "world_model").exists()
 
 
+def test_starts_that_were_recorded_judge_no_policy(tmp_path, bags):
+    asked = config(tmp_path, bags)
+    asked.stages["evaluate"]["first_seed"] = 9  # the demonstrations have 0 to 11
+    with pytest.raises(ConfigError, match=r"first_seed 9 and episodes 3 include seed 9, from which .*dataset holds a"):
+        pipeline.run(asked)
+    assert not (tmp_path / "pipeline" / "world_model").exists()
+
+
 def test_without_resuming_a_folder_in_which_one_has_begun_is_refused(done, bags):
     with pytest.raises(ConfigError, match="a pipeline has begun there"):
         pipeline.run(config(done.parent, bags, resume=False))

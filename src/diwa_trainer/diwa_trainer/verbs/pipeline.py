@@ -238,7 +238,24 @@ def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> Non
     for plan in plans.values():
         _, cloning = plan[0]
         choose_demonstrations(cloning, dataset)
+        for _, settings in plan:
+            if isinstance(settings, EvaluateConfig):
+                _check_starts(settings, dataset)
     _work_through(learn)
+
+
+def _check_starts(evaluation: EvaluateConfig, dataset: Dataset) -> None:
+    """Refuse to judge by starts that were recorded, and so learned from.
+
+    Raises:
+        ConfigError: names one.
+    """
+    recorded = {episode.seed for episode in dataset.episodes} & set(evaluation.seeds)
+    if recorded:
+        raise ConfigError(
+            f"evaluate: first_seed {evaluation.first_seed} and episodes {evaluation.episodes} include seed "
+            f"{min(recorded)}, from which {dataset.folder} holds a recording; choose another first_seed"
+        )
 
 
 def _sum_up(config: PipelineConfig) -> None:
