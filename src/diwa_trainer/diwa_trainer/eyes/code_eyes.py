@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.eyes.augmentation import AugmentationConfig
-from diwa_trainer.eyes.eyes import Eyes, EyesConfig, as_pictures
+from diwa_trainer.eyes.decoder import PictureDecoder
+from diwa_trainer.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.features import CLAMP
 from diwa_trainer.world.observations import pictures_at
 
@@ -24,10 +25,6 @@ NEARBY = 6
 """Rows at most between the two moments."""
 NOISE = 0.15
 """Deviation of what is added to the code, of unit variance, in training: it bounds what the code can hold."""
-LEAST_SPREAD = 0.02
-"""Of a pixel over the recordings. A pixel counts by its own spread, so that a lamp of ten pixels counts."""
-FITTED_ROWS = 2000
-"""Recorded rows that the pixels' mean and spread are taken from."""
 CODE_WEIGHT, CODE_SHARE = 2.0, 1.0
 SMALLEST_EIGENVALUE = 1e-4
 """Of the code's covariance, as a share of the largest: what varies less is not blown up by whitening."""
@@ -37,25 +34,17 @@ class CodeEyes(Eyes):
     """Pictures and proprioception -> a code (S).
 
     Attributes:
-        redrawn: the camera whose pictures are redrawn: the Spec's first, which should be a fixed one.
-        mean, spread: of that camera's pixels (3, H, W).
         centre, turn: (S,) and (S, S), what the head's normalised output is whitened and turned by.
     """
 
-    mean: Tensor
-    spread: Tensor
     centre: Tensor
     turn: Tensor
 
     def __init__(self, spec: Spec, config: EyesConfig) -> None:
         super().__init__(spec, config, config.code)
         self.normalise = nn.BatchNorm1d(config.code, affine=False)
-        self.redrawn = spec.cameras[0].name
-        shape = (3, spec.cameras[0].height, spec.cameras[0].width)
-        self.decoder = PictureDecoder(config.code + len(self.proprio), shape, config)
+        self.decoder = PictureDecoder(spec, config.code + len(self.proprio), config)
         self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT), persistent=False)
-        self.register_buffer("mean", torch.zeros(shape))
-        self.register_buffer("spread", torch.ones(shape))
         self.register_buffer("centre", torch.zeros(config.code))
         self.register_buffer("turn", torch.eye(config.code))
 
@@ -72,10 +61,7 @@ class CodeEyes(Eyes):
     def fit_features(self, dataset: Dataset) -> None:
         """Set the standardisation of proprio and of the redrawn camera's pixels."""
         self.proprio.fit(dataset.proprio)
-        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), FITTED_ROWS), dtype=np.int64)
-        pictures = as_pictures(torch.from_numpy(dataset.take(self.redrawn, rows)))
-        self.mean.copy_(pictures.mean(0))
-        self.spread.copy_(pictures.std(0).clamp(min=LEAST_SPREAD))
+        self.decoder.fit(dataset)
 
     def say(self, raw: Tensor) -> Tensor:
         """Normalise, whiten and turn the head's output (B, S)."""
@@ -98,21 +84,14 @@ class CodeEyes(Eyes):
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         code = code + NOISE * torch.randn(code.shape, generator=generator)
         other = nearby(dataset, rows, rng)
-        proprio = torch.from_numpy(dataset.take("proprio", other))
-        target = (as_pictures(torch.from_numpy(dataset.take(self.redrawn, other))) - self.mean) / self.spread
-        return (self.redraw(code, proprio) - target.clamp(-CLAMP, CLAMP)).square().mean()
+        proprio = self.proprio(torch.from_numpy(dataset.take("proprio", other)))
+        images = torch.from_numpy(dataset.take(self.decoder.camera, other))
+        return self.decoder.loss(torch.cat([code, proprio], -1), images)
 
-    def redraw(self, code: Tensor, proprio: Tensor) -> Tensor:
-        """Redraw standardised pictures (B, 3, H, W) from normalised codes (B, S) and proprio (B, P)."""
-        drawn: Tensor = self.decoder(torch.cat([code, self.proprio(proprio)], -1))
-        return drawn
-
-    @torch.no_grad()
     def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
         """Draw images (N, H, W, 3) uint8 from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
         normalised = torch.linalg.solve(self.turn.T, seen.T).T + self.centre
-        drawn = self.decoder(torch.cat([normalised, proprio], -1)) * self.spread + self.mean
-        return ((drawn + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return self.decoder.draw(torch.cat([normalised, proprio], -1))
 
     @torch.no_grad()
     def settle(self, codes: NDArray[np.float32], follows: NDArray[np.bool_]) -> None:
@@ -129,32 +108,6 @@ class CodeEyes(Eyes):
         _, slowest_first = torch.linalg.eigh(steps.T @ steps / len(steps))
         self.centre.copy_(mean.float())
         self.turn.copy_((whiten @ slowest_first).float())
-
-
-class PictureDecoder(nn.Module):
-    """Numbers (B, N) -> standardised pictures (B, 3, H, W)."""
-
-    def __init__(self, numbers: int, shape: tuple[int, int, int], config: EyesConfig) -> None:
-        super().__init__()
-        small, middle, large = config.channels
-        self.shape = shape
-        self.coarse = (large, -(-shape[1] // 16), -(-shape[2] // 16))
-        size = self.coarse[0] * self.coarse[1] * self.coarse[2]
-        self.into = nn.Sequential(
-            nn.Linear(numbers, config.hidden), nn.SiLU(), nn.Linear(config.hidden, size), nn.SiLU()
-        )
-        self.draw = nn.Sequential(
-            nn.ConvTranspose2d(large, middle, 4, 2, 1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(middle, small, 4, 2, 1),
-            nn.SiLU(),
-            nn.ConvTranspose2d(small, 3, 8, 4, 2),
-        )
-
-    def forward(self, numbers: Tensor) -> Tensor:
-        """Draw."""
-        drawn: Tensor = self.draw(self.into(numbers).unflatten(1, self.coarse))
-        return drawn[:, :, : self.shape[1], : self.shape[2]]
 
 
 def nearby(dataset: Dataset, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -103,6 +103,10 @@ class Eyes(nn.Module, ABC):
         """Return the loss of recorded rows (B,)."""
 
     @abstractmethod
+    def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
+        """Draw the first camera's images (N, H, W, 3) from what is seen (N, S) and standardised proprio (N, F)."""
+
+    @abstractmethod
     def say(self, raw: Tensor) -> Tensor:
         """Turn the head's output (B, N) into what is seen (B, S)."""
 

@@ -1,6 +1,6 @@
 """What the model expects to see, beside what was seen: a film for the eye of the reader.
 
-Eyes of mode `vision` come with a decoder; it redraws the first camera's pictures from imagined codes and poses.
+Eyes come with a decoder: it redraws the first camera's pictures from what the model imagines to see, and the arm's pose.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.eyes.code_eyes import CodeEyes
 from diwa_trainer.world.open_loop import predict
 from diwa_trainer.world.world_model import WorldModel
 
@@ -28,17 +27,19 @@ def open_loop_film(
 ) -> list[NDArray[np.uint8]]:
     """Return frames (H, W, 3): for each of four windows what was seen, and right of it what the model expects.
 
-    Empty where the eyes have no decoder or no episode is long enough.
+    Empty where the model has no eyes or no episode is long enough.
     """
     eyes, length = model.eyes, CONTEXT + STEPS
     long = [episode for episode in episodes if len(episode) >= length]
-    if not isinstance(eyes, CodeEyes) or not long:
+    if eyes is None or not long:
         return []
     rows = dataset.windows(np.random.default_rng(seed), WINDOWS, length, long, fields=())["row"]
     expected = predict(model, dataset, rows, CONTEXT, seed)
     proprio = len(model.proprio)
     drawn = eyes.pictures(expected[..., proprio:].flatten(0, 1), expected[..., :proprio].flatten(0, 1)).numpy()
-    pairs = np.concatenate([dataset.take(eyes.redrawn, rows), drawn.reshape(WINDOWS, length, *drawn.shape[1:])], 3)
+    pairs = np.concatenate(
+        [dataset.take(dataset.spec.cameras[0].name, rows), drawn.reshape(WINDOWS, length, *drawn.shape[1:])], 3
+    )
     pairs = np.pad(pairs, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     grid = np.concatenate([np.concatenate(pairs[:2], 2), np.concatenate(pairs[2:], 2)], 1)
     return list(grid.repeat(LARGER, 1).repeat(LARGER, 2))

@@ -15,6 +15,7 @@ from torch import Tensor
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.eyes.augmentation import AugmentationConfig
+from diwa_trainer.eyes.decoder import PictureDecoder
 from diwa_trainer.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.features import CLAMP, Features
 from diwa_trainer.world.observations import pictures_at
@@ -40,6 +41,7 @@ class SceneEyes(Eyes):
         super().__init__(spec, config, len(scene))
         self.scene = scene
         self.weight = scene.weight
+        self.decoder = PictureDecoder(spec, len(scene) + len(self.proprio), config)
         self.register_buffer("two_valued", torch.zeros(len(scene), dtype=torch.bool))
         self.register_buffer("values", torch.zeros(2, len(scene)))
 
@@ -57,6 +59,7 @@ class SceneEyes(Eyes):
         """Set the standardisation, and which features have two values only."""
         self.proprio.fit(dataset.proprio)
         self.scene.fit(dataset.scene)
+        self.decoder.fit(dataset)
         seen = self.scene(torch.from_numpy(dataset.scene))
         self.values.copy_(torch.stack([seen.amin(0), seen.amax(0)]))
         self.two_valued.copy_(((seen == self.values[0]) | (seen == self.values[1])).all(0))
@@ -75,7 +78,8 @@ class SceneEyes(Eyes):
     ) -> Tensor:
         """Smooth L1 of standardised features, cross-entropy of what has two values, for rows (B,).
 
-        Weighed as in the world model, but no feature less than `LEAST_WEIGHT` of the weightiest.
+        Weighed as in the world model, but no feature less than `LEAST_WEIGHT` of the weightiest. The decoder, by which
+        nothing is seen, learns beside: to redraw pictures from the recorded scene and proprio.
         """
         observation = pictures_at(dataset, rows)
         target = self.scene(torch.from_numpy(dataset.take("scene", rows)))
@@ -86,5 +90,12 @@ class SceneEyes(Eyes):
             F.binary_cross_entropy_with_logits(raw, upper, reduction="none"),
             F.smooth_l1_loss(raw, target, reduction="none", beta=0.1),
         )
-        weight = self.scene.weight / self.scene.weight.max()
-        return (each * weight.clamp(min=LEAST_WEIGHT)).sum(-1).mean()
+        weight = (self.scene.weight / self.scene.weight.max()).clamp(min=LEAST_WEIGHT)
+        redrawing = self.decoder.loss(
+            torch.cat([target, self.proprio(observation["proprio"])], -1), observation[self.decoder.camera]
+        )
+        return (each * weight).sum(-1).mean() + redrawing
+
+    def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
+        """Draw images (N, H, W, 3) uint8 from standardised scene features (N, S) and proprio (N, F)."""
+        return self.decoder.draw(torch.cat([seen, proprio], -1))

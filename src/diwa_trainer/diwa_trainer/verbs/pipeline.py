@@ -250,7 +250,7 @@ def _check_starts(evaluation: EvaluateConfig, dataset: Dataset) -> None:
     Raises:
         ConfigError: names one.
     """
-    recorded = {episode.seed for episode in dataset.episodes} & set(evaluation.seeds)
+    recorded = set(evaluation.seeds).intersection(e.seed for e in dataset.episodes if e.seed is not None)
     if recorded:
         raise ConfigError(
             f"evaluate: first_seed {evaluation.first_seed} and episodes {evaluation.episodes} include seed "
