@@ -13,17 +13,19 @@ from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import CameraSpec
-from diwa_trainer.dataset import Dataset
+from diwa_trainer.dataset import Dataset, DatasetWriter
 from diwa_trainer.eyes.augmentation import AugmentationConfig, augment
 from diwa_trainer.eyes.code_eyes import NEARBY, nearby
-from diwa_trainer.eyes.eyes import EyesConfig
+from diwa_trainer.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.eyes.film import open_loop_film
+from diwa_trainer.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.runs.run import Run
 from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
 from diwa_trainer.verbs import export, train_eyes
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.train_eyes import TrainEyesConfig, make_folds
+from diwa_trainer.world.observations import pictures_at
 
 TINY_EYES = EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)
 CAMERAS = (CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16))
@@ -257,3 +259,36 @@ def test_the_other_moment_is_near_and_of_the_same_episode(tmp_path):
         assert ((other[inside] >= episode.start) & (other[inside] < episode.end)).all()
     assert np.abs(other - rows).max() == NEARBY
     assert set(np.unique(other - rows)) == set(range(-NEARBY, NEARBY + 1))
+
+
+def test_marks_tell_at_which_end_a_value_is_until_the_opposite_is_marked(tmp_path):
+    spec = spec_of("vision")
+    marks = [(3, "open_drawer"), (5, "turn_on_led"), (7, "close_drawer")]
+    with DatasetWriter(tmp_path / "data", spec, scene=False) as writer:
+        rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
+        rows |= {camera.name: np.zeros((9, 16, 16, 3), "u1") for camera in CAMERAS}
+        writer.add_episode(rows, marks=marks)
+        shown = {"kind": "demonstration", "task": "turn_off_led", "outcome": "success"}
+        writer.add_episode(rows, marks=[(6, "turn_off_led")], **shown)
+
+    states = dict(zip(spec.watched, marked_states(Dataset.open(tmp_path / "data")).T.tolist(), strict=True))
+
+    unknown = [UNKNOWN] * 9
+    assert states["drawer"] == [UNKNOWN] * 3 + [1] * 4 + [0] * 2 + unknown
+    assert states["led"] == [UNKNOWN] * 5 + [1] * 4 + [1] * 6 + [0] * 3, "a demonstration begins at the other end"
+    assert states["slider"] == unknown * 2
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_a_line_through_the_code_learns_what_marks_tell_if_it_is_asked_to(tmp_path, weight):
+    data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
+    train_eyes.run(config_of(data, tmp_path / "eyes", eyes=dataclasses.replace(TINY_EYES, marks=weight), updates=200))
+
+    dataset, (eyes, _) = Dataset.open(data), load_eyes(tmp_path / "eyes")
+    states = marked_states(dataset)[:, 0]
+    with torch.no_grad():
+        observation = pictures_at(dataset, np.flatnonzero(states != UNKNOWN))
+        pictures = {name: as_pictures(observation[name]) for name in ("static", "wrist")}
+        said = eyes.told(eyes.normalise(eyes.raw(pictures, observation["proprio"])))[:, 0] > 0
+    agree = (said.numpy() == (states[states != UNKNOWN] == 1)).mean()
+    assert (agree > 0.97) == bool(weight)

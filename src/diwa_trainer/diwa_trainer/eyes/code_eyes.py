@@ -8,8 +8,11 @@ analysis, Wiskott and Sejnowski 2002).
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -18,6 +21,7 @@ from diwa_trainer.dataset import Dataset
 from diwa_trainer.eyes.augmentation import AugmentationConfig
 from diwa_trainer.eyes.decoder import PictureDecoder
 from diwa_trainer.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.world.features import CLAMP
 from diwa_trainer.world.observations import pictures_at
 
@@ -44,6 +48,7 @@ class CodeEyes(Eyes):
         super().__init__(spec, config, config.code)
         self.normalise = nn.BatchNorm1d(config.code, affine=False)
         self.decoder = PictureDecoder(spec, config.code + len(self.proprio), config)
+        self.told = nn.Linear(config.code, len(spec.watched))
         self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT), persistent=False)
         self.register_buffer("centre", torch.zeros(config.code))
         self.register_buffer("turn", torch.eye(config.code))
@@ -86,7 +91,16 @@ class CodeEyes(Eyes):
         other = nearby(dataset, rows, rng)
         proprio = self.proprio(torch.from_numpy(dataset.take("proprio", other)))
         images = torch.from_numpy(dataset.take(self.decoder.camera, other))
-        return self.decoder.loss(torch.cat([code, proprio], -1), images)
+        return self.decoder.loss(torch.cat([code, proprio], -1), images) + self._marked_loss(code, dataset, rows)
+
+    def _marked_loss(self, code: Tensor, dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:
+        """Cross-entropy of what marks say of the scene, read by a line through codes (B, S)."""
+        states = torch.from_numpy(_marked_states(dataset)[rows])
+        known = states != UNKNOWN
+        if not self.config.marks or not known.any():
+            return torch.zeros(())
+        loss = F.binary_cross_entropy_with_logits(self.told(code)[known], states[known].float())
+        return self.config.marks * loss
 
     def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
         """Draw images (N, H, W, 3) uint8 from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
@@ -108,6 +122,11 @@ class CodeEyes(Eyes):
         _, slowest_first = torch.linalg.eigh(steps.T @ steps / len(steps))
         self.centre.copy_(mean.float())
         self.turn.copy_((whiten @ slowest_first).float())
+
+
+@cache
+def _marked_states(dataset: Dataset) -> NDArray[np.int8]:
+    return marked_states(dataset)
 
 
 def nearby(dataset: Dataset, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

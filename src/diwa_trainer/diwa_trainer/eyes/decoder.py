@@ -11,7 +11,7 @@ from diwa_trainer.dataset import Dataset
 from diwa_trainer.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.world.features import CLAMP
 
-LEAST_SPREAD = 0.02
+LEAST_SPREAD = 0.05
 """Of a pixel over the recordings. A pixel counts by its own spread, so that a lamp of ten pixels counts."""
 FITTED_ROWS = 2000
 """Recorded rows that the pixels' mean and spread are taken from."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diwa_runtime.config.bounds import WIDTHS, check_bounds
+from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
@@ -32,9 +32,10 @@ class EyesConfig:
     camera_code: int = field(default=128, metadata={"help": "numbers that one camera's picture becomes"})
     hidden: int = 256
     code: int = field(default=24, metadata={"help": "numbers that are seen in mode vision"})
+    marks: float = field(default=0.1, metadata={"help": "mode vision: weight of what marks say of the scene; 0: none"})
 
     def __post_init__(self) -> None:
-        check_bounds(self, channels=WIDTHS, camera_code=WIDTHS, hidden=WIDTHS, code=(1, 256))
+        check_bounds(self, channels=WIDTHS, camera_code=WIDTHS, hidden=WIDTHS, code=(1, 256), marks=WEIGHTS)
         if len(self.channels) != len(STEPS):
             raise ConfigError(f"channels must be {len(STEPS)} numbers, not {len(self.channels)}")
 

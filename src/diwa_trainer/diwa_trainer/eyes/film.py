@@ -1,6 +1,6 @@
 """What the model expects to see, beside what was seen: a film for the eye of the reader.
 
-Eyes come with a decoder: it redraws the first camera's pictures from what the model imagines to see, and the arm's pose.
+Eyes come with a decoder: it redraws the first camera's pictures from what the model imagines, and the arm's pose.
 """
 
 from __future__ import annotations
