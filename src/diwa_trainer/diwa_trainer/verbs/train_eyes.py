@@ -42,8 +42,8 @@ class TrainEyesConfig:
     output: Path
     eyes: EyesConfig = field(default_factory=EyesConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    updates: int = field(default=2000, metadata={"help": "gradient steps of each network"})
-    batch: int = field(default=128, metadata={"help": "rows a gradient step"})
+    updates: int = field(default=6000, metadata={"help": "gradient steps of each network"})
+    batch: int = field(default=32, metadata={"help": "rows a gradient step"})
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
     gradient_clip: float = 10.0
@@ -61,8 +61,8 @@ class TrainEyesConfig:
     workers: int = field(
         default=1, metadata={"help": "processes that each compute an update's gradient, at the same weights"}
     )
-    log_every: int = 50
-    save_every: int = 500
+    log_every: int = 100
+    save_every: int = 1000
 
     def __post_init__(self) -> None:
         check_bounds(self, updates=COUNTS, batch=BATCHES, folds=(1, 16), threads=WORKERS, workers=WORKERS)
