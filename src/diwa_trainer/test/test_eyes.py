@@ -15,7 +15,7 @@ from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
 from diwa_trainer.eyes.augmentation import AugmentationConfig, augment
-from diwa_trainer.eyes.code_eyes import NEARBY, nearby
+from diwa_trainer.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
 from diwa_trainer.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.eyes.film import open_loop_film
 from diwa_trainer.eyes.marked import UNKNOWN, marked_states
@@ -73,7 +73,8 @@ def test_eyes_of_mode_vision_learn_without_a_scene_a_code_that_tells_the_drawer(
     """A line through the code reads the drawer, which only the pictures show; the recordings hold no scene."""
     data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
     scene = Dataset.open(write_toy(tmp_path / "truth", spec=spec_of("hybrid"))).scene[:, DRAWER]
-    train_eyes.run(config_of(data, tmp_path / "eyes", updates=600))
+    blind = dataclasses.replace(TINY_EYES, marks=0.0)
+    train_eyes.run(config_of(data, tmp_path / "eyes", eyes=blind, updates=1000))
 
     assert "scene" not in Dataset.open(data).arrays
     code = np.load(tmp_path / "eyes/seen.npy")
@@ -253,7 +254,7 @@ def test_a_shift_of_whole_pixels_moves_the_picture(monkeypatch):
 def test_the_other_moment_is_near_and_of_the_same_episode(tmp_path):
     dataset = Dataset.open(write_toy(tmp_path / "dataset", play=[9, 40], demonstrations=1))
     rows = np.repeat(np.arange(len(dataset)), 50)
-    other = nearby(dataset, rows, np.random.default_rng(0))
+    other = nearby(dataset, rows, NEARBY, np.random.default_rng(0))
     for episode in dataset.episodes:
         inside = (rows >= episode.start) & (rows < episode.end)
         assert ((other[inside] >= episode.start) & (other[inside] < episode.end)).all()
@@ -292,3 +293,29 @@ def test_a_line_through_the_code_learns_what_marks_tell_if_it_is_asked_to(tmp_pa
         said = eyes.told(eyes.normalise(eyes.raw(pictures, observation["proprio"])))[:, 0] > 0
     agree = (said.numpy() == (states[states != UNKNOWN] == 1)).mean()
     assert (agree > 0.97) == bool(weight)
+
+
+def test_codes_agree_where_each_number_is_the_same_and_none_is_another():
+    code = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    assert float(disagreement(code, code)) == 0
+    assert float(disagreement(code, -code)) == pytest.approx(4)
+    assert float(disagreement(code[:, :1].expand(-1, 2), code[:, :1].expand(-1, 2))) == pytest.approx(ALIKE)
+
+
+def test_asked_for_agreement_codes_of_one_second_agree_more(tmp_path):
+    data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
+    dataset = Dataset.open(data)
+    rows = np.arange(0, len(dataset), 3)
+    later = nearby(dataset, rows, SECOND, np.random.default_rng(1))
+    apart = {}
+    for weight in (0.0, 3.0):
+        config = dataclasses.replace(TINY_EYES, agreement=weight, marks=0.0)
+        train_eyes.run(config_of(data, tmp_path / f"eyes{weight}", eyes=config, updates=200))
+        eyes, _ = load_eyes(tmp_path / f"eyes{weight}")
+        with torch.no_grad():
+            codes = [
+                eyes._code(dataset, r, np.random.default_rng(0), AugmentationConfig(0, 0, 0, 0, 0))
+                for r in (rows, later)
+            ]
+        apart[weight] = float(disagreement(*codes))
+    assert apart[3.0] < 0.7 * apart[0.0]

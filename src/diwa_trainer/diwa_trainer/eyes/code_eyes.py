@@ -27,6 +27,10 @@ from diwa_trainer.world.observations import pictures_at
 
 NEARBY = 6
 """Rows at most between the two moments."""
+SECOND = 30
+"""Rows at most between two moments whose codes should agree."""
+ALIKE = 0.05
+"""Weight of numbers of the code being alike, beside their agreement."""
 NOISE = 0.15
 """Deviation of what is added to the code, of unit variance, in training: it bounds what the code can hold."""
 CODE_WEIGHT, CODE_SHARE = 2.0, 1.0
@@ -83,24 +87,36 @@ class CodeEyes(Eyes):
         rng: np.random.Generator,
         augmentation: AugmentationConfig,
     ) -> Tensor:
-        """Squared error of the redrawn pictures of rows near to rows (B,), in units of each pixel's spread."""
-        observation = pictures_at(dataset, rows)
-        code = self.normalise(self.raw(self.augmented(observation, augmentation, rng), observation["proprio"]))
+        """Squared error of the redrawn pictures of rows near to rows (B,), with what marks and agreement add."""
+        code = self._code(dataset, rows, rng, augmentation)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         code = code + NOISE * torch.randn(code.shape, generator=generator)
-        other = nearby(dataset, rows, rng)
+        other = nearby(dataset, rows, NEARBY, rng)
         proprio = self.proprio(torch.from_numpy(dataset.take("proprio", other)))
         images = torch.from_numpy(dataset.take(self.decoder.camera, other))
-        return self.decoder.loss(torch.cat([code, proprio], -1), images) + self._marked_loss(code, dataset, rows)
+        loss = self.decoder.loss(torch.cat([code, proprio], -1), images)
+        if self.config.marks:
+            loss = loss + self.config.marks * self._marked_loss(code, dataset, rows)
+        if self.config.agreement:
+            same_second = self._code(dataset, nearby(dataset, rows, SECOND, rng), rng, augmentation)
+            loss = loss + self.config.agreement * disagreement(code, same_second)
+        return loss
+
+    def _code(
+        self, dataset: Dataset, rows: NDArray[np.int64], rng: np.random.Generator, augmentation: AugmentationConfig
+    ) -> Tensor:
+        """Normalised codes (B, S) of rows (B,)."""
+        observation = pictures_at(dataset, rows)
+        code: Tensor = self.normalise(self.raw(self.augmented(observation, augmentation, rng), observation["proprio"]))
+        return code
 
     def _marked_loss(self, code: Tensor, dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:
         """Cross-entropy of what marks say of the scene, read by a line through codes (B, S)."""
         states = torch.from_numpy(_marked_states(dataset)[rows])
         known = states != UNKNOWN
-        if not self.config.marks or not known.any():
+        if not known.any():
             return torch.zeros(())
-        loss = F.binary_cross_entropy_with_logits(self.told(code)[known], states[known].float())
-        return self.config.marks * loss
+        return F.binary_cross_entropy_with_logits(self.told(code)[known], states[known].float())
 
     def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
         """Draw images (N, H, W, 3) uint8 from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
@@ -129,10 +145,21 @@ def _marked_states(dataset: Dataset) -> NDArray[np.int8]:
     return marked_states(dataset)
 
 
-def nearby(dataset: Dataset, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """For each row (B,) draw another of the same episode, at most `NEARBY` rows away."""
+def disagreement(code: Tensor, other: Tensor) -> Tensor:
+    """Barlow Twins (Zbontar et al. 2021, eq. 1) a number, of normalised codes (B, S) that should mean the same.
+
+    Each number should be the same in both, and no two numbers alike.
+    """
+    correlation = code.T @ other / len(code)
+    same = correlation.diagonal()
+    rest = correlation - torch.diag(same)
+    return ((1 - same).square().sum() + ALIKE * rest.square().sum()) / len(same)
+
+
+def nearby(dataset: Dataset, rows: NDArray[np.int64], most: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For each row (B,) draw another of the same episode, at most `most` rows away."""
     starts = np.array([episode.start for episode in dataset.episodes])
     ends = np.array([episode.end for episode in dataset.episodes])
     episode = np.searchsorted(starts, rows, side="right") - 1
-    moved = rows + rng.integers(-NEARBY, NEARBY + 1, len(rows))
+    moved = rows + rng.integers(-most, most + 1, len(rows))
     return np.clip(moved, starts[episode], ends[episode] - 1)

@@ -33,9 +33,15 @@ class EyesConfig:
     hidden: int = 256
     code: int = field(default=24, metadata={"help": "numbers that are seen in mode vision"})
     marks: float = field(default=0.1, metadata={"help": "mode vision: weight of what marks say of the scene; 0: none"})
+    agreement: float = field(
+        default=0.0,
+        metadata={"help": "mode vision: weight of codes of one second agreeing, and their numbers differing; 0: none"},
+    )
 
     def __post_init__(self) -> None:
-        check_bounds(self, channels=WIDTHS, camera_code=WIDTHS, hidden=WIDTHS, code=(1, 256), marks=WEIGHTS)
+        check_bounds(
+            self, channels=WIDTHS, camera_code=WIDTHS, hidden=WIDTHS, code=(1, 256), marks=WEIGHTS, agreement=WEIGHTS
+        )
         if len(self.channels) != len(STEPS):
             raise ConfigError(f"channels must be {len(STEPS)} numbers, not {len(self.channels)}")
 
