@@ -73,7 +73,7 @@ def test_eyes_of_mode_vision_learn_without_a_scene_a_code_that_tells_the_drawer(
     """A line through the code reads the drawer, which only the pictures show; the recordings hold no scene."""
     data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
     scene = Dataset.open(write_toy(tmp_path / "truth", spec=spec_of("hybrid"))).scene[:, DRAWER]
-    blind = dataclasses.replace(TINY_EYES, marks=0.0)
+    blind = dataclasses.replace(TINY_EYES, marks=0.0, agreement=0.0)
     train_eyes.run(config_of(data, tmp_path / "eyes", eyes=blind, updates=1000))
 
     assert "scene" not in Dataset.open(data).arrays

@@ -53,7 +53,7 @@ class CodeEyes(Eyes):
         self.normalise = nn.BatchNorm1d(config.code, affine=False)
         self.decoder = PictureDecoder(spec, config.code + len(self.proprio), config)
         self.told = nn.Linear(config.code, len(spec.watched))
-        self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT), persistent=False)
+        self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT))
         self.register_buffer("centre", torch.zeros(config.code))
         self.register_buffer("turn", torch.eye(config.code))
 
@@ -64,8 +64,8 @@ class CodeEyes(Eyes):
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """All alike."""
-        return (CODE_SHARE,) * self.config.code
+        """By weight: the slower, the larger."""
+        return tuple((CODE_SHARE / CODE_WEIGHT * self.weight).tolist())
 
     def fit_features(self, dataset: Dataset) -> None:
         """Set the standardisation of proprio and of the redrawn camera's pixels."""
@@ -127,7 +127,8 @@ class CodeEyes(Eyes):
     def settle(self, codes: NDArray[np.float32], follows: NDArray[np.bool_]) -> None:
         """Find how to whiten and turn, from recorded rows' normalised codes (N, S): what is seen until then.
 
-        `follows` says which rows follow the one before them.
+        `follows` says which rows follow the one before them. A number weighs the less the more it moves from row to
+        row: what is quick is the arm, which proprio tells better, or noise.
         """
         x = torch.from_numpy(codes).double()
         mean = x.mean(0)
@@ -135,9 +136,10 @@ class CodeEyes(Eyes):
         whiten = vectors * values.clamp(min=float(values[-1]) * SMALLEST_EIGENVALUE).rsqrt()
         white = (x - mean) @ whiten
         steps = white[1:][torch.from_numpy(follows[1:])] - white[:-1][torch.from_numpy(follows[1:])]
-        _, slowest_first = torch.linalg.eigh(steps.T @ steps / len(steps))
+        quickness, slowest_first = torch.linalg.eigh(steps.T @ steps / len(steps))
         self.centre.copy_(mean.float())
         self.turn.copy_((whiten @ slowest_first).float())
+        self.weight.copy_(CODE_WEIGHT * (quickness[0] / quickness).float())
 
 
 @cache

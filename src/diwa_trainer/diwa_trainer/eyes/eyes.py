@@ -31,10 +31,10 @@ class EyesConfig:
     channels: tuple[int, ...] = field(default=(24, 48, 96), metadata={"help": "of a camera's three convolutions"})
     camera_code: int = field(default=128, metadata={"help": "numbers that one camera's picture becomes"})
     hidden: int = 256
-    code: int = field(default=24, metadata={"help": "numbers that are seen in mode vision"})
+    code: int = field(default=16, metadata={"help": "numbers that are seen in mode vision"})
     marks: float = field(default=0.1, metadata={"help": "mode vision: weight of what marks say of the scene; 0: none"})
     agreement: float = field(
-        default=0.0,
+        default=0.3,
         metadata={"help": "mode vision: weight of codes of one second agreeing, and their numbers differing; 0: none"},
     )
 

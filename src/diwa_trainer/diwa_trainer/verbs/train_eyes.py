@@ -42,8 +42,8 @@ class TrainEyesConfig:
     output: Path
     eyes: EyesConfig = field(default_factory=EyesConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    updates: int = field(default=6000, metadata={"help": "gradient steps of each network"})
-    batch: int = field(default=32, metadata={"help": "rows a gradient step"})
+    updates: int = field(default=3000, metadata={"help": "gradient steps of each network"})
+    batch: int = field(default=64, metadata={"help": "rows a gradient step"})
     learning_rate: float = 1e-3
     final_learning_rate: float = field(default=0.02, metadata={"help": "at the end of the cosine, as a fraction"})
     gradient_clip: float = 10.0

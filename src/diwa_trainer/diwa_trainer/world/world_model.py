@@ -62,9 +62,6 @@ class WorldModel(nn.Module):
     | `vision` | the code that `eyes` see | the same |
     """
 
-    feature_weights: Tensor
-    """Weight of each decoded feature in the loss (F,)."""
-
     def __init__(self, spec: Spec, config: WorldModelConfig, eyes: Eyes | None = None) -> None:
         super().__init__()
         if (spec.mode == "state") != (eyes is None):
@@ -81,7 +78,6 @@ class WorldModel(nn.Module):
         assert other is not None
         self.feature_names = self.proprio.names + other.names
         self.shares = self.proprio.shares + other.shares
-        self.register_buffer("feature_weights", torch.cat([self.proprio.weight, other.weight]), persistent=False)
         features = len(self.feature_names)
         self.encoder = _mlp(features, config.hidden, config.hidden)
         self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)
@@ -92,6 +88,13 @@ class WorldModel(nn.Module):
     def latent_size(self) -> int:
         """Z."""
         return self.config.rssm.latent
+
+    @property
+    def feature_weights(self) -> Tensor:
+        """Weight of each decoded feature in the loss (F,)."""
+        other = self.scene if self.eyes is None else self.eyes
+        assert other is not None
+        return torch.cat([self.proprio.weight, other.weight])
 
     @property
     def decodes_scene(self) -> bool:
