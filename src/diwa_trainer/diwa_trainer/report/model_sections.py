@@ -58,8 +58,8 @@ def _seen(report: Mapping[str, Any]) -> Html:
         errors = report["error"]
         return element(
             "p",
-            "A code learned without a scene: from it and the arm's pose, pictures of nearby moments are redrawn. Mean squared "
-            f"error in units of each pixel's spread: {errors['held_out']:.3f} on recordings held out, "
+            "A code learned without a scene: from it and the arm's pose, pictures of nearby moments are redrawn. Mean "
+            f"squared error in units of each pixel's spread: {errors['held_out']:.3f} on recordings held out, "
             f"{errors['learned']:.3f} on those learned from.",
         )
 
