@@ -12,8 +12,8 @@ from measuring import Benchmark, Effort, alternate, repeated
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.spec import Spec
 from diwa_trainer.deploy.graphs import filter_graph
-from diwa_trainer.eyes.eyes import EyesConfig
-from diwa_trainer.eyes.modes import make_eyes
+from diwa_trainer.world.eyes.eyes import EyesConfig
+from diwa_trainer.world.eyes.modes import make_eyes
 from diwa_trainer.world.rssm import RSSMConfig
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 

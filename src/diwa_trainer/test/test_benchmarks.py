@@ -15,7 +15,7 @@ from measuring import Benchmark, Effort, alternate
 from rows import Row
 
 from diwa_runtime.errors import ConfigError, InputError
-from diwa_trainer.eyes.modes import make_eyes
+from diwa_trainer.world.eyes.modes import make_eyes
 
 NEED_OPENGL = {"ingest", "sim_cameras"}
 LIVE = ("observation_to_command", "observation_to_command_p99", "command_gap")

@@ -14,17 +14,17 @@ from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
-from diwa_trainer.eyes.augmentation import AugmentationConfig, augment
-from diwa_trainer.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
-from diwa_trainer.eyes.eyes import EyesConfig, as_pictures
-from diwa_trainer.eyes.film import open_loop_film
-from diwa_trainer.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.runs.run import Run
 from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
 from diwa_trainer.verbs import export, train_eyes
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.train_eyes import TrainEyesConfig, make_folds
+from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
+from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
+from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
+from diwa_trainer.world.eyes.film import open_loop_film
+from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.world.observations import pictures_at
 
 TINY_EYES = EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)

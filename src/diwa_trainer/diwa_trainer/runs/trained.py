@@ -15,12 +15,12 @@ from diwa_runtime.config import config_from, to_plain
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.npy import open_array
-from diwa_trainer.eyes.eyes import Eyes, EyesConfig
-from diwa_trainer.eyes.modes import make_eyes
-from diwa_trainer.eyes.seen import see
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 from diwa_trainer.runs.artifacts import Artifact, load_artifact, save_artifact
+from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.modes import make_eyes
+from diwa_trainer.world.eyes.seen import see
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
 EYES, WORLD_MODEL, PRETRAINED, FINETUNED, CLASSIFIER = (

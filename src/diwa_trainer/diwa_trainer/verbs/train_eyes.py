@@ -17,15 +17,15 @@ from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bo
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.eyes.augmentation import AugmentationConfig
-from diwa_trainer.eyes.code_eyes import CodeEyes
-from diwa_trainer.eyes.eyes import Eyes, EyesConfig
-from diwa_trainer.eyes.modes import make_eyes
-from diwa_trainer.eyes.scene_eyes import SceneEyes
-from diwa_trainer.eyes.seen import rows_of, see
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, save_eyes
+from diwa_trainer.world.eyes.augmentation import AugmentationConfig
+from diwa_trainer.world.eyes.code_eyes import CodeEyes
+from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.modes import make_eyes
+from diwa_trainer.world.eyes.scene_eyes import SceneEyes
+from diwa_trainer.world.eyes.seen import rows_of, see
 
 JUDGED_ROWS, JUDGED_BLOCK = 4000, 256
 """Rows at most that eyes are judged on, of those held out and of those learned from, and how many at a time."""

@@ -19,13 +19,13 @@ from diwa_runtime.files import written_whole
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.evaluation.video import encode_mp4
-from diwa_trainer.eyes.eyes import Eyes
-from diwa_trainer.eyes.film import open_loop_film
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, load_eyes, load_seen, save_world_model
 from diwa_trainer.world.data_summary import summarise_dataset
+from diwa_trainer.world.eyes.eyes import Eyes
+from diwa_trainer.world.eyes.film import open_loop_film
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig

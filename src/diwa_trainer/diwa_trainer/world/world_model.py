@@ -19,9 +19,9 @@ from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.eyes.eyes import Eyes
-from diwa_trainer.eyes.scene_eyes import SceneEyes
 from diwa_trainer.world.balanced_kl import balanced_kl
+from diwa_trainer.world.eyes.eyes import Eyes
+from diwa_trainer.world.eyes.scene_eyes import SceneEyes
 from diwa_trainer.world.features import Features
 from diwa_trainer.world.observations import Observation
 from diwa_trainer.world.one_hot import one_hot_linear

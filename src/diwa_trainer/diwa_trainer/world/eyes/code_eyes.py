@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.eyes.augmentation import AugmentationConfig
-from diwa_trainer.eyes.decoder import PictureDecoder
-from diwa_trainer.eyes.eyes import Eyes, EyesConfig
-from diwa_trainer.eyes.marked import UNKNOWN, marked_states
+from diwa_trainer.world.eyes.augmentation import AugmentationConfig
+from diwa_trainer.world.eyes.decoder import PictureDecoder
+from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.world.features import CLAMP
 from diwa_trainer.world.observations import pictures_at
 

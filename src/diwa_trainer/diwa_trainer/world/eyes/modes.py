@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
-from diwa_trainer.eyes.code_eyes import CodeEyes
-from diwa_trainer.eyes.eyes import Eyes, EyesConfig
-from diwa_trainer.eyes.scene_eyes import SceneEyes
+from diwa_trainer.world.eyes.code_eyes import CodeEyes
+from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.scene_eyes import SceneEyes
 
 
 def make_eyes(spec: Spec, config: EyesConfig) -> Eyes:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.eyes.eyes import EyesConfig, as_pictures
+from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.world.features import CLAMP
 
 LEAST_SPREAD = 0.05

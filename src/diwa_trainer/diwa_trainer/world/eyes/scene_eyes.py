@@ -14,9 +14,9 @@ from torch import Tensor
 
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.eyes.augmentation import AugmentationConfig
-from diwa_trainer.eyes.decoder import PictureDecoder
-from diwa_trainer.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.augmentation import AugmentationConfig
+from diwa_trainer.world.eyes.decoder import PictureDecoder
+from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.features import CLAMP, Features
 from diwa_trainer.world.observations import pictures_at
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.eyes.eyes import Eyes
+from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.observations import pictures_at
 
 BLOCK = 256

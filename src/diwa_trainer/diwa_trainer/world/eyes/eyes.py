@@ -15,7 +15,7 @@ from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.eyes.augmentation import AugmentationConfig, augment
+from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
 from diwa_trainer.world.features import Features
 from diwa_trainer.world.observations import Observation
 
