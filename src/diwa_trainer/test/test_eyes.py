@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -220,6 +221,19 @@ def test_what_cannot_be_seen_is_said_in_one_line(tmp_path, toy_data):
     small = dataclasses.replace(spec_of("hybrid"), cameras=(CameraSpec("static", 8, 16),))
     with pytest.raises(ConfigError, match="camera 'static' has pictures of 8 x 16 pixels, eyes need 16"):
         train_eyes.run(config_of(write_toy(tmp_path / "small", spec=small), tmp_path / "eyes"))
+
+
+def test_what_was_seen_and_is_not_whole_is_one_line(world, tmp_path):
+    _, folder = world
+    shutil.copytree(folder / "world_model", tmp_path / "world_model")
+    seen = tmp_path / "world_model/seen.npy"
+    for damage, said in (
+        (lambda: seen.write_bytes(seen.read_bytes()[:-4]), "bytes of data"),
+        (seen.unlink, "not there"),
+    ):
+        damage()
+        with pytest.raises(InputError, match=rf"seen.npy: .*{said}.*; delete .*world_model and make it anew"):
+            open_as_seen(folder / "dataset", tmp_path / "world_model")
 
 
 def test_a_world_model_takes_only_eyes_of_its_own_recordings(world, tmp_path):

@@ -64,8 +64,8 @@ class GrowingArray:
         np.lib.format.write_array_header_1_0(self._file, header)
 
 
-def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Memory-map a .npy file that must have this dtype and shape; never unpickles.
+def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], anew: str = "ingest again") -> NDArray[Any]:
+    """Memory-map a .npy file that must have this dtype and shape; never unpickles. `anew` says how it is made.
 
     Raises:
         InputError: not there, no .npy file, or other content than expected; names the file.
@@ -81,18 +81,16 @@ def open_array(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDAr
             offset = file.tell()
             size = os.fstat(file.fileno()).st_size - offset
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; ingest again") from None
+        raise InputError(f"{path}: not there; {anew}") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({reason_of(error)})") from None
     except _BAD_HEADER as error:
-        raise InputError(
-            f"{path}: not a .npy file that this DiWA reads ({one_line(error)[:120]}); ingest again"
-        ) from None
+        raise InputError(f"{path}: not a .npy file that this DiWA reads ({one_line(error)[:120]}); {anew}") from None
     if (found_shape, found_dtype, fortran_order) != (shape, dtype, False):
-        raise InputError(f"{path}: holds {found_dtype} {found_shape}, expected {dtype} {shape}; ingest again")
+        raise InputError(f"{path}: holds {found_dtype} {found_shape}, expected {dtype} {shape}; {anew}")
     wanted = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if size != wanted:
-        raise InputError(f"{path}: has {size} bytes of data, expected {wanted}; ingest again")
+        raise InputError(f"{path}: has {size} bytes of data, expected {wanted}; {anew}")
     if not wanted:
         return np.zeros(shape, dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)

@@ -95,7 +95,8 @@ def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel,
 
 def load_seen(folder: Path, dataset: Dataset, eyes: Eyes) -> NDArray[np.float32]:
     """Read what a run of `train_eyes` or `train_world_model` keeps of each row's pictures: (N, S)."""
-    return np.array(open_array(folder / SEEN_FILE, np.dtype("<f4"), (len(dataset), len(eyes.names))))
+    shape = (len(dataset), len(eyes.names))
+    return np.array(open_array(folder / SEEN_FILE, np.dtype("<f4"), shape, f"delete {folder} and make it anew"))
 
 
 def save_policy(folder: Path, kind: str, policy: DiffusionPolicy, spec: Spec, about: dict[str, Any]) -> None:

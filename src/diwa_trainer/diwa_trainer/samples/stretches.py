@@ -132,11 +132,9 @@ def _play_rows(
     owners = [np.full(len(span), index) for (index, _), span in zip(play, spans, strict=True)]
     rows = np.concatenate([np.zeros(0, np.int64), *spans])
     owner = np.concatenate([np.zeros(0, np.int64), *owners])
-    if "seen" in dataset.arrays and "scene" not in dataset.arrays:
-        fits = _seen_undone(dataset, like, rows)
-        return rows[fits], owner[fits]
     if "scene" not in dataset.arrays:
-        return rows, owner
+        fits = _seen_undone(dataset, like, rows) if "seen" in dataset.arrays else np.ones(len(rows), bool)
+        return rows[fits], owner[fits]
     column = dataset.scene[:, dataset.spec.scene.index(task.field)]
     first = column[[episode.start for episode in like]]
     slack = abs(task.change) * 0.1

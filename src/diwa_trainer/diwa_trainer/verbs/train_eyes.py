@@ -17,7 +17,7 @@ from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bo
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
+from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics, check_whole_rounds, make_update
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, save_eyes
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
@@ -65,12 +65,10 @@ class TrainEyesConfig:
     save_every: int = 1000
 
     def __post_init__(self) -> None:
-        check_bounds(self, updates=COUNTS, batch=BATCHES, folds=(1, 16), threads=WORKERS, workers=WORKERS)
+        check_bounds(self, updates=COUNTS, batch=(2, BATCHES[1]), folds=(1, 16), threads=WORKERS, workers=WORKERS)
         check_bounds(self, validation=(1e-3, 0.9), log_every=COUNTS, save_every=COUNTS, seed=SEEDS, split_seed=SEEDS)
         check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, gradient_clip=(1e-6, 1e9))
-        for name in ("updates", "save_every"):
-            if getattr(self, name) % self.workers:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be a multiple of workers ({self.workers})")
+        check_whole_rounds(self)
 
     @property
     def networks(self) -> int:
@@ -163,25 +161,15 @@ def _updates(
     workers: GradientWorkers,
 ) -> Iterator[Metrics]:
     """Make one update with our own gradient, then one with each worker's; all gradients are at the same weights."""
+
+    def own(model: nn.Module, _update: int) -> Metrics:
+        return _gradient(config, dataset, rows, cast(Eyes, model), state.numpy_rng)
+
     optimizer = state.optimizers[f"eyes_{number}"]
-    workers.begin(state.step + 2)  # ours is the gradient of the update before
-    optimizer.zero_grad(set_to_none=True)
-    yield _update(config, eyes, optimizer, state, _gradient(config, dataset, rows, eyes, state.numpy_rng))
-    for metrics in workers.gradients():
-        yield _update(config, eyes, optimizer, state, metrics)
-
-
-def _update(
-    config: TrainEyesConfig, eyes: Eyes, optimizer: torch.optim.Optimizer, state: TrainState, metrics: Metrics
-) -> Metrics:
-    """One step of the optimiser with the gradient that the parameters hold."""
-    progress = state.step % config.updates / config.updates
-    for group in optimizer.param_groups:
-        group["lr"] = cosine(config.learning_rate, config.final_learning_rate, progress)
-    norm = torch.nn.utils.clip_grad_norm_(eyes.parameters(), config.gradient_clip)
-    optimizer.step()
-    state.step += 1
-    return metrics | {"gradient_norm": float(norm)}
+    for metrics in workers.gradients_with(own, state.step + 1):
+        progress = state.step % config.updates / config.updates
+        rate = cosine(config.learning_rate, config.final_learning_rate, progress)
+        yield make_update(eyes, optimizer, rate, config.gradient_clip, state, metrics)
 
 
 def _gradient(
@@ -244,8 +232,10 @@ def _report(
     rows = {name: np.sort(rng.choice(all_, min(JUDGED_ROWS, len(all_)), replace=False)) for name, all_ in sets.items()}
     if not isinstance(eyes, SceneEyes):
         return {"features": [], "error": {name: _redrawing_error(eyes, dataset, drawn) for name, drawn in rows.items()}}
-    said = {name: torch.from_numpy(see(eyes, dataset, drawn)) for name, drawn in rows.items()}
-    rows["folds"], said["folds"] = rows["learned"], torch.from_numpy(seen[rows["learned"]])
+    rows["folds"] = rows["learned"]
+    said = {name: torch.from_numpy(seen[drawn]) for name, drawn in rows.items()}
+    if config.folds > 1:  # those learned from were seen by others
+        said["learned"] = torch.from_numpy(see(eyes, dataset, rows["learned"]))
     truth = {name: eyes.scene(torch.from_numpy(dataset.take("scene", drawn))) for name, drawn in rows.items()}
     errors = {name: (said[name] - truth[name]).abs().mean(0) for name in rows}
     weight = eyes.weight / eyes.weight.sum()

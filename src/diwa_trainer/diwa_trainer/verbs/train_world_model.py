@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds, check_together
-from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.evaluation.video import encode_mp4
-from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics
+from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics, check_whole_rounds, make_update
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, load_eyes, load_seen, save_world_model
@@ -53,7 +53,7 @@ class TrainWorldModelConfig:
         default=1,
         metadata={
             "help": "processes that each compute an update's gradient, at the same weights; two on two idle cores "
-            "take about half as long"
+            "take about two thirds of the time"
         },
     )
     log_every: int = 50
@@ -65,9 +65,7 @@ class TrainWorldModelConfig:
         check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, gradient_clip=(1e-6, 1e9))
         check_bounds(self, seed=SEEDS, split_seed=SEEDS)
         check_together(self, 1 << 17, "rows an update", "batch", "length")
-        for name in ("updates", "save_every"):
-            if getattr(self, name) % self.workers:
-                raise ConfigError(f"{name} is {getattr(self, name)}, must be a multiple of workers ({self.workers})")
+        check_whole_rounds(self)
 
 
 def run(config: TrainWorldModelConfig) -> None:
@@ -155,22 +153,17 @@ def _updates(
     workers: GradientWorkers,
 ) -> Iterator[Metrics]:
     """Make one update with our own gradient, then one with each worker's; all gradients are at the same weights."""
-    workers.begin(state.step + 2)  # ours is the gradient of the update before
-    state.optimizers["model"].zero_grad(set_to_none=True)
-    yield _update(config, model, state, _gradient(config, dataset, train, model, state.numpy_rng, state.generator))
-    for metrics in workers.gradients():
+
+    def own(model: nn.Module, _update: int) -> Metrics:
+        return _gradient(config, dataset, train, cast(WorldModel, model), state.numpy_rng, state.generator)
+
+    for metrics in workers.gradients_with(own, state.step + 1):
         yield _update(config, model, state, metrics)
 
 
 def _update(config: TrainWorldModelConfig, model: WorldModel, state: TrainState, metrics: Metrics) -> Metrics:
-    """One step of the optimiser with the gradient that the parameters hold."""
-    optimizer = state.optimizers["model"]
-    for group in optimizer.param_groups:
-        group["lr"] = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
-    optimizer.step()
-    state.step += 1
-    return metrics | {"gradient_norm": float(norm)}
+    rate = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
+    return make_update(model, state.optimizers["model"], rate, config.gradient_clip, state, metrics)
 
 
 def _gradient(

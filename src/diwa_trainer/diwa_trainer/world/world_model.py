@@ -74,10 +74,8 @@ class WorldModel(nn.Module):
         self.eyes = eyes.requires_grad_(False) if eyes is not None else None
         self.proprio = Features(spec.proprio)
         self.scene = Features(spec.scene, spec.watched) if spec.mode != "vision" else None
-        other = self.scene if eyes is None else eyes
-        assert other is not None
-        self.feature_names = self.proprio.names + other.names
-        self.shares = self.proprio.shares + other.shares
+        self.feature_names = self.proprio.names + self._beside.names
+        self.shares = self.proprio.shares + self._beside.shares
         features = len(self.feature_names)
         self.encoder = _mlp(features, config.hidden, config.hidden)
         self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)
@@ -92,9 +90,12 @@ class WorldModel(nn.Module):
     @property
     def feature_weights(self) -> Tensor:
         """Weight of each decoded feature in the loss (F,)."""
-        other = self.scene if self.eyes is None else self.eyes
-        assert other is not None
-        return torch.cat([self.proprio.weight, other.weight])
+        return torch.cat([self.proprio.weight, self._beside.weight])
+
+    @property
+    def _beside(self) -> Features | Eyes:
+        """What is observed beside proprio."""
+        return self.scene_features if self.eyes is None else self.eyes
 
     @property
     def decodes_scene(self) -> bool:
@@ -196,7 +197,7 @@ class WorldModel(nn.Module):
         """
         config = self.config
         features = self.features(observation)
-        target = self.targets(observation)
+        target = self.targets(observation) if self.spec.mode == "hybrid" else features
         observed = self._observe(features, actions, generator)
         squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
         reconstruction = 0.5 * squared.sum(-1)
