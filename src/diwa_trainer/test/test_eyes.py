@@ -26,7 +26,7 @@ from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreemen
 from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.world.eyes.film import open_loop_film
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
-from diwa_trainer.world.observations import pictures_at
+from diwa_trainer.world.observations import action_at, observation_at, pictures_at
 
 TINY_EYES = EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)
 CAMERAS = (CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16))
@@ -124,6 +124,28 @@ def test_what_a_model_learned_from_is_what_its_bundle_sees(world):
         session.observe(observation, dataset.action[row - 1])
         close = np.isclose(session.latent, expected[row - episode.start], atol=1e-3)
         assert close.mean() > 0.9, "but for a state that was nearly drawn"
+
+
+def test_what_is_seen_is_observed_and_the_recorded_scene_predicted_where_there_is_one(world):
+    mode, folder = world
+    dataset, model, _ = open_as_seen(folder / "dataset", folder / "world_model")
+    rows = np.arange(8).reshape(2, 4)
+    observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
+
+    def loss(**changes):
+        changed = {name: observation[name] + change for name, change in changes.items()}
+        return float(model.loss(observation | changed, actions, torch.Generator().manual_seed(0))[0])
+
+    assert loss(seen=0.0) == loss()
+    assert not torch.equal(model.features(observation), model.features(observation | {"seen": observation["seen"] + 1}))
+    if mode == "vision":
+        assert "scene" not in observation
+        assert loss(seen=1.0) != loss()
+        return
+    assert loss(scene=0.05) != loss(), "the recorded scene is what is predicted"
+    assert torch.equal(model.features(observation), model.features(observation | {"scene": observation["scene"] + 1}))
+    assert torch.equal(model.scene.std, model.eyes.scene.std)
+    assert torch.equal(model.scene.mean, model.eyes.scene.mean)
 
 
 def test_other_recordings_are_seen_by_the_model_s_own_eyes(world, tmp_path):
