@@ -157,7 +157,9 @@ def open_loop_report() -> dict[str, Any]:
             "all": table,
             "moved": {who: [2.5 * value for value in values] for who, values in table.items()},
             "moved_windows": 23,
+            "usable": 31 if name == "led" else HORIZON,
             "curve": curves,
+            "moved_curve": curves,
             "posterior_first": 0.15 * scale,
             "posterior_last": 0.04 * scale,
         }
@@ -171,6 +173,7 @@ def open_loop_report() -> dict[str, Any]:
         "horizons": HORIZONS,
         "windows": 256,
         "features": features,
+        "usable": {"steps": 31, "seconds": 31 / 30, "limited_by": "led"},
         "flips": flips,
         "examples": examples,
     }

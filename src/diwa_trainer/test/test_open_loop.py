@@ -220,3 +220,22 @@ def test_examples_are_the_windows_in_which_most_happened(data):
     assert [np.ptp(example["truth"]) for example in examples] == pytest.approx(spans[:12:3], abs=1e-3)
     for example in examples:
         np.testing.assert_allclose(example["truth"], example["predicted"], atol=1e-3)
+
+
+def test_the_usable_horizon_is_of_windows_in_which_the_quantity_moved_and_of_the_first_to_end(data):
+    perfect, still = (
+        open_loop_report(model, data, data.episodes, seed=0, windows=60) for model in (Oracle(data), Frozen(data))
+    )
+
+    usable = {name: feature["usable"] for name, feature in perfect["features"].items()}
+    assert usable["led"] == usable["drawer"] == HORIZON
+    assert {feature["usable"] for feature in still["features"].values()} <= {0, None}
+    assert still["usable"]["steps"] == 0
+    few = report(Oracle(data), data)["features"]["drawer"]
+    assert few["moved_windows"] < 10
+    assert few["usable"] is None
+
+
+def test_the_usable_horizon_is_said_in_steps_and_seconds(data):
+    found = open_loop_report(Oracle(data), data, data.episodes, seed=0, windows=60)["usable"]
+    assert found == {"steps": HORIZON, "seconds": HORIZON / SPEC.rate_hz, "limited_by": None}

@@ -123,9 +123,24 @@ def test_open_loop_error_beside_its_baselines_and_for_what_moved(page):
     assert drawer[2:4] == ["0.6", "0.16"], "first frame and last frame of the context"
     assert drawer[-3:] == ["1.3", "4", "12"], "model, constant, linear at 50 steps, in cm"
     drawer = next(row for row in moved if row[0] == "drawer (cm)")
-    assert drawer[1] == "23"
+    assert drawer[1:3] == ["23", "50 or more"]
     assert drawer[-3:] == ["3.2", "10", "30"]
+    assert "31 steps" in page.text
+    assert "usable horizon (1.0 s), limited by led" in page.text
     assert ["led", "14 of 16", "3 of 240"] in next(table for table in page.tables if table[0][0] == "light")
+
+
+def test_open_loop_figures_of_an_older_version_have_no_usable_horizon(runs):
+    path = runs / "world_model/open_loop.json"
+    report_ = json.loads(path.read_text())
+    del report_["usable"]
+    for feature in report_["features"].values():
+        del feature["usable"], feature["moved_curve"]
+    path.write_text(json.dumps(report_))
+    found = report(runs)
+    assert "usable horizon" not in found.text
+    moved = next(table for table in found.tables if "usable steps" in table[0])
+    assert {row[2] for row in moved[1:]} == {"–"}
 
 
 def test_reward_at_its_threshold_and_its_false_alarms(page):

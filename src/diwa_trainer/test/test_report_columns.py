@@ -81,7 +81,7 @@ def after_change(made, tmp_path, name: str, change) -> set[str]:
 TUNED, REWARD = f"{TASK}/evaluation_finetuned/evaluation.json", f"{TASK}/reward/reward.json"
 OPEN_LOOP, DATA = "world_model/open_loop.json", "world_model/data.json"
 RESULT, ALARM, CHOSEN, ALL = "task/success", "task/fires in successes", "task/threshold", "held out/threshold"
-ERRORS, MOVED = "/first frame", "/1 step"
+ERRORS, MOVED = "/first frame", "/usable steps"
 """Tables, by the first and the third of their headings."""
 
 
@@ -133,8 +133,12 @@ ERRORS, MOVED = "/first frame", "/1 step"
         (OPEN_LOOP, "features.tcp.posterior_first", 7.0, {f"{ERRORS}: first frame"}),
         (OPEN_LOOP, "features.tcp.posterior_last", 7.0, {f"{ERRORS}: frame 10"}),
         (OPEN_LOOP, "features.tcp.moved_windows", 7, {f"{MOVED}: windows"}),
-        (OPEN_LOOP, "features.tcp.curve.model.20", 0.01, {"chart tcp: error over the horizon"}),
-        (OPEN_LOOP, "features.tcp.curve.linear.20", 0.01, {"chart tcp: error over the horizon"}),
+        (
+            OPEN_LOOP, "features.tcp.usable", 7,
+            {f"{MOVED}: usable steps", "chart tcp: error over the horizon"},
+        ),
+        (OPEN_LOOP, "features.tcp.moved_curve.model.20", 0.01, {"chart tcp: error over the horizon"}),
+        (OPEN_LOOP, "features.tcp.moved_curve.linear.20", 0.01, {"chart tcp: error over the horizon"}),
         (OPEN_LOOP, "flips.led.foreseen", 7, {"light/false flips: flips foreseen"}),
         (OPEN_LOOP, "flips.led.unflipped", 7, {"light/false flips: false flips"}),
         (OPEN_LOOP, "examples.led.2.predicted.20.0", 0.05, {"chart led"}),

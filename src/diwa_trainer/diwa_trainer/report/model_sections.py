@@ -9,6 +9,7 @@ from diwa_trainer.report.charts import Axis, Role, Series, line_chart, number
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, join, missing, table, video
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
+from diwa_trainer.world.usable import CLEARLY, LEAST_WINDOWS, NEIGHBOURS
 
 EYES, TRAIN = "train_eyes", "train_world_model"
 LARGE = 20.0
@@ -16,6 +17,10 @@ LARGE = 20.0
 loss if they were not clamped."""
 _LENGTHS = ("tcp", "drawer", "slider", "button", "switch")
 _AXES = "xyz"
+_SAID_OF_CURVES = (
+    "Errors in windows in which the quantity moved; shaded: the steps that are usable. Of a quantity that moved in "
+    f"fewer than {LEAST_WINDOWS} windows nothing is said."
+)
 
 
 def data(runs: Runs) -> Html:
@@ -89,7 +94,36 @@ def world_model(runs: Runs) -> Html:
     curves = _training_curves(run) if run.metrics else missing("world_model/metrics.jsonl", TRAIN)
     report = run.json("open_loop.json")
     open_loop = _open_loop(report) if report is not None else missing("world_model/open_loop.json", TRAIN)
-    return join([curves, element("h3", "Open loop: actions alone, no observation"), _expected(run), open_loop])
+    return join(
+        [
+            _usable(report or {}),
+            curves,
+            element("h3", "Open loop: actions alone, no observation"),
+            _expected(run),
+            open_loop,
+        ]
+    )
+
+
+def _usable(report: Mapping[str, Any]) -> Html:
+    """For how many imagined steps the model still knows something, as one number with its criterion."""
+    usable = report.get("usable")
+    if not usable:
+        return Html("")
+    measured = max((len(feature["curve"]["model"]) for feature in report["features"].values()), default=0)
+    limit = usable["limited_by"]
+    tile = element(
+        "li",
+        element("strong", f"{usable['steps']} steps{'' if limit else ' or more'}"),
+        f"usable horizon ({usable['seconds']:.1f} s), {f'limited by {limit}' if limit else 'all that were measured'}",
+    )
+    said = (
+        f"The usable horizon is the last of {measured} imagined steps at which the model's error is at most "
+        f"{100 * CLEARLY:.0f} % of the better baseline's (repeat the last frame, or go on at its speed), in held-out "
+        f"windows in which the quantity moved, averaged over {2 * NEIGHBOURS + 1} neighbouring steps; of the "
+        "quantities below the one that it ends first for."
+    )
+    return join([element("ul", tile, css="tiles"), element("p", said, css="note")])
 
 
 def _expected(run: RunFolder) -> Html:
@@ -173,6 +207,7 @@ def _open_loop(report: Mapping[str, Any]) -> Html:
         _error_table(report, "all", "Mean error, all windows"),
         _error_table(report, "moved", "Mean error, windows in which it moved or flipped"),
         _flip_table(report.get("flips") or {}),
+        element("p", _SAID_OF_CURVES, css="note"),
         grid(_error_curve(name, feature) for name, feature in features.items()),
         element("h3", "Prediction beside the truth"),
         element(
@@ -208,7 +243,7 @@ def _error_table(report: Mapping[str, Any], which: str, caption: str) -> Html:
             (
                 f"{name} ({unit})" if unit else name,
                 f"{windows}",
-                *(first if which == "all" else ()),
+                *(first if which == "all" else (_steps(feature),)),
                 *(cell("model", i) for i in range(len(horizons))),
                 cell("constant", -1),
                 cell("linear", -1),
@@ -217,12 +252,19 @@ def _error_table(report: Mapping[str, Any], which: str, caption: str) -> Html:
     header = (
         "",
         "windows",
-        *(("first frame", f"frame {report['context']}") if which == "all" else ()),
+        *(("first frame", f"frame {report['context']}") if which == "all" else ("usable steps",)),
         *(f"{horizon} {'step' if horizon == 1 else 'steps'}" for horizon in horizons),
         f"constant, {horizons[-1]}",
         f"linear, {horizons[-1]}",
     )
     return table(header, rows, caption)
+
+
+def _steps(feature: Mapping[str, Any]) -> str:
+    usable = feature.get("usable")
+    if usable is None:
+        return "–"
+    return f"{usable} or more" if usable == len(feature["curve"]["model"]) else f"{usable}"
 
 
 def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
@@ -238,14 +280,16 @@ def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
 def _error_curve(name: str, feature: Mapping[str, Any]) -> str:
     unit, factor = _unit(name)
     roles: tuple[tuple[str, Role], ...] = (("model", "new"), ("constant", "base"), ("linear", "other"))
-    series = []
+    series, curves = [], feature.get("moved_curve") or feature["curve"]
     for who, role in roles:
-        curve = [error * factor for error in feature["curve"][who]]
+        curve = [error * factor for error in curves[who]]
         series.append(Series(who, range(1, len(curve) + 1), curve, role, dashed=who != "model"))
     # A linear guess may run off the table: the others decide what is shown.
     highest = max(max(one.y) for one in series[:2])  # type: ignore[type-var]
     axis = Axis(unit, low=0, high=1.25 * float(highest or 0) or None)
-    return line_chart(f"{name}: error over the horizon", series, Axis("steps ahead"), axis)
+    return line_chart(
+        f"{name}: error over the horizon", series, Axis("steps ahead"), axis, shaded_to=feature.get("usable")
+    )
 
 
 def _example(name: str, example: Mapping[str, Any], context: int) -> str:

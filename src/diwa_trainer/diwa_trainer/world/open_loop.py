@@ -17,6 +17,7 @@ from torch import Tensor
 from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.world.observations import action_at, observation_at
+from diwa_trainer.world.usable import LEAST_WINDOWS, usable_of_all, usable_steps
 from diwa_trainer.world.world_model import WorldModel
 
 CONTEXT, HORIZON = 10, 50
@@ -54,18 +55,22 @@ def open_loop_report(
     Returns:
         ``horizons``; ``features``: for TCP and each watched scene value the mean absolute (TCP: Euclidean) error at the
         horizons by model, constant and linear baselines, all in SI units, over all windows and over those in which
-        it moved; ``flips`` of the lights; ``posterior`` error of the first and of the last context frame; ``examples``
-        of truth and prediction over time.
+        it moved, and for how many steps the model is ``usable``; the fewest of these, ``usable`` of all, with what they
+        are limited by; ``flips`` of the lights; ``posterior`` error of the first and of the last context frame;
+        ``examples`` of truth and prediction over time.
     """
     rng = np.random.default_rng(seed)
     rows = dataset.windows(rng, windows, CONTEXT + HORIZON, measurable(episodes), fields=())["row"]
     predicted = predict(model, dataset, rows, CONTEXT, seed)
     series = _series(model, dataset, rows, predicted)
+    features = {name: _errors(truth, guess, name) for name, (truth, guess) in series.items()}
+    usable = usable_of_all({name: feature["usable"] for name, feature in features.items()}, HORIZON)
     return {
         "context": CONTEXT,
         "horizons": list(SHOWN_HORIZONS),
         "windows": windows,
-        "features": {name: _errors(truth, guess, name) for name, (truth, guess) in series.items()},
+        "features": features,
+        "usable": usable and {"steps": usable[0], "seconds": usable[0] / dataset.spec.rate_hz, "limited_by": usable[1]},
         "flips": {name: _flips(*series[name]) for name in series if name in ("bulb", "led")},
         "examples": _examples(series),
     }
@@ -105,11 +110,14 @@ def _errors(truth: NDArray[np.float64], guess: NDArray[np.float64], name: str) -
     }
     moved = tables["constant"].max(1) > (0.02 if name == "tcp" else 0.05 if np.ptp(truth) < 0.9 else 0.5)
     at = np.array(SHOWN_HORIZONS) - 1
+    moved_curve = {who: table[moved].mean(0) for who, table in tables.items()} if moved.any() else {}
     return {
         "all": {who: table.mean(0)[at].tolist() for who, table in tables.items()},
-        "moved": {who: table[moved].mean(0)[at].tolist() if moved.any() else None for who, table in tables.items()},
+        "moved": {who: moved_curve[who][at].tolist() if moved_curve else None for who in tables},
         "moved_windows": int(moved.sum()),
+        "usable": usable_steps(**moved_curve) if moved.sum() >= LEAST_WINDOWS else None,
         "curve": {who: table.mean(0).tolist() for who, table in tables.items()},
+        "moved_curve": {who: curve.tolist() for who, curve in moved_curve.items()} or None,
         "posterior_first": float(_distance(guess[:, 0], truth[:, 0]).mean()),
         "posterior_last": float(_distance(guess[:, CONTEXT - 1], truth[:, CONTEXT - 1]).mean()),
     }

@@ -1,0 +1,49 @@
+"""For how many imagined steps a world model still knows something: one number, and what it is limited by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+CLEARLY = 0.8
+"""An error is clearly smaller than another if it is at most this share of it."""
+NEIGHBOURS = 2
+"""Errors are averaged with those of so many steps before and after: a few dozen windows make an uneven curve."""
+LEAST_WINDOWS = 10
+"""With fewer windows in which a quantity moved nothing is said of it."""
+
+
+def usable_steps(model: ArrayLike, constant: ArrayLike, linear: ArrayLike) -> int:
+    """Return the last step at which a model is clearly better than the better of two baselines; 0: at none.
+
+    Smaller errors of the model never make it less. The first steps do not count against a model: while next to nothing
+    has moved yet, the last frame cannot be beaten.
+
+    Args:
+        model: its error at steps 1 to H, mean over the windows in which the quantity moved.
+        constant: that of repeating the last frame.
+        linear: that of going on at its speed.
+    """
+    baseline = np.minimum(_smoothed(constant), _smoothed(linear))
+    ahead = np.flatnonzero((_smoothed(model) <= CLEARLY * baseline) & (baseline > 0))
+    return int(ahead[-1]) + 1 if len(ahead) else 0
+
+
+def usable_of_all(steps: Mapping[str, int | None], most: int) -> tuple[int, str | None] | None:
+    """Return the fewest usable steps of any quantity, and of which; that is None where all have `most`.
+
+    None where none is known.
+    """
+    known = {name: count for name, count in steps.items() if count is not None}
+    if not known:
+        return None
+    name = min(known, key=known.__getitem__)
+    return known[name], name if known[name] < most else None
+
+
+def _smoothed(errors: ArrayLike) -> np.ndarray:
+    values = np.asarray(errors, np.float64)
+    window = np.ones(2 * NEIGHBOURS + 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones_like(values), window, "same")

@@ -1,0 +1,65 @@
+"""The usable horizon of made-up errors: where a model loses to the baselines, whatever the first steps."""
+
+import numpy as np
+import pytest
+
+from diwa_trainer.world.usable import CLEARLY, usable_of_all, usable_steps
+
+H = 50
+AHEAD = np.arange(1, H + 1)
+CONSTANT, LINEAR = 0.01 * AHEAD, 0.03 * AHEAD
+
+
+def test_a_perfect_model_is_usable_to_the_end_and_one_that_repeats_the_last_frame_never():
+    assert usable_steps(np.zeros(H), CONSTANT, LINEAR) == H
+    assert usable_steps(CONSTANT, CONSTANT, LINEAR) == 0
+    assert usable_steps(np.zeros(H), np.zeros(H), np.zeros(H)) == 0, "nothing moved, so nothing was foreseen"
+
+
+@pytest.mark.parametrize("lost_at", [10, 20, 35])
+def test_it_ends_where_the_model_gets_as_bad_as_the_baseline(lost_at):
+    model = np.where(lost_at >= AHEAD, 0.2, 1.0) * CONSTANT
+    assert usable_steps(model, CONSTANT, LINEAR) == pytest.approx(lost_at, abs=2)
+
+
+def test_the_better_baseline_counts():
+    model = 0.5 * CONSTANT
+    assert usable_steps(model, CONSTANT, LINEAR) == H
+    assert usable_steps(model, CONSTANT, 0.4 * CONSTANT) == 0
+    assert usable_steps(model, 0.4 * CONSTANT, LINEAR) == 0
+
+
+def test_a_floor_that_no_baseline_has_in_the_first_steps_does_not_count():
+    assert usable_steps(0.1 + 0.1 * CONSTANT, CONSTANT, LINEAR) == H
+
+
+@pytest.mark.parametrize(("share", "expected"), [(CLEARLY - 0.01, H), (CLEARLY + 0.01, 0)])
+def test_a_little_better_is_not_clearly_better(share, expected):
+    assert usable_steps(share * CONSTANT, CONSTANT, LINEAR) == expected
+
+
+def test_one_lucky_step_far_out_does_not_count():
+    model = np.where(AHEAD <= 20, 0.2, 1.0) * CONSTANT
+    model[40] *= 0.5
+    assert usable_steps(model, CONSTANT, LINEAR) < 25
+
+
+def test_noise_of_a_few_dozen_windows_moves_it_by_a_few_steps():
+    rng = np.random.default_rng(0)
+    model = np.where(AHEAD <= 20, 0.4, 1.05) * CONSTANT
+    found = [usable_steps(model * (1 + 0.15 * rng.standard_normal(H)), CONSTANT, LINEAR) for _ in range(200)]
+    assert np.mean(np.abs(np.array(found) - 20) <= 3) > 0.95
+
+
+def test_smaller_errors_never_make_it_less():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        model = rng.uniform(0.2, 1.5, H) * CONSTANT
+        better = model * np.where(rng.random(H) < 0.2, 0.5, 1.0)
+        assert usable_steps(better, CONSTANT, LINEAR) >= usable_steps(model, CONSTANT, LINEAR)
+
+
+def test_of_all_quantities_the_first_to_end_counts():
+    assert usable_of_all({"tcp": 50, "led": 18, "bulb": None, "drawer": 40}, H) == (18, "led")
+    assert usable_of_all({"tcp": 50, "led": 50}, H) == (50, None)
+    assert usable_of_all({"led": None}, H) is None
