@@ -15,6 +15,7 @@ from plain_windows import HeldRows
 from plain_world_model import PlainTraining
 
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.devices.device import numbers
 from diwa_trainer.runs.gradient_workers import GradientWorkers
 from diwa_trainer.runs.run import TrainState
 from diwa_trainer.verbs import train_world_model
@@ -41,7 +42,7 @@ class OurTraining:
         """Draw windows, take one gradient step on them, return the parts of their loss."""
         alone = GradientWorkers(0, self.model, partial(train_world_model._make_gradient, self.config))
         (metrics,) = train_world_model._updates(self.config, self.dataset, self.episodes, self.model, self.state, alone)
-        return metrics
+        return numbers(metrics)
 
 
 def both_trainings(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[OurTraining, PlainTraining]:

@@ -48,6 +48,7 @@ class Oracle:
             fitted.scene.std[fitted.scene.names.index("drawer")]
         )
         self.accepted = torch.from_numpy(data.action)
+        self.device = self.accepted.device
         self.rssm = SimpleNamespace(imagine_step=self.imagine_step)
 
     def imagine_step(self, latent, action, generator):

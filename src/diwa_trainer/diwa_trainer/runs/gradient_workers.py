@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, multiprocessing, nn
 
 from diwa_runtime.errors import ConfigError, DiwaError
+from diwa_trainer.devices.device import Metrics, numbers
 from diwa_trainer.runs.run import TrainState
 
-Metrics = dict[str, float]
 Gradient = Callable[[nn.Module, int], Metrics]
 """Adds the gradient of an update, by its number, to the network's parameters; returns the update's metrics."""
 STOP_S = 5.0
@@ -81,12 +81,12 @@ class GradientWorkers:
         """
         for _, connection, gradients in self._workers:
             try:
-                metrics: Metrics = connection.recv()
+                metrics: dict[str, float] = connection.recv()
             except (EOFError, OSError) as error:
                 raise _died() from error
             for parameter, gradient in zip(_learned(self._model), gradients, strict=True):
                 parameter.grad = gradient
-            yield metrics
+            yield {name: torch.tensor(value) for name, value in metrics.items()}
 
     def gradients_with(self, own: Gradient, update: int) -> Iterator[Metrics]:
         """Leave the gradient of `update`, by `own`, in the parameters, then each worker's of the updates after it.
@@ -137,7 +137,7 @@ def make_update(
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), gradient_clip)
     optimizer.step()
     state.step += 1
-    return metrics | {"gradient_norm": float(norm)}
+    return metrics | {"gradient_norm": norm}
 
 
 def check_whole_rounds(config: Any) -> None:
@@ -181,6 +181,6 @@ def _work(
             shared.zero_()
         metrics = gradient(model, update)
         try:
-            connection.send(metrics)
+            connection.send(numbers(metrics))
         except ConnectionError:
             return

@@ -222,7 +222,7 @@ class Run:
             weights, _ = from_safetensors(read_bytes(folder / WEIGHTS, WEIGHTS_LIMIT_BYTES))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # what torch warns of in a damaged file, the error below says
-                rest = torch.load(folder / STATE, weights_only=True)
+                rest = torch.load(folder / STATE, map_location="cpu", weights_only=True)
             for name, module in state.modules.items():
                 prefix = f"{name}/"
                 own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
@@ -435,12 +435,13 @@ def _disk_refused(path: Path, error: OSError) -> StorageError:
 
 
 def _places(config: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted names of the settings that say where something lies."""
+    """Yield the dotted names of the settings that say where something lies or is computed."""
+    own = {field.name: field.metadata.get("identity", True) for field in dataclasses.fields(config)}
     for name, annotation in fields_of(type(config)).items():
         value = getattr(config, name)
         if dataclasses.is_dataclass(value):
             yield from _places(value, f"{prefix}{name}.")
-        elif Path in choices_of(annotation):
+        elif Path in choices_of(annotation) or not own[name]:
             yield f"{prefix}{name}"
 
 

@@ -25,7 +25,7 @@ def encode(
     mode: bool = False,
     batch: int = 128,
 ) -> list[Tensor]:
-    """Filter stretches [start, end) from a reset; return one tensor of latents (T, Z) for each.
+    """Filter stretches [start, end) from a reset; return one tensor of latents (T, Z) for each, where the model is.
 
     Latents hold sampled states, or with `mode` the likeliest, as the deployed filter has them.
     """
@@ -35,7 +35,8 @@ def encode(
         first, last = starts_[i : i + batch], ends_[i : i + batch]
         longest = int((last - first).max())
         rows = np.minimum(first[:, None] + np.arange(longest), last[:, None] - 1)
-        latents = model.observe(observation_at(dataset, rows), action_at(dataset, rows), generator, mode=mode).latents
+        observation, actions = observation_at(dataset, rows, model.device), action_at(dataset, rows, model.device)
+        latents = model.observe(observation, actions, generator, mode=mode).latents
         out += [latents[j, :length] for j, length in enumerate((last - first).tolist())]
     return out
 

@@ -17,7 +17,8 @@ from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bo
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics, check_whole_rounds, make_update
+from diwa_trainer.devices.device import Metrics, numbers
+from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, save_eyes
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
@@ -97,9 +98,10 @@ def run(config: TrainEyesConfig) -> None:
                 while state.step < (number + 1) * config.updates:
                     run.stop_if_interrupted(state)
                     for metrics in _updates(config, dataset, rows, eyes, number, state, workers):
-                        run.check_finite("train_eyes", state.step, metrics)
                         if state.step % config.log_every == 0:
-                            run.log(state.step, metrics, show=_progress(config, number, state.step, metrics, run))
+                            shown = numbers(metrics)
+                            run.check_finite("train_eyes", state.step, shown)
+                            run.log(state.step, shown, show=_progress(config, number, state.step, shown, run))
                     if state.step % config.save_every == 0:
                         run.save(state)
         eyes = networks[-1]
@@ -179,7 +181,7 @@ def _gradient(
     drawn = np.sort(rng.choice(rows, config.batch))  # in order, as they lie on the disk
     loss = eyes.loss(dataset, drawn, rng, config.augmentation)
     loss.backward()
-    return {"loss": loss.item()}
+    return {"loss": loss.detach()}
 
 
 def _make_gradient(config: TrainEyesConfig, number: int) -> Gradient:

@@ -11,28 +11,30 @@ from typing import cast
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds, check_together
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.devices.device import CPU, Computing, Metrics, autocast, choose_device, numbers
 from diwa_trainer.evaluation.video import encode_mp4
-from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, Metrics, check_whole_rounds, make_update
+from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import SEEN_FILE, load_eyes, load_seen, save_world_model
 from diwa_trainer.world.data_summary import summarise_dataset
 from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.eyes.film import open_loop_film
-from diwa_trainer.world.observations import action_at, observation_at
+from diwa_trainer.world.observations import Observation, action_at, observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
 
 @dataclass(frozen=True)
-class TrainWorldModelConfig:
+class TrainWorldModelConfig(Computing):
     """Learn the world model from every recorded step, play and demonstrations alike."""
 
     dataset: Path
@@ -70,10 +72,11 @@ class TrainWorldModelConfig:
 
 def run(config: TrainWorldModelConfig) -> None:
     """Train until `updates`, keep checkpoints, then measure open-loop prediction on held-out play."""
+    device = choose_device(config, config.workers)
     dataset, eyes, inputs = _open(config)
     train, held_out = dataset.split(config.validation, config.split_seed)
     _check_lengths(config, dataset, train, held_out)
-    state, model = _make(config, dataset, eyes)
+    state, model = _make(config, dataset, eyes, device)
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
@@ -83,10 +86,11 @@ def run(config: TrainWorldModelConfig) -> None:
             while state.step < config.updates:
                 run.stop_if_interrupted(state)
                 for metrics in _updates(config, dataset, train, model, state, workers):
-                    run.check_finite("train_world_model", state.step, metrics)
                     if state.step % config.log_every == 0:
-                        metrics |= _validation(config, dataset, held_out, model)
-                        run.log(state.step, metrics, show=_progress(config, state.step, metrics, run))
+                        shown = numbers(metrics)
+                        run.check_finite("train_world_model", state.step, shown)
+                        shown |= _validation(config, dataset, held_out, model)
+                        run.log(state.step, shown, show=_progress(config, state.step, shown, run))
                 if state.step % config.save_every == 0:
                     run.save(state)
         final = _validation(config, dataset, held_out, model)
@@ -135,10 +139,13 @@ def _check_lengths(
         )
 
 
-def _make(config: TrainWorldModelConfig, dataset: Dataset, eyes: Eyes | None = None) -> tuple[TrainState, WorldModel]:
+def _make(
+    config: TrainWorldModelConfig, dataset: Dataset, eyes: Eyes | None = None, device: torch.device = CPU
+) -> tuple[TrainState, WorldModel]:
     torch.manual_seed(config.seed)
     model = WorldModel(dataset.spec, config.model, eyes)
     model.fit_features(dataset)
+    model.to(device)  # made on the CPU, so that a seed begins with the same weights anywhere
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(learned, config.learning_rate, fused=True)
     return make_state({"model": model}, {"model": optimizer}, config.seed), model
@@ -176,7 +183,8 @@ def _gradient(
 ) -> Metrics:
     """Add the gradient of freshly drawn windows to the parameters."""
     rows = dataset.windows(numpy_rng, config.batch, config.length, train, fields=())["row"]
-    loss, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), generator)
+    with autocast(config, model.device):
+        loss, metrics = model.loss(*_at(dataset, rows, model), generator)
     loss.backward()
     return metrics
 
@@ -200,8 +208,12 @@ def _validation(
 ) -> dict[str, float]:
     rows = dataset.windows(np.random.default_rng(0), 4 * config.batch, config.length, held_out, fields=())["row"]
     generator = torch.Generator().manual_seed(0)
-    _, metrics = model.loss(observation_at(dataset, rows), action_at(dataset, rows), generator, with_open_loop=True)
-    return {f"held_out_{name}": value for name, value in metrics.items()}
+    _, metrics = model.loss(*_at(dataset, rows, model), generator, with_open_loop=True)
+    return {f"held_out_{name}": value for name, value in numbers(metrics).items()}
+
+
+def _at(dataset: Dataset, rows: NDArray[np.int64], model: WorldModel) -> tuple[Observation, Tensor]:
+    return observation_at(dataset, rows, model.device), action_at(dataset, rows, model.device)
 
 
 def _progress(config: TrainWorldModelConfig, step: int, metrics: dict[str, float], run: Run) -> str:

@@ -34,7 +34,7 @@ def summarise_dataset(dataset: Dataset, model: WorldModel) -> dict[str, Any]:
 
 
 def _feature_rows(features: Features, raw: torch.Tensor) -> list[dict[str, Any]]:
-    standardised = (features.raw_features(raw) - features.mean) / features.std
+    standardised = (features.raw_features(raw.to(features.mean.device)) - features.mean) / features.std
     largest = standardised.abs().amax(0).tolist()
     return [
         {"name": name, "mean": mean, "std": std, "largest_standardised": top}

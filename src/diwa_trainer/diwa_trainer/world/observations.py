@@ -8,34 +8,36 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.device import CPU
 
 Observation = dict[str, Tensor]
 """Observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) and ``seen`` (..., S) float32, and cameras'
 images (..., H, W, 3) uint8."""
 
 
-def observation_at(dataset: Dataset, rows: NDArray[np.int64]) -> Observation:
+def observation_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Observation:
     """Return what a world model is taught by of rows (...): fields of numbers as tensors (..., D)."""
-    return {name: _at(dataset, name, rows) for name in dataset.numbers}
+    return {name: _at(dataset, name, rows, device) for name in dataset.numbers}
 
 
-def pictures_at(dataset: Dataset, rows: NDArray[np.int64]) -> Observation:
+def pictures_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Observation:
     """Return what a robot observes in rows (...): its cameras' images (..., H, W, 3) uint8 and proprio (..., 15)."""
-    return {name: _at(dataset, name, rows) for name in (*dataset.images, "proprio")}
+    return {name: _at(dataset, name, rows, device) for name in (*dataset.images, "proprio")}
 
 
-def action_at(dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:
+def action_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Tensor:
     """Return what was accepted after rows (...) as a tensor (..., 7)."""
-    return _at(dataset, "action", rows)
+    return _at(dataset, "action", rows, device)
 
 
-def _at(dataset: Dataset, name: str, rows: NDArray[np.int64]) -> Tensor:
-    """Copy rows (...) of a field into memory of torch's: (..., *row shape).
+def _at(dataset: Dataset, name: str, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy rows (...) of a field into memory of torch's, and to the device: (..., *row shape).
 
     What numpy allocates for windows of images goes back to the system with every batch, and getting it anew costs three
-    times what the copying does.
+    times what the copying does. From pinned memory a graphics card fetches them while the CPU goes on.
     """
     array = dataset.arrays[name]
-    taken = torch.empty((*rows.shape, *array.shape[1:]), dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype)
+    dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    taken = torch.empty((*rows.shape, *array.shape[1:]), dtype=dtype, pin_memory=device.type == "cuda")
     dataset.take(name, rows, out=taken.numpy())
-    return taken
+    return taken.to(device, non_blocking=True)

@@ -28,10 +28,13 @@ SHOWN_CODES = 4
 
 @torch.no_grad()
 def predict(model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], context: int, seed: int) -> Tensor:
-    """Predict standardised features (B, T, F) of windows of rows (B, T): posterior for `context`, then the prior."""
+    """Predict standardised features (B, T, F) of windows of rows (B, T): posterior for `context`, then the prior.
+
+    They are on the model's device.
+    """
     generator = torch.Generator().manual_seed(seed)
-    actions = action_at(dataset, rows)
-    observed = model.observe(observation_at(dataset, rows[:, :context]), actions[:, :context], generator)
+    actions = action_at(dataset, rows, model.device)
+    observed = model.observe(observation_at(dataset, rows[:, :context], model.device), actions[:, :context], generator)
     latents = [observed.latents]
     latent = observed.latents[:, -1]
     for t in range(context, rows.shape[1]):
@@ -85,17 +88,21 @@ def _series(
     """
     proprio = predicted[..., : len(model.proprio)]
     tcp = torch.stack([model.proprio.physical(proprio, name) for name in TCP_POSITION], -1)
-    series = {"tcp": (dataset.proprio[rows][..., :3].astype(np.float64), tcp.double().numpy())}
+    series = {"tcp": (dataset.proprio[rows][..., :3].astype(np.float64), _numpy(tcp))}
     other = predicted[..., len(model.proprio) :]
     if model.scene is None:
         for i, name in enumerate(model.feature_names[len(model.proprio) :][:SHOWN_CODES]):
             truth = dataset.take("seen", rows)[..., [i]].astype(np.float64)
-            series[name] = (truth, other[..., [i]].double().numpy())
+            series[name] = (truth, _numpy(other[..., [i]]))
         return series
     for name in dataset.spec.watched:
         truth = dataset.scene[rows][..., [dataset.spec.scene.index(name)]].astype(np.float64)
-        series[name] = (truth, model.scene.physical(other, name)[..., None].double().numpy())
+        series[name] = (truth, _numpy(model.scene.physical(other, name)[..., None]))
     return series
+
+
+def _numpy(values: Tensor) -> NDArray[np.float64]:
+    return values.double().numpy(force=True)
 
 
 def _errors(truth: NDArray[np.float64], guess: NDArray[np.float64], name: str) -> dict[str, Any]:

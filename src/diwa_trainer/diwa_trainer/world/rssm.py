@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diwa_runtime.config.bounds import WIDTHS, check_bounds
+from diwa_trainer.devices.device import in_float32
 from diwa_trainer.world import rssm_window
 from diwa_trainer.world.rssm_sequence import NORM_EPS, draw, mix
 
@@ -108,7 +109,7 @@ class RSSM(nn.Module):
 
     def initial(self, batch: int) -> Tensor:
         """Return the latents (B, Z) before the first frame."""
-        return torch.zeros(batch, self.config.latent)
+        return self.action_in.weight.new_zeros(batch, self.config.latent)
 
     # One step.
 
@@ -178,10 +179,12 @@ class RSSM(nn.Module):
         `features` (B, T, F) are what the shortcut takes, where there is one.
         """
         uniforms = None if mode else self.uniforms(embeddings.shape[:2], embeddings, generator)
-        h, z, posterior, prior, index = rssm_window.observe(
-            self, embeddings, previous_actions, latent, uniforms, features
-        )
-        return Observed(torch.cat([h, z], -1), self.log_probabilities(posterior), self.log_probabilities(prior), index)
+        with in_float32(embeddings):  # states and logits would not bear fewer bits
+            h, z, posterior, prior, index = rssm_window.observe(
+                self, embeddings.to(latent.dtype), previous_actions, latent, uniforms, features
+            )
+            logits = self.log_probabilities(posterior), self.log_probabilities(prior)
+        return Observed(torch.cat([h, z], -1), *logits, index)
 
     def imagine(
         self, latent: Tensor, actions: Tensor, generator: torch.Generator | None = None
@@ -191,7 +194,9 @@ class RSSM(nn.Module):
         Returns:
             latents (B, T, Z), and where their one-hots are one, as `Observed.index`.
         """
-        h, z, index = rssm_window.imagine(self, latent, actions, self.uniforms(actions.shape[:2], latent, generator))
+        uniforms = self.uniforms(actions.shape[:2], latent, generator)
+        with in_float32(latent):
+            h, z, index = rssm_window.imagine(self, latent, actions, uniforms)
         return torch.cat([h, z], -1), index
 
     # What both are made of.

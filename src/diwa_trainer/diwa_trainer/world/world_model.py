@@ -19,6 +19,7 @@ from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.device import Metrics
 from diwa_trainer.world.balanced_kl import balanced_kl
 from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.eyes.scene_eyes import SceneEyes
@@ -86,6 +87,11 @@ class WorldModel(nn.Module):
     def latent_size(self) -> int:
         """Z."""
         return self.config.rssm.latent
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.read.weight.device
 
     @property
     def feature_weights(self) -> Tensor:
@@ -187,7 +193,7 @@ class WorldModel(nn.Module):
 
     def loss(
         self, observation: Observation, actions: Tensor, generator: torch.Generator, *, with_open_loop: bool = False
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, Metrics]:
         """Return the loss of windows (B, T, ...) and its parts.
 
         Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
@@ -202,18 +208,18 @@ class WorldModel(nn.Module):
         squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
         reconstruction = 0.5 * squared.sum(-1)
         kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)
-        step_weight = torch.ones(target.shape[1])
+        step_weight = target.new_ones(target.shape[1])
         step_weight[0] = config.first_step_weight
         step_weight = step_weight / step_weight.mean()
         total = (reconstruction * step_weight).mean() + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
         metrics = {
-            "reconstruction": reconstruction.mean().item(),
-            "reconstruction_first": reconstruction[:, 0].mean().item(),
-            "kl": kl[:, 1:].mean().item(),
+            "reconstruction": reconstruction.detach().mean(),
+            "reconstruction_first": reconstruction.detach()[:, 0].mean(),
+            "kl": kl.detach()[:, 1:].mean(),
         }
         if with_open_loop:
-            metrics["open_loop"] = self._open_loop_error(observed.latents, actions, target, generator).item()
-        return total, {"loss": total.item(), **metrics}
+            metrics["open_loop"] = self._open_loop_error(observed.latents, actions, target, generator)
+        return total, {"loss": total.detach(), **metrics}
 
     @torch.no_grad()
     def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
@@ -232,7 +238,7 @@ class WorldModel(nn.Module):
 
 def previous_actions(actions: Tensor) -> Tensor:
     """Shift actions (B, T, 7) so that index t holds what led to frame t; before the first frame: hold."""
-    hold = torch.from_numpy(np.array(HOLD_ACTION)).expand(len(actions), 1, -1)
+    hold = actions.new_tensor(HOLD_ACTION).expand(len(actions), 1, -1)
     return torch.cat([hold, actions[:, :-1]], 1)
 
 

@@ -36,10 +36,9 @@ def open_loop_film(
     rows = dataset.windows(np.random.default_rng(seed), WINDOWS, length, long, fields=())["row"]
     expected = predict(model, dataset, rows, CONTEXT, seed)
     proprio = len(model.proprio)
-    drawn = eyes.pictures(expected[..., proprio:].flatten(0, 1), expected[..., :proprio].flatten(0, 1)).numpy()
-    pairs = np.concatenate(
-        [dataset.take(dataset.spec.cameras[0].name, rows), drawn.reshape(WINDOWS, length, *drawn.shape[1:])], 3
-    )
+    drawn = eyes.pictures(expected[..., proprio:].flatten(0, 1), expected[..., :proprio].flatten(0, 1))
+    shown = drawn.unflatten(0, (WINDOWS, length)).numpy(force=True)
+    pairs = np.concatenate([dataset.take(dataset.spec.cameras[0].name, rows), shown], 3)
     pairs = np.pad(pairs, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
     grid = np.concatenate([np.concatenate(pairs[:2], 2), np.concatenate(pairs[2:], 2)], 1)
     return list(grid.repeat(LARGER, 1).repeat(LARGER, 2))

@@ -1,0 +1,1 @@
+"""Where networks compute, and how exactly: a CPU or a graphics card."""
