@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from toy import DRAWER, SPEC, TASK, TRAINERS, tiny_configs, write_toy
 
 from diwa_runtime.bundle import Bundle
@@ -24,7 +25,7 @@ from diwa_trainer.verbs.train_eyes import TrainEyesConfig, make_folds
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
 from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
 from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
-from diwa_trainer.world.eyes.film import open_loop_film
+from diwa_trainer.world.eyes.film import CAPTION, GAP, LARGER, open_loop_film
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.world.observations import action_at, observation_at, pictures_at
 
@@ -191,15 +192,57 @@ def test_pictures_are_redrawn_from_what_is_seen(tmp_path, mode):
     rows = np.arange(0, len(dataset), 7)
     pose = eyes.proprio(torch.from_numpy(dataset.proprio[rows]))
 
-    drawn = eyes.pictures(torch.from_numpy(train_eyes.see(eyes, dataset, rows)), pose).numpy()
+    drawn = eyes.pictures(torch.from_numpy(train_eyes.see(eyes, dataset, rows)), pose)
 
-    truth = dataset.take("static", rows).astype(float)
-    assert drawn.shape == truth.shape
-    assert drawn.dtype == np.uint8
-    assert np.square(drawn - truth).mean() < 0.5 * np.square(truth.mean(0) - truth).mean()
+    assert list(drawn) == ["static", "wrist"]
+    for camera, pictures in drawn.items():
+        truth = dataset.take(camera, rows).astype(float)
+        assert pictures.shape == truth.shape
+        assert pictures.dtype == torch.uint8
+        error = np.square(pictures.numpy() - truth).mean()
+        assert error < 0.5 * np.square(truth.mean(0) - truth).mean(), camera
 
 
-def test_the_film_is_of_held_out_windows_what_was_seen_left_and_what_is_expected_right(world):
+@pytest.mark.parametrize("mode", ["hybrid", "vision"])
+def test_cameras_that_are_redrawn_for_the_reader_teach_the_eyes_nothing(tmp_path, mode):
+    dataset = Dataset.open(write_toy(tmp_path / "dataset", spec=spec_of(mode), play=2, demonstrations=2))
+    config = config_of(dataset.folder, tmp_path / "eyes")
+
+    def gradients(others):
+        _, (eyes,) = train_eyes._make(config, dataset)
+        for name in () if others else list(eyes.others):
+            del eyes.others[name]
+        eyes.train().loss(dataset, np.arange(64), np.random.default_rng(0), AugmentationConfig()).backward()
+        return {name: parameter.grad for name, parameter in eyes.named_parameters() if parameter.grad is not None}
+
+    alone, beside = gradients(others=False), gradients(others=True)
+
+    assert any(name.startswith("cameras.wrist") for name in alone), "though the eyes look through it"
+    assert all(torch.equal(beside[name], gradient) for name, gradient in alone.items())
+    assert all(name.startswith("others.wrist") for name in beside.keys() - alone.keys())
+    assert beside.keys() > alone.keys()
+
+
+def test_eyes_of_older_files_redraw_the_first_camera_alone(world, tmp_path):
+    _, folder = world
+    for run in ("eyes", "world_model"):
+        shutil.copytree(folder / run, tmp_path / run)
+        file = tmp_path / run / f"{run}.safetensors"
+        with safe_open(file, "pt") as opened:
+            header = opened.metadata()
+        save_file({name: one for name, one in load_file(file).items() if "others." not in name}, file, header)
+
+    eyes, _ = load_eyes(tmp_path / "eyes")
+    dataset, model, _ = open_as_seen(folder / "dataset", tmp_path / "world_model")
+
+    rows = np.arange(3)
+    pose = eyes.proprio(torch.from_numpy(dataset.proprio[rows]))
+    for one in (eyes, model.eyes):
+        assert list(one.pictures(torch.from_numpy(dataset.arrays["seen"][rows]), pose)) == ["static"]
+
+
+def test_the_film_is_of_held_out_windows_what_was_recorded_left_and_what_is_expected_right(world):
+    """Windows lie side by side; of each, pairs of pictures, one camera below the other."""
     mode, folder = world
     dataset, model, _ = open_as_seen(folder / "dataset", folder / "world_model")
     assert not open_loop_film(model, dataset, dataset.episodes, seed=0), "none is long enough"
@@ -210,8 +253,14 @@ def test_the_film_is_of_held_out_windows_what_was_seen_left_and_what_is_expected
 
     rows = long.windows(np.random.default_rng(0), 4, 82, long.episodes[:2], fields=())["row"]
     assert len(frames) == 82
-    np.testing.assert_array_equal(frames[7][:48:3, :48:3], long.arrays["static"][rows[0, 7]])
-    assert not np.array_equal(frames[7][:48, 48:96], frames[60][:48, 48:96]), "the model imagines something"
+    size, gap = 16 * LARGER, GAP * LARGER
+    for window in range(4):
+        left = window * (2 * size + gap)
+        for camera, top in (("static", CAPTION), ("wrist", CAPTION + size + gap)):
+            recorded = frames[7][top : top + size : LARGER, left : left + size : LARGER]
+            np.testing.assert_array_equal(recorded, long.arrays[camera][rows[window, 7]])
+    expected = [frame[CAPTION:, size : 2 * size] for frame in (frames[7], frames[60])]
+    assert not np.array_equal(*expected), "the model imagines something"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

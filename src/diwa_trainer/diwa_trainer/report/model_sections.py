@@ -132,8 +132,9 @@ def _expected(run: RunFolder) -> Html:
     if film is None:
         return Html("")
     said = (
-        "Left of each pair what the first camera saw in held-out recordings, right what the model expects from two "
-        "frames and 80 actions, redrawn from the code and the pose that it imagines."
+        "Four windows of held-out recordings; above the first camera, below it the others. Left of each pair what was "
+        "recorded, right what the model expects from two frames and 80 actions, redrawn from the numbers and the pose "
+        "that it imagines."
     )
     return join([video(film, "predicted beside seen"), element("p", said, css="note")])
 

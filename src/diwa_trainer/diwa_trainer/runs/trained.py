@@ -45,7 +45,7 @@ def load_eyes(folder: Path) -> tuple[Eyes, Artifact]:
     """
     artifact = load_artifact(Path(folder) / EYES_FILE, EYES, "train_eyes", ("dataset",))
     config = artifact.config_as(EyesConfig)
-    return artifact.network(lambda: make_eyes(artifact.spec, config)), artifact
+    return artifact.network(lambda: _as_saved(make_eyes(artifact.spec, config), artifact)), artifact
 
 
 def save_world_model(folder: Path, model: WorldModel, about: dict[str, Any]) -> None:
@@ -69,9 +69,18 @@ def load_world_model(folder: Path) -> tuple[WorldModel, Artifact]:
         eyes = None
         if sizes is not None:
             eyes = make_eyes(artifact.spec, config_from(EyesConfig, sizes, str(artifact.path)))
+            eyes = _as_saved(eyes, artifact, "eyes.")
         return WorldModel(artifact.spec, config, eyes)
 
     return artifact.network(build), artifact
+
+
+def _as_saved(eyes: Eyes, artifact: Artifact, prefix: str = "") -> Eyes:
+    """Take off the decoders that a file lacks, as older ones do: they are for the eye of the reader alone."""
+    for name in list(eyes.others):
+        if not any(weight.startswith(f"{prefix}others.{name}.") for weight in artifact.weights):
+            del eyes.others[name]
+    return eyes
 
 
 def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel, Artifact]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
-from diwa_trainer.world.eyes.decoder import PictureDecoder
+from diwa_trainer.world.eyes.decoder import OtherCameras, PictureDecoder
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.world.features import CLAMP
@@ -47,12 +47,14 @@ class CodeEyes(Eyes):
 
     centre: Tensor
     turn: Tensor
+    others: OtherCameras
 
     def __init__(self, spec: Spec, config: EyesConfig) -> None:
         super().__init__(spec, config, config.code)
         self.normalise = nn.BatchNorm1d(config.code, affine=False)
-        self.decoder = PictureDecoder(spec, config.code + len(self.proprio), config)
+        self.decoder = PictureDecoder(spec.cameras[0], config.code + len(self.proprio), config)
         self.told = nn.Linear(config.code, len(spec.watched))
+        self.others = OtherCameras(spec, config.code + len(self.proprio), config)
         self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT))
         self.register_buffer("centre", torch.zeros(config.code))
         self.register_buffer("turn", torch.eye(config.code))
@@ -68,9 +70,10 @@ class CodeEyes(Eyes):
         return tuple((CODE_SHARE / CODE_WEIGHT * self.weight).tolist())
 
     def fit_features(self, dataset: Dataset) -> None:
-        """Set the standardisation of proprio and of the redrawn camera's pixels."""
+        """Set the standardisation of proprio and of the redrawn cameras' pixels."""
         self.proprio.fit(dataset.proprio)
         self.decoder.fit(dataset)
+        self.others.fit(dataset)
 
     def say(self, raw: Tensor) -> Tensor:
         """Normalise, whiten and turn the head's output (B, S)."""
@@ -87,14 +90,18 @@ class CodeEyes(Eyes):
         rng: np.random.Generator,
         augmentation: AugmentationConfig,
     ) -> Tensor:
-        """Squared error of the redrawn pictures of rows near to rows (B,), with what marks and agreement add."""
+        """Squared error of the redrawn pictures of rows near to rows (B,), with what marks and agreement add.
+
+        The other cameras' decoders, by which no code is learned, learn beside.
+        """
         code = self._code(dataset, rows, rng, augmentation)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         code = code + NOISE * torch.randn(code.shape, generator=generator)
         other = nearby(dataset, rows, NEARBY, rng)
         proprio = self.proprio(torch.from_numpy(dataset.take("proprio", other)))
         images = torch.from_numpy(dataset.take(self.decoder.camera, other))
-        loss = self.decoder.loss(torch.cat([code, proprio], -1), images)
+        numbers = torch.cat([code, proprio], -1)
+        loss = self.decoder.loss(numbers, images) + self.others.loss(numbers, dataset, other)
         if self.config.marks:
             loss = loss + self.config.marks * self._marked_loss(code, dataset, rows)
         if self.config.agreement:
@@ -118,10 +125,11 @@ class CodeEyes(Eyes):
             return torch.zeros(())
         return F.binary_cross_entropy_with_logits(self.told(code)[known], states[known].float())
 
-    def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
-        """Draw images (N, H, W, 3) uint8 from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
+    def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
+        """Draw cameras' images (N, H, W, 3) from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
         normalised = torch.linalg.solve(self.turn.T, seen.T).T + self.centre
-        return self.decoder.draw(torch.cat([normalised, proprio], -1))
+        numbers = torch.cat([normalised, proprio], -1)
+        return {self.decoder.camera: self.decoder.draw(numbers), **self.others.draw(numbers)}
 
     @torch.no_grad()
     def settle(self, codes: NDArray[np.float32], follows: NDArray[np.bool_]) -> None:

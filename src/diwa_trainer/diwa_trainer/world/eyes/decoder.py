@@ -1,12 +1,16 @@
-"""Redraws what the first camera saw from numbers: what a code learns by, and for the eye of the reader."""
+"""Redraws what cameras saw from numbers: by the first camera a code is learned, and all are for the reader's eye."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diwa_runtime.spec import Spec
+from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.world.features import CLAMP
@@ -17,22 +21,23 @@ FITTED_ROWS = 2000
 """Recorded rows that the pixels' mean and spread are taken from."""
 COARSE = 16
 """Pixels that become one where the picture is smallest."""
+EVERY = 4
+"""One row in so many is redrawn for the reader's eye alone: it costs little beside what eyes learn by."""
 
 
 class PictureDecoder(nn.Module):
     """Numbers (B, N) -> pictures of one camera.
 
     Attributes:
-        camera: the Spec's first, which should be a fixed one.
+        camera: its name.
         mean, spread: of its pixels (3, H, W).
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, spec: Spec, numbers: int, config: EyesConfig) -> None:
+    def __init__(self, camera: CameraSpec, numbers: int, config: EyesConfig) -> None:
         super().__init__()
-        camera = spec.cameras[0]
         small, middle, large = config.channels
         self.camera, self.shape = camera.name, (3, camera.height, camera.width)
         self.coarse = (large, -(-camera.height // COARSE), -(-camera.width // COARSE))
@@ -74,3 +79,29 @@ class PictureDecoder(nn.Module):
         """Draw images (B, H, W, 3) uint8."""
         pictures = self(numbers) * self.spread + self.mean
         return ((pictures + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+class OtherCameras(nn.ModuleDict):
+    """A decoder for each camera but the first, by name, for the eye of the reader alone."""
+
+    def __init__(self, spec: Spec, numbers: int, config: EyesConfig) -> None:
+        super().__init__({camera.name: PictureDecoder(camera, numbers, config) for camera in spec.cameras[1:]})
+
+    def fit(self, dataset: Dataset) -> None:
+        """As a decoder's, of each."""
+        for _, decoder in self.decoders():
+            decoder.fit(dataset)
+
+    def loss(self, numbers: Tensor, dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:
+        """Sum of the decoders' losses on some of rows (B,), drawn from numbers (B, N), which it teaches nothing."""
+        few, said = rows[::EVERY], numbers[::EVERY].detach()
+        losses = [one.loss(said, torch.from_numpy(dataset.take(name, few))) for name, one in self.decoders()]
+        return torch.stack(losses).sum() if losses else numbers.new_zeros(())
+
+    def draw(self, numbers: Tensor) -> dict[str, Tensor]:
+        """Draw images (B, H, W, 3) uint8, by camera."""
+        return {name: decoder.draw(numbers) for name, decoder in self.decoders()}
+
+    def decoders(self) -> Iterator[tuple[str, PictureDecoder]]:
+        """Each camera's name and decoder."""
+        return ((name, cast(PictureDecoder, decoder)) for name, decoder in self.items())

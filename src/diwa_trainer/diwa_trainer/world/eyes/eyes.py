@@ -70,9 +70,11 @@ class Eyes(nn.Module, ABC):
         names: of the numbers.
         weight: (S,) of each in the world model's loss.
         shares: each one's share of the world model's discrete variables.
+        others: decoders of all cameras but the first, for the eye of the reader alone.
     """
 
     weight: Tensor
+    others: nn.ModuleDict
 
     def __init__(self, spec: Spec, config: EyesConfig, numbers: int) -> None:
         super().__init__()
@@ -110,8 +112,11 @@ class Eyes(nn.Module, ABC):
         """Return the loss of recorded rows (B,)."""
 
     @abstractmethod
-    def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
-        """Draw the first camera's images (N, H, W, 3) from what is seen (N, S) and standardised proprio (N, F)."""
+    def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
+        """Draw cameras' images (N, H, W, 3) uint8 from what is seen (N, S) and standardised proprio (N, F).
+
+        The first camera comes first; eyes of older files redraw no other.
+        """
 
     @abstractmethod
     def say(self, raw: Tensor) -> Tensor:

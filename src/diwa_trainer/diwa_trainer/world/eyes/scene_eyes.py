@@ -15,13 +15,15 @@ from torch import Tensor
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
-from diwa_trainer.world.eyes.decoder import PictureDecoder
+from diwa_trainer.world.eyes.decoder import OtherCameras, PictureDecoder
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.features import CLAMP, Features
 from diwa_trainer.world.observations import pictures_at
 
 LEAST_WEIGHT = 0.05
 """Of a feature in the loss, as a share of the weightiest: free blocks count little for a policy, but are seen."""
+REDRAWN_EVERY = 2
+"""One row in so many is redrawn as the first camera saw it: for the eye of the reader alone."""
 
 
 class SceneEyes(Eyes):
@@ -35,13 +37,15 @@ class SceneEyes(Eyes):
 
     two_valued: Tensor
     values: Tensor
+    others: OtherCameras
 
     def __init__(self, spec: Spec, config: EyesConfig) -> None:
         scene = Features(spec.scene, spec.watched)
         super().__init__(spec, config, len(scene))
         self.scene = scene
         self.weight = scene.weight
-        self.decoder = PictureDecoder(spec, len(scene) + len(self.proprio), config)
+        self.decoder = PictureDecoder(spec.cameras[0], len(scene) + len(self.proprio), config)
+        self.others = OtherCameras(spec, len(scene) + len(self.proprio), config)
         self.register_buffer("two_valued", torch.zeros(len(scene), dtype=torch.bool))
         self.register_buffer("values", torch.zeros(2, len(scene)))
 
@@ -60,6 +64,7 @@ class SceneEyes(Eyes):
         self.proprio.fit(dataset.proprio)
         self.scene.fit(dataset.scene)
         self.decoder.fit(dataset)
+        self.others.fit(dataset)
         seen = self.scene(torch.from_numpy(dataset.scene))
         self.values.copy_(torch.stack([seen.amin(0), seen.amax(0)]))
         self.two_valued.copy_(((seen == self.values[0]) | (seen == self.values[1])).all(0))
@@ -78,8 +83,8 @@ class SceneEyes(Eyes):
     ) -> Tensor:
         """Smooth L1 of standardised features, cross-entropy of what has two values, for rows (B,).
 
-        Weighed as in the world model, but no feature less than `LEAST_WEIGHT` of the weightiest. The decoder, by which
-        nothing is seen, learns beside: to redraw pictures from the recorded scene and proprio.
+        Weighed as in the world model, but no feature less than `LEAST_WEIGHT` of the weightiest. The decoders, by which
+        nothing is seen, learn beside: to redraw pictures from the recorded scene and proprio.
         """
         observation = pictures_at(dataset, rows)
         target = self.scene(torch.from_numpy(dataset.take("scene", rows)))
@@ -91,11 +96,13 @@ class SceneEyes(Eyes):
             F.smooth_l1_loss(raw, target, reduction="none", beta=0.1),
         )
         weight = (self.scene.weight / self.scene.weight.max()).clamp(min=LEAST_WEIGHT)
-        redrawing = self.decoder.loss(
-            torch.cat([target, self.proprio(observation["proprio"])], -1), observation[self.decoder.camera]
-        )
+        told = torch.cat([target, self.proprio(observation["proprio"])], -1)
+        shown = slice(None, None, REDRAWN_EVERY)
+        redrawing = self.decoder.loss(told[shown], observation[self.decoder.camera][shown])
+        redrawing = redrawing + self.others.loss(told, dataset, rows)
         return (each * weight).sum(-1).mean() + redrawing
 
-    def pictures(self, seen: Tensor, proprio: Tensor) -> Tensor:
-        """Draw images (N, H, W, 3) uint8 from standardised scene features (N, S) and proprio (N, F)."""
-        return self.decoder.draw(torch.cat([seen, proprio], -1))
+    def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
+        """Draw cameras' images (N, H, W, 3) uint8 from standardised scene features (N, S) and proprio (N, F)."""
+        numbers = torch.cat([seen, proprio], -1)
+        return {self.decoder.camera: self.decoder.draw(numbers), **self.others.draw(numbers)}
