@@ -2,7 +2,7 @@
 
 Networks, features, heads and optimizer are the model's own. The RSSM goes step by step and is left to autograd
 (`plain_rssm`), the decoder takes latents as they are, and the KL is DreamerV2's as its paper has it, once for either
-side with the other detached.
+side with the other detached. Pictures go through `plain_joint`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import plain_joint
 import plain_rssm
 import torch
 from plain_windows import HeldRows
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from diwa_trainer.runs.run import cosine
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
+from diwa_trainer.world.joint import PictureEncoder
 from diwa_trainer.world.observations import Observation
 from diwa_trainer.world.world_model import WorldModel, previous_actions
 
@@ -24,19 +26,29 @@ from diwa_trainer.world.world_model import WorldModel, previous_actions
 def loss(model: WorldModel, observation: Observation, actions: Tensor, generator: torch.Generator) -> Tensor:
     """Return the loss of windows (B, T, ...) as `WorldModel.loss` has it where nothing is imagined."""
     config = model.config
-    target = model.features(observation)
+    features, target = model.features(observation), model.targets(observation)
     uniforms = torch.rand((*target.shape[:2], config.rssm.variables), generator=generator, dtype=target.dtype)
     start = model.rssm.initial(len(target))
     latents, posterior, prior = plain_rssm.unroll(
-        model.rssm, model.encoder(target), previous_actions(actions), start, uniforms, target
+        model.rssm, embed(model, observation, features), previous_actions(actions), start, uniforms, features
     )
     error = 0.5 * ((model.decode(latents) - target).square() * model.feature_weights).sum(-1)
+    if model.pictures is not None:
+        error = error + config.joint.weight * plain_joint.error(model.pictures, latents, observation)
     weight = torch.ones(target.shape[1])
     weight[0] = config.first_step_weight
     reconstruction = (error * (weight / weight.mean())).mean()
     to_prior, to_posterior = divergence(posterior.detach(), prior), divergence(posterior, prior.detach())
     kl = config.kl_balance * to_prior + (1 - config.kl_balance) * to_posterior
     return reconstruction + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
+
+
+def embed(model: WorldModel, observation: Observation, features: Tensor) -> Tensor:
+    """Embed frames (..., E): features (..., F), and pictures where the model codes them itself."""
+    if not isinstance(model.encoder, PictureEncoder):
+        embedded: Tensor = model.encoder(features)
+        return embedded
+    return torch.cat([plain_joint.embed(model.encoder, observation), features], -1)
 
 
 def divergence(posterior: Tensor, prior: Tensor) -> Tensor:
@@ -61,7 +73,11 @@ class PlainTraining:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = cosine(config.learning_rate, config.final_learning_rate, self.step / config.updates)
-        fields = (*self.model.spec.observation_fields, "action")
+        fields = (
+            *self.model.spec.observation_fields,
+            *(["scene"] if self.model.spec.mode == "hybrid" else []),
+            "action",
+        )
         window = self.rows.windows(self.rng, config.batch, config.length, fields)
         total = loss(self.model, window, window["action"], self.generator)
         self.optimizer.zero_grad(set_to_none=True)

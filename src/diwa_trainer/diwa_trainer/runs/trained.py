@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.config import config_from, to_plain
+from diwa_runtime.files import written_whole
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.npy import open_array
@@ -21,7 +22,7 @@ from diwa_trainer.runs.artifacts import Artifact, load_artifact, save_artifact
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.eyes.modes import make_eyes
 from diwa_trainer.world.eyes.seen import see
-from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
+from diwa_trainer.world.world_model import Sight, WorldModel, WorldModelConfig
 
 EYES, WORLD_MODEL, PRETRAINED, FINETUNED, CLASSIFIER = (
     "eyes", "world_model", "pretrained_policy", "finetuned_policy", "reward_classifier",
@@ -86,7 +87,7 @@ def _as_saved(eyes: Eyes, artifact: Artifact, prefix: str = "") -> Eyes:
 def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel, Artifact]:
     """Open recordings as a run's world model sees them, and the model.
 
-    Where it has eyes: what `train_eyes` saw in the recordings that they learned from, and what they see in others.
+    Where it has cameras: what was seen in the recordings that it learned from is kept beside it; others are looked at.
 
     Raises:
         InputError: dataset or model cannot be read, or what was seen is not there.
@@ -95,16 +96,22 @@ def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel,
     recordings = Dataset.open(dataset)
     model, file = load_world_model(world_model)
     check_same_spec(recordings.spec, str(dataset), model.spec, str(world_model))
-    if model.eyes is None:
+    if model.sight is None:
         return recordings, model, file
     if file.about.get("dataset") != recordings.fingerprint:
-        return recordings.with_seen(see(model.eyes, recordings, np.arange(len(recordings)))), model, file
-    return recordings.with_seen(load_seen(Path(world_model), recordings, model.eyes)), model, file
+        return recordings.with_seen(see(model.sight, recordings, np.arange(len(recordings)))), model, file
+    return recordings.with_seen(load_seen(Path(world_model), recordings, model.sight)), model, file
 
 
-def load_seen(folder: Path, dataset: Dataset, eyes: Eyes) -> NDArray[np.float32]:
+def save_seen(folder: Path, seen: NDArray[np.float32]) -> None:
+    """Keep what was seen in each row's pictures (N, S), whole or not at all."""
+    with written_whole(folder / SEEN_FILE) as temporary, temporary.open("wb") as file:
+        np.save(file, seen, allow_pickle=False)
+
+
+def load_seen(folder: Path, dataset: Dataset, sight: Sight) -> NDArray[np.float32]:
     """Read what a run of `train_eyes` or `train_world_model` keeps of each row's pictures: (N, S)."""
-    shape = (len(dataset), len(eyes.names))
+    shape = (len(dataset), sight.size)
     return np.array(open_array(folder / SEEN_FILE, np.dtype("<f4"), shape, f"delete {folder} and make it anew"))
 
 

@@ -15,12 +15,11 @@ from torch import nn
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, InputError
-from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.devices.device import Metrics, numbers
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
-from diwa_trainer.runs.trained import SEEN_FILE, save_eyes
+from diwa_trainer.runs.trained import save_eyes, save_seen
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.code_eyes import CodeEyes
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
@@ -112,8 +111,7 @@ def run(config: TrainEyesConfig) -> None:
         report = _report(config, dataset, eyes, seen, learned, held_out)
         run.check_finite("train_eyes", state.step, report["error"])
         write_json(run.folder / "eyes.json", report)
-        with written_whole(run.folder / SEEN_FILE) as temporary, temporary.open("wb") as file:
-            np.save(file, seen, allow_pickle=False)
+        save_seen(run.folder, seen)
         save_eyes(run.folder, eyes, {"dataset": dataset.fingerprint, "split_seed": config.split_seed})
         run.finish({"seconds": run.seconds, "updates": config.updates, "networks": config.networks, **report["error"]})
 

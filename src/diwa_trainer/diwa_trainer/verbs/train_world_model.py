@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds, check_together
+from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WEIGHTS, WORKERS, check_bounds, check_together
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
 from diwa_runtime.spec import check_same_spec
@@ -24,10 +23,11 @@ from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
-from diwa_trainer.runs.trained import SEEN_FILE, load_eyes, load_seen, save_world_model
+from diwa_trainer.runs.trained import load_eyes, load_seen, save_seen, save_world_model
 from diwa_trainer.world.data_summary import summarise_dataset
 from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.eyes.film import open_loop_film
+from diwa_trainer.world.eyes.seen import see
 from diwa_trainer.world.observations import Observation, action_at, observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
@@ -50,6 +50,7 @@ class TrainWorldModelConfig(Computing):
     validation: float = field(default=0.1, metadata={"help": "share of the episodes held out"})
     split_seed: int = field(default=0, metadata={"help": "decides which episodes are held out; the same in every verb"})
     seed: int = 0
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})
     threads: int = field(default=1, metadata={"help": "intra-op threads of each process"})
     workers: int = field(
         default=1,
@@ -65,9 +66,38 @@ class TrainWorldModelConfig(Computing):
         check_bounds(self, updates=COUNTS, batch=BATCHES, length=(2, 4096), threads=WORKERS, workers=WORKERS)
         check_bounds(self, validation=(1e-3, 0.9), log_every=COUNTS, save_every=COUNTS)
         check_bounds(self, learning_rate=RATES, final_learning_rate=RATES, gradient_clip=(1e-6, 1e9))
+        check_bounds(self, weight_decay=WEIGHTS)
         check_bounds(self, seed=SEEDS, split_seed=SEEDS)
         check_together(self, 1 << 17, "rows an update", "batch", "length")
         check_whole_rounds(self)
+
+    @property
+    def joint(self) -> bool:
+        """Whether the model codes pictures itself, without eyes in front."""
+        return self.model.joint.depth > 0
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "small": {},
+    "tiny": {
+        "model": {"rssm": {"deterministic": 16, "variables": 4, "classes": 4, "hidden": 16}, "hidden": 16},
+        "updates": 20, "batch": 4, "length": 12, "log_every": 10, "save_every": 20,
+    },
+    # Pictures coded in the world model, at a size that two cores bear; they see a tenth of the rows in the same time.
+    "joint": {"model": {"joint": {"depth": 8}}, "batch": 16},
+    # The paper's vision world model and its training (LUMOS). It is for a graphics card, and for days.
+    "paper": {
+        "model": {
+            "rssm": {"deterministic": 1024, "variables": 32, "classes": 32, "hidden": 1000},
+            "joint": {
+                "depth": 48, "embedding": 1536, "weight": 1.0, "by_spread": False, "numbers": False, "shortcut": False
+            },
+            "hidden": 400, "kl_weight": 0.3, "free_nats": 0.0, "first_step_weight": 1.0,
+        },
+        "updates": 1_300_000, "batch": 50, "length": 50, "learning_rate": 3e-4, "final_learning_rate": 1.0,
+        "weight_decay": 0.05, "gradient_clip": 100.0, "log_every": 500, "save_every": 5000,
+    },
+}  # fmt: skip
 
 
 def run(config: TrainWorldModelConfig) -> None:
@@ -95,6 +125,10 @@ def run(config: TrainWorldModelConfig) -> None:
                     run.save(state)
         final = _validation(config, dataset, held_out, model)
         run.check_finite("train_world_model", state.step, final)
+        if model.pictures is not None:  # as eyes in front: the later verbs take what was seen
+            seen = see(model.encoder, dataset, np.arange(len(dataset)))
+            save_seen(run.folder, seen)
+            dataset = dataset.with_seen(seen)
         report = open_loop_report(model, dataset, held_out, seed=config.seed)
         write_json(run.folder / "open_loop.json", report)
         if frames := open_loop_film(model, dataset, held_out, seed=config.seed):
@@ -103,8 +137,7 @@ def run(config: TrainWorldModelConfig) -> None:
                 temporary.write_bytes(film)
         about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
         if config.eyes is not None:  # what the later verbs see is what the model learned from
-            with written_whole(run.folder / SEEN_FILE) as temporary:
-                shutil.copyfile(config.eyes / SEEN_FILE, temporary)
+            save_seen(run.folder, dataset.arrays["seen"])
         save_world_model(run.folder, model, about)
         run.finish({"seconds": run.seconds, "updates": config.updates, **final})
 
@@ -147,7 +180,7 @@ def _make(
     model.fit_features(dataset)
     model.to(device)  # made on the CPU, so that a seed begins with the same weights anywhere
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(learned, config.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(learned, config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return make_state({"model": model}, {"model": optimizer}, config.seed), model
 
 

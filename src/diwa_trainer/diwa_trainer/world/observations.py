@@ -16,8 +16,12 @@ images (..., H, W, 3) uint8."""
 
 
 def observation_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Observation:
-    """Return what a world model is taught by of rows (...): fields of numbers as tensors (..., D)."""
-    return {name: _at(dataset, name, rows, device) for name in dataset.numbers}
+    """Return what a world model is taught by of rows (...): fields of numbers as tensors (..., D).
+
+    Where nothing has looked at the pictures yet (`Dataset.with_seen`) also those, as tensors (..., H, W, 3) uint8.
+    """
+    pictures = () if "seen" in dataset.arrays else dataset.images
+    return {name: _at(dataset, name, rows, device) for name in (*dataset.numbers, *pictures)}
 
 
 def pictures_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Observation:

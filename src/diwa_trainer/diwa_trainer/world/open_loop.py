@@ -28,10 +28,13 @@ SHOWN_CODES = 4
 
 @torch.no_grad()
 def predict(model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], context: int, seed: int) -> Tensor:
-    """Predict standardised features (B, T, F) of windows of rows (B, T): posterior for `context`, then the prior.
+    """Predict standardised features (B, T, F) of windows of rows (B, T), as `foresee` does; on the model's device."""
+    return model.decode(foresee(model, dataset, rows, context, seed))
 
-    They are on the model's device.
-    """
+
+@torch.no_grad()
+def foresee(model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], context: int, seed: int) -> Tensor:
+    """Return latents (B, T, Z) of windows of rows (B, T): the posterior's for `context`, then the prior's."""
     generator = torch.Generator().manual_seed(seed)
     actions = action_at(dataset, rows, model.device)
     observed = model.observe(observation_at(dataset, rows[:, :context], model.device), actions[:, :context], generator)
@@ -40,7 +43,7 @@ def predict(model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], contex
     for t in range(context, rows.shape[1]):
         latent = model.rssm.imagine_step(latent, actions[:, t - 1], generator)
         latents.append(latent[:, None])
-    return model.decode(torch.cat(latents, 1))
+    return torch.cat(latents, 1)
 
 
 def measurable(episodes: Sequence[Episode]) -> list[Episode]:

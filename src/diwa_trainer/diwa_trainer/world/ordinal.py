@@ -50,10 +50,11 @@ def start_as_scales(rssm: RSSM, read: nn.Linear, owners: Sequence[int], marks: T
     """Set the first weights of an RSSM with a shortcut, and of `read` (S * C -> F), to those of scales.
 
     Variable s then codes feature ``owners[s]`` by `marks` (S, C): posterior and prior logits are those of a bell around
-    what is seen, or expected; what is expected is what was. A variable that codes no feature cannot be.
+    what is seen, or expected; what is expected is what was. The variables after those, if there are more, begin as any
+    network does, and code no feature. Features after the RSSM's, if `read` has more, are not read off at first.
     """
     assert rssm.shortcut is not None
-    features = rssm.shortcut.seen.in_features
+    features, coded = rssm.shortcut.seen.in_features, marks.numel()
     variance = (SHARPNESS * (marks[:, 1:2] - marks[:, :1])).square()
     owner = nn.functional.one_hot(torch.tensor(owners), features).float()
     # A bell's logarithm, less what all classes share: x * mark / variance - mark^2 / (2 variance).
@@ -62,11 +63,11 @@ def start_as_scales(rssm: RSSM, read: nn.Linear, owners: Sequence[int], marks: T
     mean_mark = torch.einsum("sc,sf->fsc", marks, owner / owner.sum(0).clamp(min=1)).flatten(1)
     shortcut, prior_out = rssm.shortcut, cast(nn.Linear, rssm.prior_head[-1])
     for into in (shortcut.seen, shortcut.expected):
-        into.weight.copy_(slope)
+        into.weight.zero_()[:coded].copy_(slope)
     for out_of in (shortcut.before, read):
-        out_of.weight.copy_(mean_mark)
+        out_of.weight.zero_()[:features, :coded].copy_(mean_mark)
     for network in (rssm.posterior_out, prior_out):
-        network.weight.mul_(NETWORK_SHARE)
-        network.bias.copy_(offset)
+        network.weight[:coded].mul_(NETWORK_SHARE)
+        network.bias[:coded].copy_(offset)
     for moved_by in (shortcut.action, shortcut.hidden):
         moved_by.weight.zero_()

@@ -1,7 +1,8 @@
 """The world model: an encoder of frames, the RSSM, and heads that decode what the mode asks for.
 
 The frame encoder is a part of its own: it turns one observation into an embedding and knows nothing of time. Where a
-robot has cameras, eyes stand before it, trained earlier and frozen: what they see is observed in place of the scene.
+robot has cameras, eyes stand before it, trained earlier and frozen: what they see is observed in place of the scene. Or
+the model codes pictures itself (`joint`), as the paper has it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from diwa_trainer.world.balanced_kl import balanced_kl
 from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.eyes.scene_eyes import SceneEyes
 from diwa_trainer.world.features import Features
+from diwa_trainer.world.joint import JointConfig, PictureDecoder, PictureEncoder
 from diwa_trainer.world.observations import Observation
 from diwa_trainer.world.one_hot import one_hot_linear
 from diwa_trainer.world.ordinal import apportion, scales, start_as_scales
@@ -31,6 +33,7 @@ from diwa_trainer.world.rssm import RSSM, Observed, RSSMConfig
 
 RANGE_ROWS = 10_000
 """Recorded rows that the features' ranges are taken from."""
+Sight = Eyes | PictureEncoder
 OPEN_LOOP_STEPS = 10
 """Imagined steps of the open-loop error that is shown beside the loss."""
 
@@ -40,6 +43,7 @@ class WorldModelConfig:
     """Sizes and loss of the world model."""
 
     rssm: RSSMConfig = field(default_factory=RSSMConfig)
+    joint: JointConfig = field(default_factory=JointConfig)
     hidden: int = 128
     kl_weight: float = 0.005
     kl_balance: float = 0.8
@@ -61,27 +65,27 @@ class WorldModel(nn.Module):
     | `state` | the recorded scene | the same |
     | `hybrid` | what `eyes` estimate of the scene | the recorded scene |
     | `vision` | the code that `eyes` see | the same |
+    | `hybrid`, `vision` with `joint` | pictures | pictures, and in `hybrid` the recorded scene |
     """
 
     def __init__(self, spec: Spec, config: WorldModelConfig, eyes: Eyes | None = None) -> None:
         super().__init__()
-        if (spec.mode == "state") != (eyes is None):
-            wants = (
-                "takes no eyes" if eyes is not None else "needs eyes: run train_eyes, then name its folder with --eyes"
-            )
-            raise ConfigError(f"a world model of mode {spec.mode!r} {wants}")
+        _check_sight(spec, config, eyes)
         self.spec = spec
         self.config = config
         self.eyes = eyes.requires_grad_(False) if eyes is not None else None
         self.proprio = Features(spec.proprio)
         self.scene = Features(spec.scene, spec.watched) if spec.mode != "vision" else None
-        self.feature_names = self.proprio.names + self._beside.names
-        self.shares = self.proprio.shares + self._beside.shares
-        features = len(self.feature_names)
-        self.encoder = _mlp(features, config.hidden, config.hidden)
-        self.rssm = RSSM(config.rssm, config.hidden, ACTION_SIZE, features)
+        features, joint = len(self.feature_names), config.joint
+        observed, embedding = features, config.hidden
+        if joint.depth:
+            observed, embedding = len(self.proprio), joint.embedding + len(self.proprio)
+        self.encoder = PictureEncoder(spec, joint) if joint.depth else _mlp(features, config.hidden, config.hidden)
+        straight = 0 if joint.depth and not joint.shortcut else observed
+        self.rssm = RSSM(config.rssm, embedding, ACTION_SIZE, straight)
         self.decoder = _mlp(config.rssm.latent, config.hidden, features)
         self.read = nn.Linear(config.rssm.stochastic, features, bias=False)  # what the states say without the networks
+        self.pictures = PictureDecoder(spec, joint, config.rssm.latent) if joint.depth else None
 
     @property
     def latent_size(self) -> int:
@@ -94,14 +98,25 @@ class WorldModel(nn.Module):
         return self.read.weight.device
 
     @property
-    def feature_weights(self) -> Tensor:
-        """Weight of each decoded feature in the loss (F,)."""
-        return torch.cat([self.proprio.weight, self._beside.weight])
+    def feature_names(self) -> tuple[str, ...]:
+        """Of what is decoded, F names: proprio's features, then those beside it."""
+        return tuple(name for part in self._parts for name in part.names)
 
     @property
-    def _beside(self) -> Features | Eyes:
-        """What is observed beside proprio."""
-        return self.scene_features if self.eyes is None else self.eyes
+    def feature_weights(self) -> Tensor:
+        """Weight of each decoded feature in the loss (F,)."""
+        return torch.cat([part.weight for part in self._parts])
+
+    @property
+    def _parts(self) -> tuple[Features | Eyes, ...]:
+        """Whose numbers are decoded: proprio's, and what is beside it: the scene's or the eyes'."""
+        beside = self.scene if self.eyes is None else self.eyes
+        return (self.proprio,) if beside is None else (self.proprio, beside)
+
+    @property
+    def sight(self) -> Sight | None:
+        """What turns pictures into numbers, frozen once the model has learned: eyes, or the model's own encoder."""
+        return self.encoder if isinstance(self.encoder, PictureEncoder) else self.eyes
 
     @property
     def decodes_scene(self) -> bool:
@@ -115,17 +130,27 @@ class WorldModel(nn.Module):
             self.scene_features.load_state_dict(self.eyes.scene.state_dict())
         elif self.scene is not None:
             self.scene.fit(dataset.scene)
-        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), RANGE_ROWS), dtype=np.int64)
-        recorded = self.targets({name: torch.from_numpy(dataset.take(name, rows)) for name in dataset.numbers})
-        low, high = (torch.quantile(recorded, q, dim=0) for q in (0.001, 0.999))
-        margin = (0.05 * (high - low)).clamp(min=0.05)
-        owners = apportion(self.shares, self.config.rssm.variables)
-        marks = scales(owners, low - margin, high + margin, self.config.rssm.classes)
-        start_as_scales(self.rssm, self.read, owners, marks)
+        if self.pictures is not None:
+            self.pictures.fit(dataset)
+        if self.rssm.shortcut is not None:
+            self._start_as_scales(dataset)
         with torch.no_grad():  # what the decoder's network adds to what is read starts near nothing
             last = cast(nn.Linear, self.decoder[-1])
             last.weight.mul_(0.1)
             last.bias.zero_()
+
+    def _start_as_scales(self, dataset: Dataset) -> None:
+        """Let the states begin as scales of the features observed; where pictures are coded too, half of them."""
+        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), RANGE_ROWS), dtype=np.int64)
+        recorded = self.targets({name: torch.from_numpy(dataset.take(name, rows)) for name in dataset.numbers})
+        low, high = (torch.quantile(recorded, q, dim=0) for q in (0.001, 0.999))
+        margin = (0.05 * (high - low)).clamp(min=0.05)
+        joint, config = self.pictures is not None, self.config.rssm
+        parts = self._parts[:1] if joint else self._parts
+        shares = [share for part in parts for share in part.shares]
+        owners = apportion(shares, config.variables // 2 if joint else config.variables)
+        marks = scales(owners, low - margin, high + margin, config.classes)
+        start_as_scales(self.rssm, self.read, owners, marks)
 
     @property
     def scene_features(self) -> Features:
@@ -134,16 +159,29 @@ class WorldModel(nn.Module):
         return self.scene
 
     def features(self, observation: Observation) -> Tensor:
-        """Standardise what is observed into (..., F): proprio with the scene, or with what eyes see."""
+        """Standardise the numbers observed: proprio, and without pictures of its own the scene or what eyes see."""
+        proprio = self.proprio(observation["proprio"])
+        if self.pictures is not None:
+            return proprio
         if self.eyes is None:
-            return self.targets(observation)
+            return torch.cat([proprio, self.scene_features(observation["scene"])], -1)
         seen = observation["seen"] if "seen" in observation else self.eyes(observation)
-        return torch.cat([self.proprio(observation["proprio"]), seen], -1)
+        return torch.cat([proprio, seen], -1)
 
     def targets(self, observation: Observation) -> Tensor:
-        """Standardise what is to be predicted into (..., F): proprio with the recorded scene, or with what eyes see."""
-        other = observation["seen"] if self.scene is None else self.scene(observation["scene"])
-        return torch.cat([self.proprio(observation["proprio"]), other], -1)
+        """Standardise what is to be predicted into (..., F): proprio, with the recorded scene or with what eyes see."""
+        proprio = self.proprio(observation["proprio"])
+        if self.scene is not None:
+            return torch.cat([proprio, self.scene(observation["scene"])], -1)
+        return proprio if self.eyes is None else torch.cat([proprio, observation["seen"]], -1)
+
+    def embed(self, observation: Observation, features: Tensor) -> Tensor:
+        """Embed a frame: its features (..., F), and where the model codes pictures itself those too, into (..., E)."""
+        if self.pictures is None:
+            embedded: Tensor = self.encoder(features)
+            return embedded
+        seen = observation["seen"] if "seen" in observation else self.encoder(observation)
+        return torch.cat([seen, features], -1)
 
     def observe(
         self,
@@ -157,13 +195,10 @@ class WorldModel(nn.Module):
 
         `actions[:, t]` is what was accepted after frame t (the dataset's convention).
         """
-        return self._observe(self.features(observation), actions, generator, mode=mode)
-
-    def _observe(
-        self, features: Tensor, actions: Tensor, generator: torch.Generator | None, *, mode: bool = False
-    ) -> Observed:
+        features = self.features(observation)
         before, latent = previous_actions(actions), self.rssm.initial(len(features))
-        return self.rssm.observe(self.encoder(features), before, latent, generator, mode=mode, features=features)
+        embedding = self.embed(observation, features)
+        return self.rssm.observe(embedding, before, latent, generator, mode=mode, features=features)
 
     def filter(self, observation: Observation, action: Tensor, latent: Tensor) -> Tensor:
         """One step of the deployed filter: frame (B, ...), action accepted before it (B, 7), latent (B, Z) -> (B, Z).
@@ -171,12 +206,21 @@ class WorldModel(nn.Module):
         Takes the posterior's likeliest state, so that a deployed filter has no randomness.
         """
         features = self.features(observation)
-        return self.rssm.filter(self.encoder(features), action, latent, features)
+        return self.rssm.filter(self.embed(observation, features), action, latent, features)
 
     def decode(self, latent: Tensor) -> Tensor:
         """Predict standardised features (..., F) from latents (..., Z)."""
         decoded: Tensor = self.decoder(latent) + self.read(latent[..., self.config.rssm.deterministic :])
         return decoded
+
+    def draw(self, latents: Tensor) -> dict[str, Tensor]:
+        """Draw what latents (N, Z) would look like: each camera's images (N, H, W, 3) of bytes; {} without cameras."""
+        if self.pictures is not None:
+            return self.pictures.draw(latents)
+        if self.eyes is None:
+            return {}
+        proprio, seen = self.decode(latents).tensor_split([len(self.proprio)], -1)
+        return self.eyes.pictures(seen, proprio)
 
     def _decode_drawn(self, latents: Tensor, index: Tensor) -> Tensor:
         """As `decode(latents)`, the states' share of the first layer and of the output by where they are one."""
@@ -202,23 +246,28 @@ class WorldModel(nn.Module):
         `with_open_loop` adds the error of imagined frames to the parts; it never counts (docs/decisions/0006).
         """
         config = self.config
-        features = self.features(observation)
-        target = self.targets(observation) if self.spec.mode == "hybrid" else features
-        observed = self._observe(features, actions, generator)
-        squared = (self._decode_drawn(observed.latents, observed.index) - target).square() * self.feature_weights
-        reconstruction = 0.5 * squared.sum(-1)
+        target = self.targets(observation)
+        observed = self.observe(observation, actions, generator)
+        latents = observed.latents
+        decoded = self._decode_drawn(latents if config.joint.numbers else latents.detach(), observed.index)
+        reconstruction = 0.5 * ((decoded - target).square() * self.feature_weights).sum(-1)
+        metrics: Metrics = {}
+        if self.pictures is not None:
+            error = self.pictures.error(latents, observation)
+            metrics["pictures"] = error.detach().mean() / self.pictures.numbers
+            reconstruction = reconstruction + config.joint.weight * error
         kl = balanced_kl(observed.posterior, observed.prior, config.kl_balance)
         step_weight = target.new_ones(target.shape[1])
         step_weight[0] = config.first_step_weight
         step_weight = step_weight / step_weight.mean()
         total = (reconstruction * step_weight).mean() + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
-        metrics = {
+        metrics |= {
             "reconstruction": reconstruction.detach().mean(),
             "reconstruction_first": reconstruction.detach()[:, 0].mean(),
             "kl": kl.detach()[:, 1:].mean(),
         }
         if with_open_loop:
-            metrics["open_loop"] = self._open_loop_error(observed.latents, actions, target, generator)
+            metrics["open_loop"] = self._open_loop_error(latents, actions, target, generator)
         return total, {"loss": total.detach(), **metrics}
 
     @torch.no_grad()
@@ -234,6 +283,25 @@ class WorldModel(nn.Module):
         imagined, index = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
         error = self._decode_drawn(imagined, index) - target[:, first : first + steps]
         return 0.5 * (error.square() * self.feature_weights).sum(-1).mean()
+
+
+def _check_sight(spec: Spec, config: WorldModelConfig, eyes: Eyes | None) -> None:
+    """Refuse a model that would see in no way, or in two.
+
+    Raises:
+        ConfigError: eyes or joint.depth do not fit the mode, or one another.
+    """
+    joint = config.joint.depth > 0
+    if spec.mode == "state" and (joint or eyes is not None):
+        what = "joint.depth" if joint else "eyes"
+        raise ConfigError(f"a world model of mode 'state' takes no {what}: it has no pictures")
+    if spec.mode != "state" and not joint and eyes is None:
+        raise ConfigError(
+            f"a world model of mode {spec.mode!r} needs eyes: run train_eyes, then name its folder with --eyes; or "
+            "have the world model code pictures itself, with --model.joint.depth 16"
+        )
+    if joint and eyes is not None:
+        raise ConfigError("joint.depth has the world model code pictures itself: leave out --eyes")
 
 
 def previous_actions(actions: Tensor) -> Tensor:

@@ -93,6 +93,11 @@ class Eyes(nn.Module, ABC):
         """Of the numbers that are seen."""
 
     @property
+    def size(self) -> int:
+        """S."""
+        return len(self.names)
+
+    @property
     @abstractmethod
     def shares(self) -> tuple[float, ...]:
         """Each one's share of the world model's discrete variables."""

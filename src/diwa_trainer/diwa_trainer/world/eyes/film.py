@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.world.open_loop import predict
+from diwa_trainer.world.open_loop import foresee
 from diwa_trainer.world.world_model import WorldModel
 
 CONTEXT, STEPS, WINDOWS = 2, 80, 4
@@ -29,17 +29,15 @@ def open_loop_film(
 ) -> list[NDArray[np.uint8]]:
     """Return frames (H, W, 3): four windows side by side, each with what was seen, and right of it what is expected.
 
-    Below the first camera's pictures are those of the others. Empty where the model has no eyes or no episode is long
-    enough.
+    Below the first camera's pictures are those of the others. Empty where the model sees no pictures or no episode is
+    long enough.
     """
-    eyes, length = model.eyes, CONTEXT + STEPS
+    length = CONTEXT + STEPS
     long = [episode for episode in episodes if len(episode) >= length]
-    if eyes is None or not long:
+    if model.sight is None or not long:
         return []
     rows = dataset.windows(np.random.default_rng(seed), WINDOWS, length, long, fields=())["row"]
-    expected = predict(model, dataset, rows, CONTEXT, seed).flatten(0, 1)
-    proprio = len(model.proprio)
-    drawn = eyes.pictures(expected[:, proprio:], expected[:, :proprio])
+    drawn = model.draw(foresee(model, dataset, rows, CONTEXT, seed).flatten(0, 1))
     pairs = [
         np.concatenate([dataset.take(name, rows), images.unflatten(0, (WINDOWS, length)).numpy(force=True)], 3)
         for name, images in drawn.items()

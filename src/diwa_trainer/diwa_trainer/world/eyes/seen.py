@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.observations import pictures_at
 
 BLOCK = 256
@@ -22,9 +22,8 @@ def rows_of(episodes: Sequence[Episode]) -> NDArray[np.int64]:
 
 
 @torch.no_grad()
-def see(eyes: Eyes, dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return what eyes see in rows (N,): standardised numbers (N, S)."""
-    seen = np.empty((len(rows), len(eyes.names)), np.float32)
-    for i in range(0, len(rows), BLOCK):
-        seen[i : i + BLOCK] = eyes(pictures_at(dataset, rows[i : i + BLOCK])).numpy()
-    return seen
+def see(sight: nn.Module, dataset: Dataset, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return what eyes, or a world model's own encoder, make of pictures and proprio in rows (N,): numbers (N, S)."""
+    blocks = (rows[i : i + BLOCK] for i in range(0, len(rows), BLOCK))
+    device = next(sight.parameters()).device
+    return np.concatenate([sight(pictures_at(dataset, block, device)).numpy(force=True) for block in blocks])
