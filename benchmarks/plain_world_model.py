@@ -32,7 +32,8 @@ def loss(model: WorldModel, observation: Observation, actions: Tensor, generator
     latents, posterior, prior = plain_rssm.unroll(
         model.rssm, embed(model, observation, features), previous_actions(actions), start, uniforms, features
     )
-    error = 0.5 * ((model.decode(latents) - target).square() * model.feature_weights).sum(-1)
+    read = latents if config.joint.numbers else latents.detach()
+    error = 0.5 * ((model.decode(read) - target).square() * model.feature_weights).sum(-1)
     if model.pictures is not None:
         error = error + config.joint.weight * plain_joint.error(model.pictures, latents, observation)
     weight = torch.ones(target.shape[1])

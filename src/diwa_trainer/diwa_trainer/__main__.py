@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from diwa_runtime.cli import EXIT_BAD_INPUT, run_verb
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import nearest
+from diwa_trainer.verbs.presets import presets_of
 
 # Threads that wait for one another spin for some ten microseconds, then sleep; by OpenMP's own default they spin for
 # long. With two threads on two cores that other work wanted too, an update of the world model then took five to nine
@@ -36,9 +37,8 @@ VERBS = {
 def call_verb(verb: str, argv: Sequence[str]) -> None:
     """Load the verb's settings from flags and files, and run it. Only this verb's imports are paid for."""
     module = importlib.import_module(f"diwa_trainer.verbs.{verb}")
-    presets = getattr(module, "PRESETS", None)
     try:
-        module.run(load_config(getattr(module, VERBS[verb]), argv, presets))
+        module.run(load_config(getattr(module, VERBS[verb]), argv, presets_of(verb)))
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):
             raise

@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 
+from diwa_runtime.config import load_config
 from diwa_runtime.errors import ConfigError
-from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, train_reward, train_world_model
+from diwa_trainer.verbs import evaluate, export, finetune, ingest, pretrain, train_eyes, train_reward, train_world_model
 from diwa_trainer.verbs.pipeline import PipelineConfig, plan_shared, plan_task
+from diwa_trainer.verbs.presets import JOINT, PRESETS, presets_of
+from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 
 TASK, OTHER = "open_drawer", "turn_on_led"
 OUT = Path("out")
+LEARNING = (train_eyes, train_world_model, pretrain, train_reward, finetune)
+VERBS = {
+    verb.__name__.rpartition(".")[2]: verb
+    for verb in (ingest, train_eyes, train_world_model, pretrain, train_reward, finetune)
+}
 CONFIG = PipelineConfig(
     output=OUT,
     bags=(Path("bags"),),
@@ -47,7 +55,7 @@ def has(settings: Any, **expected: Any) -> None:
         if isinstance(value, dict):
             has(getattr(settings, name), **value)
         else:
-            assert getattr(settings, name) == value, name
+            assert getattr(settings, name) == (tuple(value) if isinstance(value, list) else value), name
 
 
 def test_a_task_s_settings_lie_over_the_stage_s_and_a_variant_s_over_both():
@@ -121,3 +129,42 @@ def test_an_iteration_can_be_evaluated_where_it_is_kept(iteration, keep_every, f
     else:
         with pytest.raises(ConfigError, match=f"iterations_evaluated names {iteration}, but of 12 iterations"):
             plan_task(config, TASK)
+
+
+def test_eyes_stand_in_front_of_cameras_unless_the_world_model_codes_pictures_itself():
+    seeing = dataclasses.replace(CONFIG, stages={"ingest": {"mode": "vision"}})
+    joint = dataclasses.replace(CONFIG, stages={"ingest": {"mode": "vision"}} | JOINT)
+
+    ((_, _), (eyes, _), (_, behind)), ((_, _), (model, alone)) = plan_shared(seeing), plan_shared(joint)
+
+    assert eyes is train_eyes.run
+    assert behind.eyes == OUT / "eyes"
+    assert model is train_world_model.run
+    assert alone.eyes is None
+    assert alone.joint
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_s_settings_reach_every_verb_of_a_pipeline(name):
+    given = ["--output", "out", "--bags", "bags", "--tasks", TASK, "--preset", name]
+    config = load_config(PipelineConfig, given, presets_of("pipeline"))
+
+    steps = [*plan_shared(config), *plan_task(config, TASK)]
+
+    for verb, stage in PRESETS[name].items():
+        of_verb = [settings for run, settings in steps if run is VERBS[verb].run]
+        if verb != "train_eyes":  # which a pipeline has where there are cameras
+            assert of_verb, verb
+        for settings in of_verb:
+            has(settings, **stage)
+
+
+def test_a_verb_s_own_flags_lie_over_a_preset():
+    config = load_config(
+        TrainWorldModelConfig,
+        ["--dataset", "d", "--output", "o", "--preset", "paper", "--batch", "2"],
+        presets_of("train_world_model"),
+    )
+
+    has(config, batch=2, length=50, model={"joint": {"depth": 48}, "rssm": {"deterministic": 1024}})
+    assert presets_of("report") == {}

@@ -143,13 +143,14 @@ def plan_shared(config: PipelineConfig) -> list[Step]:
     dataset, eyes, world_model = (config.output / name for name in ("dataset", "eyes", "world_model"))
     making = _settings(IngestConfig, config, "ingest", {"bags": config.bags, "output": dataset})
     steps: list[Step] = [(ingest.run, making)]
-    learning: dict[str, Any] = {"dataset": dataset, "output": world_model}
-    if ingest.make_spec(making).uses_cameras:
+    learning: TrainWorldModelConfig = _settings(
+        TrainWorldModelConfig, config, "train_world_model", {"dataset": dataset, "output": world_model}
+    )
+    if ingest.make_spec(making).uses_cameras and not learning.joint:
         seeing = _settings(TrainEyesConfig, config, "train_eyes", {"dataset": dataset, "output": eyes})
         steps.append((train_eyes.run, seeing))
-        learning["eyes"] = eyes
-    steps.append((train_world_model.run, _settings(TrainWorldModelConfig, config, "train_world_model", learning)))
-    return steps
+        learning = replace(learning, eyes=eyes)
+    return [*steps, (train_world_model.run, learning)]
 
 
 def plan_task(config: PipelineConfig, task: str) -> list[Step]:

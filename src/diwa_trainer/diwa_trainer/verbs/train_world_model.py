@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -75,29 +75,6 @@ class TrainWorldModelConfig(Computing):
     def joint(self) -> bool:
         """Whether the model codes pictures itself, without eyes in front."""
         return self.model.joint.depth > 0
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "small": {},
-    "tiny": {
-        "model": {"rssm": {"deterministic": 16, "variables": 4, "classes": 4, "hidden": 16}, "hidden": 16},
-        "updates": 20, "batch": 4, "length": 12, "log_every": 10, "save_every": 20,
-    },
-    # Pictures coded in the world model, at a size that two cores bear; they see a tenth of the rows in the same time.
-    "joint": {"model": {"joint": {"depth": 8}}, "batch": 16},
-    # The paper's vision world model and its training (LUMOS). It is for a graphics card, and for days.
-    "paper": {
-        "model": {
-            "rssm": {"deterministic": 1024, "variables": 32, "classes": 32, "hidden": 1000},
-            "joint": {
-                "depth": 48, "embedding": 1536, "weight": 1.0, "by_spread": False, "numbers": False, "shortcut": False
-            },
-            "hidden": 400, "kl_weight": 0.3, "free_nats": 0.0, "first_step_weight": 1.0,
-        },
-        "updates": 1_300_000, "batch": 50, "length": 50, "learning_rate": 3e-4, "final_learning_rate": 1.0,
-        "weight_decay": 0.05, "gradient_clip": 100.0, "log_every": 500, "save_every": 5000,
-    },
-}  # fmt: skip
 
 
 def run(config: TrainWorldModelConfig) -> None:
