@@ -2,7 +2,7 @@
 
 from html.parser import HTMLParser
 
-VOID = {"meta", "line", "circle", "polyline", "rect", "br"}
+VOID = {"meta", "line", "circle", "polyline", "rect", "br", "img"}
 
 
 class Page(HTMLParser):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.evaluation.video import encode_mp4
@@ -23,6 +24,7 @@ def write_runs(folder: Path, episodes: int = 100, videos: int = 2) -> None:
     random = np.random.default_rng(0)
     _write_run(folder / "eyes", [{"step": 50 * n, "loss": 1.0 / n} for n in range(1, 9)], {"seconds": 300.0})
     _write_json(folder / "eyes" / "eyes.json", eyes_report())
+    Image.new("RGB", (8, 8)).save(folder / "eyes" / "worst_0.png")
     _write_world_model(folder / "world_model", random)
     for index, task in enumerate(TASKS):
         _write_pretrained(folder / task / "pretrained", random)
@@ -137,7 +139,20 @@ def eyes_report() -> dict[str, Any]:
         {"name": name, "two_valued": name in lights, "held_out": 0.0031, "folds": 0.003, "learned": 0.0017}
         for name in ("slider", "drawer", *lights, "block_red_x")
     ]
-    return {"features": features, "error": {"held_out": 0.31, "folds": 0.3, "learned": 0.17}}
+    return {
+        "features": features,
+        "error": {"held_out": 0.31, "folds": 0.3, "learned": 0.17},
+        "redrawn": {"static": {"held_out": 0.19, "learned": 0.2}, "wrist": {"held_out": 0.55, "learned": 0.5}},
+        "estimates": {"drawer": {"low": 0.0, "high": 0.2, "counts": [[60, 0], [2, 40]]}},
+        "lights": {"led": {"off": 2800, "off_seen_on": 0, "on": 1200, "on_seen_off": 3}},
+        "worst": [
+            {
+                "recording": "play_003",
+                "step": 17,
+                "values": {"drawer": {"truth": 0.12, "seen": 0.085}, "led": {"truth": 1.0, "seen": 0.04}},
+            }
+        ],
+    }
 
 
 def open_loop_report() -> dict[str, Any]:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from toy import DRAWER, SPEC, TASK, TRAINERS, tiny_configs, write_toy
@@ -16,6 +17,7 @@ from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
+from diwa_trainer.runs.result_files import worst_picture
 from diwa_trainer.runs.run import Run
 from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
@@ -23,10 +25,13 @@ from diwa_trainer.verbs import export, train_eyes
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.train_eyes import TrainEyesConfig, make_folds
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
+from diwa_trainer.world.eyes.beside import CAPTION, GAP, LARGER
 from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
 from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
-from diwa_trainer.world.eyes.film import CAPTION, GAP, LARGER, open_loop_film
+from diwa_trainer.world.eyes.film import open_loop_film
+from diwa_trainer.world.eyes.judged import WORST
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
+from diwa_trainer.world.eyes.seen import rows_of
 from diwa_trainer.world.observations import action_at, observation_at, pictures_at
 
 TINY_EYES = EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)
@@ -261,6 +266,67 @@ def test_the_film_is_of_held_out_windows_what_was_recorded_left_and_what_is_expe
             np.testing.assert_array_equal(recorded, long.arrays[camera][rows[window, 7]])
     expected = [frame[CAPTION:, size : 2 * size] for frame in (frames[7], frames[60])]
     assert not np.array_equal(*expected), "the model imagines something"
+
+
+def test_estimates_and_lights_are_counted_beside_the_truth_of_held_out_rows(world):
+    mode, folder = world
+    report = json.loads((folder / "eyes/eyes.json").read_text())
+    dataset, (eyes, _) = Dataset.open(folder / "dataset"), load_eyes(folder / "eyes")
+    rows = rows_of(dataset.split(0.1, 0)[1])
+    assert set(report["redrawn"]) == {"static", "wrist"}
+    if mode == "vision":
+        assert report["error"] == report["redrawn"]["static"]
+        known = {name: int(n) for name, n in zip(SPEC.watched, (marked_states(dataset)[rows] >= 0).sum(0), strict=True)}
+        assert {name: one["rows"] for name, one in report["marks"].items()} == {k: n for k, n in known.items() if n}
+        assert all(one["values"] == {} for one in report["worst"])
+        return
+    truth = dataset.scene[rows][:, DRAWER]
+    drawer = report["estimates"]["drawer"]
+    edges = np.linspace(drawer["low"], drawer["high"], len(drawer["counts"]) + 1)
+    said = eyes.scene.physical(torch.from_numpy(np.load(folder / "eyes/seen.npy")[rows]), "drawer").numpy()
+    np.testing.assert_allclose(np.sum(drawer["counts"], 1), np.histogram(truth, edges)[0], atol=2)
+    np.testing.assert_allclose(np.sum(drawer["counts"], 0), np.histogram(said, edges)[0], atol=2)
+    assert sum(map(sum, drawer["counts"])) == len(rows)
+    # Lights never change in the toy, so they are always off and never seen otherwise.
+    assert report["lights"]["led"] == {"off": len(rows), "off_seen_on": 0, "on": 0, "on_seen_off": 0}
+
+
+def test_the_world_model_is_measured_by_what_its_mode_predicts(world):
+    mode, folder = world
+    report = json.loads((folder / "world_model/open_loop.json").read_text())
+    if mode == "vision":
+        assert list(report["features"]) == ["tcp", "code_0", "code_1", "code_2", "code_3"]
+        assert report["flips"] == {}
+        return
+    assert list(report["features"]) == ["tcp", *SPEC.watched]
+    assert set(report["flips"]) == {"bulb", "led"}
+    assert report["features"]["drawer"]["moved_windows"] > 0
+    assert report["features"]["drawer"]["moved"]["model"] is not None
+
+
+def test_the_worst_rows_are_of_different_held_out_episodes_and_shown_as_pictures(world):
+    mode, folder = world
+    report = json.loads((folder / "eyes/eyes.json").read_text())
+    dataset, (eyes, _) = Dataset.open(folder / "dataset"), load_eyes(folder / "eyes")
+    _, held_out = dataset.split(0.1, 0)
+    assert len(report["worst"]) == min(WORST, len(held_out))
+    seen = torch.from_numpy(np.load(folder / "eyes/seen.npy"))
+    for number, one in enumerate(report["worst"]):
+        image = np.asarray(Image.open(folder / "eyes" / worst_picture(number)))[CAPTION:]
+        static = image[: 16 * LARGER : LARGER, : 16 * LARGER : LARGER]
+        (row,) = [
+            episode.start + one["step"]
+            for episode in held_out
+            if one["step"] < len(episode)
+            and np.array_equal(dataset.arrays["static"][episode.start + one["step"]], static)
+        ][:1]
+        if mode == "hybrid":
+            values = one["values"]["drawer"]
+            assert values["truth"] == pytest.approx(dataset.scene[row, DRAWER], abs=1e-6)
+            assert values["seen"] == pytest.approx(float(eyes.scene.physical(seen[row], "drawer")), abs=1e-6)
+            errors = (seen - eyes.scene(torch.from_numpy(dataset.scene))).abs() @ eyes.weight
+            (episode,) = (episode for episode in held_out if episode.start <= row < episode.end)
+            assert float(errors[row]) == pytest.approx(float(errors[episode.start : episode.end].max()), rel=1e-4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -71,11 +71,36 @@ def test_what_eyes_see_is_shown_where_there_are_cameras_alone(page, made, tmp_pa
     assert 'id="eyes"' not in (tmp_path / "report.html").read_text()
 
 
+def test_estimates_are_shown_beside_the_truth_and_the_worst_frames_as_pictures(page, made):
+    source = page.source[page.source.index('id="eyes"') : page.source.index('id="world-model"')]
+    assert [
+        row[1:] for table in page.tables if table[0][0] == "light" for row in table[1:] if "," in row[1] + row[2]
+    ] == [["3 of 1,200", "0 of 2,800"]]
+    drawn = re.findall(r'<rect class="count"[^>]*><title>(\d+)</title>', source)
+    assert sorted(map(int, drawn)) == [2, 40, 60], "the cells of the drawer in which there is something"
+    (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', source)
+    assert base64.b64decode(picture) == (made / "eyes/worst_0.png").read_bytes()
+    values = next(table for table in page.tables if table[0] == ["play_003, step 17", "recorded", "seen"])
+    assert values[1:] == [["drawer (cm)", "12", "8.5"], ["led", "1", "0.04"]]
+    assert ["static", "0.19", "0.2"] in next(table for table in page.tables if table[0][0] == "camera")
+
+
+def test_of_a_code_learned_without_a_scene_the_report_says_what_is_not_known(runs):
+    path = runs / "eyes/eyes.json"
+    eyes = {"features": [], "error": {"held_out": 0.19, "learned": 0.2}, "marks": {"led": {"rows": 500, "right": 496}}}
+    path.write_text(json.dumps(eyes))
+    found = report(runs)
+    assert "is not known: the recordings hold no scene to compare it with" in found.text
+    assert ["led", "500", "99.2 %"] in next(table for table in found.tables if "read as marks tell" in table[0])
+    path.write_text(json.dumps({name: value for name, value in eyes.items() if name != "marks"}))
+    assert "is not known" in report(runs).text, "of an older version"
+
+
 def test_page_needs_nothing_from_outside(page):
     for tag, name, value in page.attributes:
         if name in ("src", "href", "srcset", "data", "action", "poster"):
             assert value.startswith(("data:", "#")), (tag, name, value[:80])
-    without_data = re.sub(r"data:video/mp4;base64,[A-Za-z0-9+/=]+", "", page.source)
+    without_data = re.sub(r"data:(?:video/mp4|image/png);base64,[A-Za-z0-9+/=]+", "", page.source)
     assert re.findall(r"(?:https?:)?//[\w.]+|url\(|@import|<script|<link|<iframe", without_data) == []
     assert "default-src 'none'" in page.source
 
@@ -123,11 +148,15 @@ def test_open_loop_error_beside_its_baselines_and_for_what_moved(page):
     assert drawer[2:4] == ["0.6", "0.16"], "first frame and last frame of the context"
     assert drawer[-3:] == ["1.3", "4", "12"], "model, constant, linear at 50 steps, in cm"
     drawer = next(row for row in moved if row[0] == "drawer (cm)")
-    assert drawer[1:3] == ["23", "50 or more"]
+    assert drawer[1:3] == ["23", "≥ 50"]
     assert drawer[-3:] == ["3.2", "10", "30"]
-    assert "31 steps" in page.text
-    assert "usable horizon (1.0 s), limited by led" in page.text
-    assert ["led", "14 of 16", "3 of 240"] in next(table for table in page.tables if table[0][0] == "light")
+    tiles = re.findall(r"<strong>([^<]*)</strong>([^<]*)", page.source[page.source.index('id="world-model"') :])
+    assert tiles == [
+        ("31 steps", "usable horizon (1.0 s), limited by led"),
+        *(("≥ 50", name) for name in ("tcp", "drawer", "slider")),
+        ("31", "led"),
+    ]
+    assert ["led", "14 of 16", "3 of 240"] in next(table for table in page.tables if "flips foreseen" in table[0])
 
 
 def test_open_loop_figures_of_an_older_version_have_no_usable_horizon(runs):
@@ -150,6 +179,13 @@ def test_reward_at_its_threshold_and_its_false_alarms(page):
     assert table[1][-2] == "–", "no failed demonstration, so no share"
     real = next(table for table in page.tables if table[0][1] == "policy" and "in failures" in table[0])
     assert ["open_drawer", "base", "42 of 42", "1 of 58"] in real
+
+
+def test_the_reward_s_quality_stands_beside_the_paper_s_with_its_false_alarms(page):
+    table = next(table for table in page.tables if "false alarms in real failures" in table[0])
+    assert table[1] == ["move_slider_left", "95 %", "90 %", "95 %", "90 %", "2 of 52"], "base and fine-tuned"
+    assert table[-2] == ["mean", "95 %", "90 %", "95 %", "90 %", ""]
+    assert table[-1][:3] == ["paper's mean (Table S.4)", "89 %", "98 %"]
 
 
 def test_preflight_warns_and_success_is_drawn_with_real_episodes(page):
@@ -212,9 +248,12 @@ def test_names_in_files_cannot_write_html(runs):
     data["dropped"] = [{"bag": "<script>alert(1)</script>", "reason": "\"'<b>", "count": 1}]
     (runs / "world_model" / "data.json").write_text(json.dumps(data))
     (runs / "open_drawer" / "finetuned" / "config.yaml").write_text("seed: 0 # </pre><img src=x>")
+    eyes = json.loads((runs / "eyes/eyes.json").read_text())
+    eyes["worst"][0]["recording"] = "'><script>"
+    (runs / "eyes/eyes.json").write_text(json.dumps(eyes))
     source = report(runs).source
     assert "<script" not in source
-    assert "<img" not in source
+    assert "<img src" not in source
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,33 @@ def _bars(counts: Sequence[int], x_scale: Scale, y_scale: Scale) -> str:
     return f'<g class="new">{"".join(parts)}</g>'
 
 
+def density(
+    title: str, counts: Sequence[Sequence[int]], low: float, high: float, x: Axis, y: Axis, note: str = ""
+) -> str:
+    """Return a `<figure>` of how many values lie where, the more the darker, with the line on which both axes agree.
+
+    Args:
+        counts: by x, then y, of bins of equal width between `low` and `high`, the same on both axes.
+    """
+    scale, most = Scale(low, high, False, fit_scale(Axis("", low, high), [low, high]).ticks), max(map(max, counts))
+    parts = [
+        _grid(x, y, scale, scale),
+        _line(Series("", (low, high), (low, high), "faint", dashed=True), scale, scale, False),
+    ]
+    for i, column in enumerate(counts):
+        for j, count in enumerate(column):
+            if count:
+                left, right = (_x(scale, low + (high - low) * edge / len(counts)) for edge in (i, i + 1))
+                bottom, top = (_y(scale, low + (high - low) * edge / len(column)) for edge in (j, j + 1))
+                shade = 0.15 + 0.85 * math.log1p(count) / math.log1p(most)
+                parts.append(
+                    f'<rect class="count" x="{left:.1f}" y="{top:.1f}" width="{right - left:.1f}" '
+                    f'height="{bottom - top:.1f}" opacity="{shade:.2f}"><title>{count}</title></rect>'
+                )
+    svg = _svg(HEIGHT, f"{title}: {y.label} over {x.label}", ['<g class="new">', *parts, "</g>"])
+    return _figure(title, "", svg, note, y.label)
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A share with its interval, all in [0, 1]."""

@@ -63,7 +63,7 @@ class RunFolder:
         return read_metrics(self.path / METRICS)
 
     def film(self, name: str) -> bytes | None:
-        """Return an MP4 of the run, or None if it is not there; errors as `json`."""
+        """Return a film or a picture of the run, or None if it is not there; errors as `json`."""
         path = self.path / name
         return _film(path) if path.is_file() else None
 

@@ -75,9 +75,9 @@ def video(mp4: bytes, label: str) -> Html:
     )
 
 
-def image(webp: bytes, label: str) -> Html:
+def image(content: bytes, label: str, kind: str = "image/webp") -> Html:
     """Embed a picture, or an animation, as wide as it is or as the page allows."""
-    return Html(f'<img alt="{escape(label)}" style="max-width:100%" src="{_data("image/webp", webp)}">')
+    return Html(f'<img alt="{escape(label)}" style="max-width:100%" src="{_data(kind, content)}">')
 
 
 def _data(kind: str, content: bytes) -> str:

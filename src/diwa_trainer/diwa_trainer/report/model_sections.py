@@ -11,11 +11,11 @@ from diwa_trainer.report.html import Html, details, element, grid, join, missing
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.world.usable import CLEARLY, LEAST_WINDOWS, NEIGHBOURS
 
-EYES, TRAIN = "train_eyes", "train_world_model"
+TRAIN = "train_world_model"
 LARGE = 20.0
 """A standardised input further out than this hints at a feature that hardly varies, whose rare jumps would rule the
 loss if they were not clamped."""
-_LENGTHS = ("tcp", "drawer", "slider", "button", "switch")
+LENGTHS = ("tcp", "drawer", "slider", "button", "switch")
 _AXES = "xyz"
 _SAID_OF_CURVES = (
     "Errors in windows in which the quantity moved; shaded: the steps that are usable. Of a quantity that moved in "
@@ -43,51 +43,6 @@ def data(runs: Runs) -> Html:
     )
 
 
-def eyes(runs: Runs) -> Html:
-    """What the eyes see of pictures that they never learned from; nothing where a robot has no cameras."""
-    run = runs.eyes
-    if not run.path.is_dir():
-        return Html("")
-    curve = (
-        line_chart("Loss", [Series("training", *run.curve("loss"), "new")], Axis("updates"), Axis("", log=True))
-        if run.metrics
-        else missing("eyes/metrics.jsonl", EYES)
-    )
-    report = run.json("eyes.json")
-    return join([grid([curve]), _seen(report) if report is not None else missing("eyes/eyes.json", EYES)])
-
-
-def _seen(report: Mapping[str, Any]) -> Html:
-    """Errors of estimates by feature, or of redrawn pictures where eyes learned without a scene."""
-    if not report["features"]:
-        errors = report["error"]
-        return element(
-            "p",
-            "A code learned without a scene: from it and the arm's pose, pictures of nearby moments are redrawn. Mean "
-            f"squared error in units of each pixel's spread: {errors['held_out']:.3f} on recordings held out, "
-            f"{errors['learned']:.3f} on those learned from.",
-        )
-
-    def row(feature: Mapping[str, Any]) -> tuple[str, ...]:
-        unit, factor = _unit(feature["name"])
-        shown = [number(float(f"{feature[of] * factor:.2g}")) for of in ("held_out", "folds", "learned")]
-        return (f"{feature['name']} ({unit})" if unit else feature["name"], *shown)
-
-    header = ("", "held out", "for later verbs", "learned from")
-    first = [one for one in report["features"] if one["name"] in _LENGTHS or one["two_valued"]]
-    note = (
-        "Mean absolute error of one picture's estimate. The later verbs learn from estimates that may come from other "
-        "networks than the one that is kept (folds)."
-    )
-    return join(
-        [
-            table(header, [row(one) for one in first], "Estimates of the scene"),
-            element("p", note, css="note"),
-            details(f"All {len(report['features'])} features", table(header, [row(one) for one in report["features"]])),
-        ]
-    )
-
-
 def world_model(runs: Runs) -> Html:
     """Training curves, then prediction beside the truth."""
     run = runs.world_model
@@ -110,20 +65,26 @@ def _usable(report: Mapping[str, Any]) -> Html:
     usable = report.get("usable")
     if not usable:
         return Html("")
-    measured = max((len(feature["curve"]["model"]) for feature in report["features"].values()), default=0)
+    features = report["features"]
+    measured = max((len(feature["curve"]["model"]) for feature in features.values()), default=0)
     limit = usable["limited_by"]
-    tile = element(
-        "li",
-        element("strong", f"{usable['steps']} steps{'' if limit else ' or more'}"),
-        f"usable horizon ({usable['seconds']:.1f} s), {f'limited by {limit}' if limit else 'all that were measured'}",
-    )
+    whole = f"usable horizon ({usable['seconds']:.1f} s){'' if limit is None else f', limited by {limit}'}"
+    tiles = [
+        (f"{'≥ ' if limit is None else ''}{usable['steps']} steps", whole),
+        *((_steps(feature), name) for name, feature in features.items()),
+    ]
     said = (
-        f"The usable horizon is the last of {measured} imagined steps at which the model's error is at most "
-        f"{100 * CLEARLY:.0f} % of the better baseline's (repeat the last frame, or go on at its speed), in held-out "
-        f"windows in which the quantity moved, averaged over {2 * NEIGHBOURS + 1} neighbouring steps; of the "
-        "quantities below the one that it ends first for."
+        f"Usable horizon: the last of {measured} imagined steps at which the model's error, in held-out windows in "
+        f"which the quantity moved, is at most {100 * CLEARLY:.0f} % of the better baseline's (repeat the last frame, "
+        f"or go on at its speed), averaged over {2 * NEIGHBOURS + 1} neighbouring steps. The first number is the "
+        "smallest of all."
     )
-    return join([element("ul", tile, css="tiles"), element("p", said, css="note")])
+    return join(
+        [
+            element("ul", *(element("li", element("strong", value), label) for value, label in tiles), css="tiles"),
+            element("p", said, css="note"),
+        ]
+    )
 
 
 def _expected(run: RunFolder) -> Html:
@@ -223,16 +184,16 @@ def _open_loop(report: Mapping[str, Any]) -> Html:
     return join(parts)
 
 
-def _unit(name: str) -> tuple[str, float]:
+def unit_of(name: str) -> tuple[str, float]:
     """Return the unit that a quantity is shown in and how many of it make one of the file's."""
-    return ("cm", 100.0) if name in _LENGTHS else ("", 1.0)
+    return ("cm", 100.0) if name in LENGTHS else ("", 1.0)
 
 
 def _error_table(report: Mapping[str, Any], which: str, caption: str) -> Html:
     horizons = report["horizons"]
     rows = []
     for name, feature in report["features"].items():
-        unit, factor = _unit(name)
+        unit, factor = unit_of(name)
         errors = feature[which]
 
         def cell(who: str, index: int, errors: Any = errors, factor: float = factor) -> str:
@@ -265,7 +226,7 @@ def _steps(feature: Mapping[str, Any]) -> str:
     usable = feature.get("usable")
     if usable is None:
         return "–"
-    return f"{usable} or more" if usable == len(feature["curve"]["model"]) else f"{usable}"
+    return f"≥ {usable}" if usable == len(feature["curve"]["model"]) else f"{usable}"
 
 
 def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
@@ -279,7 +240,7 @@ def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
 
 
 def _error_curve(name: str, feature: Mapping[str, Any]) -> str:
-    unit, factor = _unit(name)
+    unit, factor = unit_of(name)
     roles: tuple[tuple[str, Role], ...] = (("model", "new"), ("constant", "base"), ("linear", "other"))
     series, curves = [], feature.get("moved_curve") or feature["curve"]
     for who, role in roles:
@@ -294,7 +255,7 @@ def _error_curve(name: str, feature: Mapping[str, Any]) -> str:
 
 
 def _example(name: str, example: Mapping[str, Any], context: int) -> str:
-    unit, factor = _unit(name)
+    unit, factor = unit_of(name)
     truth, predicted = example["truth"], example["predicted"]
     dimension = max(range(len(truth[0])), key=lambda d: max(row[d] for row in truth) - min(row[d] for row in truth))
     steps = range(len(truth))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib.resources import files
 from string import Template
 
-from diwa_trainer.report import model_sections, result_sections, task_sections
+from diwa_trainer.report import eyes_section, model_sections, result_sections, task_sections
 from diwa_trainer.report.gather import Runs
 from diwa_trainer.report.html import Html, join, section, text
 
@@ -19,7 +19,7 @@ SECTIONS: tuple[tuple[str, str, Draw], ...] = (
     ("results", "Before and after", result_sections.results),
     ("videos", "Same starts, side by side", result_sections.videos),
     ("data", "Data", model_sections.data),
-    ("eyes", "Eyes", model_sections.eyes),
+    ("eyes", "Eyes", eyes_section.eyes),
     ("world-model", "World model", model_sections.world_model),
     ("pretraining", "Pre-training", task_sections.pretraining),
     ("reward", "Reward", task_sections.reward),

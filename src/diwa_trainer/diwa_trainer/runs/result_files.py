@@ -34,6 +34,12 @@ SUMMARY, EVALUATION, METRICS = "summary.json", "evaluation.json", "metrics.jsonl
 OPEN_LOOP_FILM = "open_loop.mp4"
 FILM_LIMIT_BYTES = 64 << 20
 
+
+def worst_picture(number: int) -> str:
+    """Return the name of the picture of a row that eyes see badly, 0 the worst."""
+    return f"worst_{number}.png"
+
+
 _RECORDS = list_of(MAPPING)
 _ERRORS = list_of(NUMBER)
 _BY_WHOM = ("model", "constant", "linear")
@@ -66,6 +72,13 @@ KEYS: Mapping[str, Mapping[str, Kind]] = {
         "features.*.name": TEXT, "features.*.two_valued": FLAG, "features": _RECORDS,
         **{f"features.*.{of}": NUMBER for of in ("held_out", "learned", "folds")},
         "error.held_out": NUMBER, "error.learned": NUMBER, "error": MAPPING,
+        "redrawn?.*.held_out": NUMBER, "redrawn?.*.learned": NUMBER, "redrawn?.*": MAPPING, "redrawn?": MAPPING,
+        "estimates?.*.low": NUMBER, "estimates?.*.high": NUMBER, "estimates?.*.counts": list_of(list_of(COUNT, 1), 1),
+        "estimates?.*": MAPPING, "estimates?": MAPPING, "lights?.*": MAPPING, "lights?": MAPPING,
+        **{f"lights?.*.{name}": COUNT for name in ("off", "off_seen_on", "on", "on_seen_off")},
+        "marks?.*.rows": whole(1, 10**12), "marks?.*.right": COUNT, "marks?.*": MAPPING, "marks?": MAPPING,
+        "worst?.*.values.*.truth": NUMBER, "worst?.*.values.*.seen": NUMBER, "worst?.*.values.*": MAPPING,
+        "worst?.*.values": MAPPING, "worst?.*.recording": TEXT, "worst?.*.step": COUNT, "worst?": _RECORDS,
     },
     "open_loop.json": {
         "context": COUNT, "horizons": list_of(whole(1, 10**6), 1, 1000), "windows": COUNT,

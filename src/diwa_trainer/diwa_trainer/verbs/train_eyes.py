@@ -6,29 +6,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import nn
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.devices.device import Metrics, numbers
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
+from diwa_trainer.runs.result_files import worst_picture
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import save_eyes, save_seen
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.code_eyes import CodeEyes
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.judged import judge
 from diwa_trainer.world.eyes.modes import make_eyes
-from diwa_trainer.world.eyes.scene_eyes import SceneEyes
 from diwa_trainer.world.eyes.seen import rows_of, see
-
-JUDGED_ROWS, JUDGED_BLOCK = 4000, 256
-"""Rows at most that eyes are judged on, of those held out and of those learned from, and how many at a time."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,17 @@ def run(config: TrainEyesConfig) -> None:
         if isinstance(eyes, CodeEyes):
             eyes.settle(seen, _follows(dataset))
             seen = eyes.turned(torch.from_numpy(seen)).numpy()
-        report = _report(config, dataset, eyes, seen, learned, held_out)
-        run.check_finite("train_eyes", state.step, report["error"])
-        write_json(run.folder / "eyes.json", report)
+        judged = judge(eyes.cpu().eval(), dataset, seen, learned, held_out, config.seed, folds=config.folds > 1)
+        run.check_finite("train_eyes", state.step, judged.report["error"])
+        for number, image in enumerate(judged.worst):
+            with written_whole(run.folder / worst_picture(number)) as temporary:
+                Image.fromarray(image).save(temporary, "PNG")
+        write_json(run.folder / "eyes.json", judged.report)
         save_seen(run.folder, seen)
         save_eyes(run.folder, eyes, {"dataset": dataset.fingerprint, "split_seed": config.split_seed})
-        run.finish({"seconds": run.seconds, "updates": config.updates, "networks": config.networks, **report["error"]})
+        run.finish(
+            {"seconds": run.seconds, "updates": config.updates, "networks": config.networks} | judged.report["error"]
+        )
 
 
 def make_folds(episodes: Sequence[Episode], folds: int) -> list[list[Episode]]:
@@ -212,49 +217,6 @@ def _follows(dataset: Dataset) -> NDArray[np.bool_]:
     follows = np.ones(len(dataset), bool)
     follows[[episode.start for episode in dataset.episodes]] = False
     return follows
-
-
-def _report(
-    config: TrainEyesConfig,
-    dataset: Dataset,
-    eyes: Eyes,
-    seen: NDArray[np.float32],
-    learned: Sequence[Episode],
-    held_out: Sequence[Episode],
-) -> dict[str, Any]:
-    """Say how well the kept eyes see rows that were held out, and rows that they learned from.
-
-    Mode `hybrid`: the mean absolute error by feature, SI units; `folds` is that of the rows learned from as the later
-    verbs get them. Mode `vision`: the error of redrawn pictures. `error` is one number each, in standard units.
-    """
-    rng = np.random.default_rng(config.seed)
-    sets = {"held_out": rows_of(held_out), "learned": rows_of(learned)}
-    rows = {name: np.sort(rng.choice(all_, min(JUDGED_ROWS, len(all_)), replace=False)) for name, all_ in sets.items()}
-    if not isinstance(eyes, SceneEyes):
-        return {"features": [], "error": {name: _redrawing_error(eyes, dataset, drawn) for name, drawn in rows.items()}}
-    rows["folds"] = rows["learned"]
-    said = {name: torch.from_numpy(seen[drawn]) for name, drawn in rows.items()}
-    if config.folds > 1:  # those learned from were seen by others
-        said["learned"] = torch.from_numpy(see(eyes, dataset, rows["learned"]))
-    truth = {name: eyes.scene(torch.from_numpy(dataset.take("scene", drawn))) for name, drawn in rows.items()}
-    errors = {name: (said[name] - truth[name]).abs().mean(0) for name in rows}
-    weight = eyes.weight / eyes.weight.sum()
-    return {
-        "features": [
-            {"name": name, "two_valued": bool(eyes.two_valued[i])}
-            | {of: float(error[i] * eyes.scene.std[i]) for of, error in errors.items()}
-            for i, name in enumerate(eyes.names)
-        ],
-        "error": {of: float((error * weight).sum()) for of, error in errors.items()},
-    }
-
-
-@torch.no_grad()
-def _redrawing_error(eyes: Eyes, dataset: Dataset, rows: NDArray[np.int64]) -> float:
-    """The loss of rows (N,), without augmentation."""
-    rng, still = np.random.default_rng(0), AugmentationConfig(0, 0, 0, 0, 0)
-    blocks = np.array_split(rows, -(-len(rows) // JUDGED_BLOCK))
-    return float(np.mean([eyes.eval().loss(dataset, block, rng, still).item() for block in blocks]))
 
 
 def _progress(config: TrainEyesConfig, number: int, step: int, metrics: dict[str, float], run: Run) -> str:

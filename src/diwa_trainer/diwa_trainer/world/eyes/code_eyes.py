@@ -127,9 +127,17 @@ class CodeEyes(Eyes):
 
     def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
         """Draw cameras' images (N, H, W, 3) from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
-        normalised = torch.linalg.solve(self.turn.T, seen.T).T + self.centre
-        numbers = torch.cat([normalised, proprio], -1)
+        numbers = self.redrawn_from(seen, proprio)
         return {self.decoder.camera: self.decoder.draw(numbers), **self.others.draw(numbers)}
+
+    def redrawn_from(self, seen: Tensor, proprio: Tensor) -> Tensor:
+        """The normalised code, and proprio."""
+        return torch.cat([self.normalised(seen), proprio], -1)
+
+    def normalised(self, seen: Tensor) -> Tensor:
+        """Undo `turned` (N, S)."""
+        code: Tensor = torch.linalg.solve(self.turn.T, seen.T).T + self.centre
+        return code
 
     @torch.no_grad()
     def settle(self, codes: NDArray[np.float32], follows: NDArray[np.bool_]) -> None:

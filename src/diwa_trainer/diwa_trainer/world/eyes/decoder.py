@@ -71,8 +71,12 @@ class PictureDecoder(nn.Module):
 
     def loss(self, numbers: Tensor, images: Tensor) -> Tensor:
         """Squared error of the pictures of images (B, H, W, 3), in units of each pixel's spread."""
+        return self.errors(numbers, images).mean()
+
+    def errors(self, numbers: Tensor, images: Tensor) -> Tensor:
+        """As `loss`, of each picture (B,)."""
         target = ((as_pictures(images) - self.mean) / self.spread).clamp(-CLAMP, CLAMP)
-        return (self(numbers) - target).square().mean()
+        return (self(numbers) - target).square().mean((1, 2, 3))
 
     @torch.no_grad()
     def draw(self, numbers: Tensor) -> Tensor:

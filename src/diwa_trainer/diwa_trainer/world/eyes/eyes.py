@@ -124,6 +124,10 @@ class Eyes(nn.Module, ABC):
         """
 
     @abstractmethod
+    def redrawn_from(self, seen: Tensor, proprio: Tensor) -> Tensor:
+        """What decoders are told (N, D) of what is seen (N, S) and standardised proprio (N, F)."""
+
+    @abstractmethod
     def say(self, raw: Tensor) -> Tensor:
         """Turn the head's output (B, N) into what is seen (B, S)."""
 

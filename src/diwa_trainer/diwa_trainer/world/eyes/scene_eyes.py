@@ -104,5 +104,9 @@ class SceneEyes(Eyes):
 
     def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
         """Draw cameras' images (N, H, W, 3) uint8 from standardised scene features (N, S) and proprio (N, F)."""
-        numbers = torch.cat([seen, proprio], -1)
+        numbers = self.redrawn_from(seen, proprio)
         return {self.decoder.camera: self.decoder.draw(numbers), **self.others.draw(numbers)}
+
+    def redrawn_from(self, seen: Tensor, proprio: Tensor) -> Tensor:
+        """The scene's features, and proprio."""
+        return torch.cat([seen, proprio], -1)
