@@ -28,3 +28,13 @@ def toy_runs(tmp_path_factory, toy_data) -> Path:
     from toy import train_all
 
     return train_all(toy_data, tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session", params=["hybrid", "vision"])
+def world(request, tmp_path_factory) -> tuple[str, Path]:
+    """Mode, and a folder with a dataset of pictures, its eyes, and one run of every verb behind them; read only."""
+    from toy_eyes import train_with_eyes
+
+    folder = tmp_path_factory.mktemp(request.param)
+    train_with_eyes(folder, request.param)
+    return request.param, folder

@@ -7,59 +7,25 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from toy import DRAWER, SPEC, TASK, TRAINERS, tiny_configs, write_toy
+from safetensors.torch import load_file
+from toy import DRAWER, TASK, TRAINERS, tiny_configs, write_toy
+from toy_eyes import CAMERAS, TINY_EYES, config_of, spec_of
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
-from diwa_trainer.runs.result_files import worst_picture
 from diwa_trainer.runs.run import Run
 from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
-from diwa_trainer.verbs import export, train_eyes
-from diwa_trainer.verbs.export import ExportConfig
-from diwa_trainer.verbs.train_eyes import TrainEyesConfig, make_folds
+from diwa_trainer.verbs import train_eyes
+from diwa_trainer.verbs.train_eyes import make_folds
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
-from diwa_trainer.world.eyes.beside import CAPTION, GAP, LARGER
 from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
-from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
-from diwa_trainer.world.eyes.film import open_loop_film
-from diwa_trainer.world.eyes.judged import WORST
+from diwa_trainer.world.eyes.eyes import as_pictures
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
-from diwa_trainer.world.eyes.seen import rows_of
 from diwa_trainer.world.observations import action_at, observation_at, pictures_at
-
-TINY_EYES = EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)
-CAMERAS = (CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16))
-
-
-def spec_of(mode):
-    return dataclasses.replace(SPEC, mode=mode, cameras=CAMERAS)
-
-
-def config_of(data, output, **changes):
-    every = {"eyes": TINY_EYES, "updates": 300, "batch": 64, "log_every": 100, "learning_rate": 3e-3}
-    return TrainEyesConfig(data, output, **{**every, **changes})
-
-
-@pytest.fixture(scope="module", params=["hybrid", "vision"])
-def world(request, tmp_path_factory):
-    """A folder with a dataset of pictures, its eyes, and one run of every verb behind them."""
-    folder = tmp_path_factory.mktemp(request.param)
-    data = write_toy(folder / "dataset", spec=spec_of(request.param))
-    train_eyes.run(config_of(data, folder / "eyes"))
-    configs = tiny_configs(data, folder)
-    configs["train_world_model"] = dataclasses.replace(configs["train_world_model"], eyes=folder / "eyes")
-    for verb, config in configs.items():
-        TRAINERS[verb](config)
-    parts = {name: folder / name for name in ("dataset", "world_model", "reward", "finetuned")}
-    export.run(ExportConfig(policy=folder / "pretrained", output=folder / "bundle", **parts))
-    return request.param, folder
 
 
 def test_eyes_of_mode_hybrid_estimate_the_scene_of_recordings_that_they_never_saw(tmp_path):
@@ -186,147 +152,6 @@ def test_one_camera_of_any_size_will_do(tmp_path, mode):
     seen = np.load(tmp_path / "eyes/seen.npy")
     assert seen.shape == (len(Dataset.open(data)), len(eyes.names))
     assert np.isfinite(seen).all()
-
-
-@pytest.mark.parametrize("mode", ["hybrid", "vision"])
-def test_pictures_are_redrawn_from_what_is_seen(tmp_path, mode):
-    """From what eyes see of a row, and the row's pose, its own picture comes back, better than the mean picture."""
-    data = write_toy(tmp_path / "dataset", spec=spec_of(mode))
-    train_eyes.run(config_of(data, tmp_path / "eyes", updates=600))
-    dataset, (eyes, _) = Dataset.open(data), load_eyes(tmp_path / "eyes")
-    rows = np.arange(0, len(dataset), 7)
-    pose = eyes.proprio(torch.from_numpy(dataset.proprio[rows]))
-
-    drawn = eyes.pictures(torch.from_numpy(train_eyes.see(eyes, dataset, rows)), pose)
-
-    assert list(drawn) == ["static", "wrist"]
-    for camera, pictures in drawn.items():
-        truth = dataset.take(camera, rows).astype(float)
-        assert pictures.shape == truth.shape
-        assert pictures.dtype == torch.uint8
-        error = np.square(pictures.numpy() - truth).mean()
-        assert error < 0.5 * np.square(truth.mean(0) - truth).mean(), camera
-
-
-@pytest.mark.parametrize("mode", ["hybrid", "vision"])
-def test_cameras_that_are_redrawn_for_the_reader_teach_the_eyes_nothing(tmp_path, mode):
-    dataset = Dataset.open(write_toy(tmp_path / "dataset", spec=spec_of(mode), play=2, demonstrations=2))
-    config = config_of(dataset.folder, tmp_path / "eyes")
-
-    def gradients(others):
-        _, (eyes,) = train_eyes._make(config, dataset)
-        for name in () if others else list(eyes.others):
-            del eyes.others[name]
-        eyes.train().loss(dataset, np.arange(64), np.random.default_rng(0), AugmentationConfig()).backward()
-        return {name: parameter.grad for name, parameter in eyes.named_parameters() if parameter.grad is not None}
-
-    alone, beside = gradients(others=False), gradients(others=True)
-
-    assert any(name.startswith("cameras.wrist") for name in alone), "though the eyes look through it"
-    assert all(torch.equal(beside[name], gradient) for name, gradient in alone.items())
-    assert all(name.startswith("others.wrist") for name in beside.keys() - alone.keys())
-    assert beside.keys() > alone.keys()
-
-
-def test_eyes_of_older_files_redraw_the_first_camera_alone(world, tmp_path):
-    _, folder = world
-    for run in ("eyes", "world_model"):
-        shutil.copytree(folder / run, tmp_path / run)
-        file = tmp_path / run / f"{run}.safetensors"
-        with safe_open(file, "pt") as opened:
-            header = opened.metadata()
-        save_file({name: one for name, one in load_file(file).items() if "others." not in name}, file, header)
-
-    eyes, _ = load_eyes(tmp_path / "eyes")
-    dataset, model, _ = open_as_seen(folder / "dataset", tmp_path / "world_model")
-
-    rows = np.arange(3)
-    pose = eyes.proprio(torch.from_numpy(dataset.proprio[rows]))
-    for one in (eyes, model.eyes):
-        assert list(one.pictures(torch.from_numpy(dataset.arrays["seen"][rows]), pose)) == ["static"]
-
-
-def test_the_film_is_of_held_out_windows_what_was_recorded_left_and_what_is_expected_right(world):
-    """Windows lie side by side; of each, pairs of pictures, one camera below the other."""
-    mode, folder = world
-    dataset, model, _ = open_as_seen(folder / "dataset", folder / "world_model")
-    assert not open_loop_film(model, dataset, dataset.episodes, seed=0), "none is long enough"
-    long = Dataset.open(write_toy(folder / "long", play=[90, 90], demonstrations=1, spec=spec_of(mode)))
-    long = long.with_seen(train_eyes.see(model.eyes, long, np.arange(len(long))))
-
-    frames = open_loop_film(model, long, long.episodes[:2], seed=0)
-
-    rows = long.windows(np.random.default_rng(0), 4, 82, long.episodes[:2], fields=())["row"]
-    assert len(frames) == 82
-    size, gap = 16 * LARGER, GAP * LARGER
-    for window in range(4):
-        left = window * (2 * size + gap)
-        for camera, top in (("static", CAPTION), ("wrist", CAPTION + size + gap)):
-            recorded = frames[7][top : top + size : LARGER, left : left + size : LARGER]
-            np.testing.assert_array_equal(recorded, long.arrays[camera][rows[window, 7]])
-    expected = [frame[CAPTION:, size : 2 * size] for frame in (frames[7], frames[60])]
-    assert not np.array_equal(*expected), "the model imagines something"
-
-
-def test_estimates_and_lights_are_counted_beside_the_truth_of_held_out_rows(world):
-    mode, folder = world
-    report = json.loads((folder / "eyes/eyes.json").read_text())
-    dataset, (eyes, _) = Dataset.open(folder / "dataset"), load_eyes(folder / "eyes")
-    rows = rows_of(dataset.split(0.1, 0)[1])
-    assert set(report["redrawn"]) == {"static", "wrist"}
-    if mode == "vision":
-        assert report["error"] == report["redrawn"]["static"]
-        known = {name: int(n) for name, n in zip(SPEC.watched, (marked_states(dataset)[rows] >= 0).sum(0), strict=True)}
-        assert {name: one["rows"] for name, one in report["marks"].items()} == {k: n for k, n in known.items() if n}
-        assert all(one["values"] == {} for one in report["worst"])
-        return
-    truth = dataset.scene[rows][:, DRAWER]
-    drawer = report["estimates"]["drawer"]
-    edges = np.linspace(drawer["low"], drawer["high"], len(drawer["counts"]) + 1)
-    said = eyes.scene.physical(torch.from_numpy(np.load(folder / "eyes/seen.npy")[rows]), "drawer").numpy()
-    np.testing.assert_allclose(np.sum(drawer["counts"], 1), np.histogram(truth, edges)[0], atol=2)
-    np.testing.assert_allclose(np.sum(drawer["counts"], 0), np.histogram(said, edges)[0], atol=2)
-    assert sum(map(sum, drawer["counts"])) == len(rows)
-    # Lights never change in the toy, so they are always off and never seen otherwise.
-    assert report["lights"]["led"] == {"off": len(rows), "off_seen_on": 0, "on": 0, "on_seen_off": 0}
-
-
-def test_the_world_model_is_measured_by_what_its_mode_predicts(world):
-    mode, folder = world
-    report = json.loads((folder / "world_model/open_loop.json").read_text())
-    if mode == "vision":
-        assert list(report["features"]) == ["tcp", "code_0", "code_1", "code_2", "code_3"]
-        assert report["flips"] == {}
-        return
-    assert list(report["features"]) == ["tcp", *SPEC.watched]
-    assert set(report["flips"]) == {"bulb", "led"}
-    assert report["features"]["drawer"]["moved_windows"] > 0
-    assert report["features"]["drawer"]["moved"]["model"] is not None
-
-
-def test_the_worst_rows_are_of_different_held_out_episodes_and_shown_as_pictures(world):
-    mode, folder = world
-    report = json.loads((folder / "eyes/eyes.json").read_text())
-    dataset, (eyes, _) = Dataset.open(folder / "dataset"), load_eyes(folder / "eyes")
-    _, held_out = dataset.split(0.1, 0)
-    assert len(report["worst"]) == min(WORST, len(held_out))
-    seen = torch.from_numpy(np.load(folder / "eyes/seen.npy"))
-    for number, one in enumerate(report["worst"]):
-        image = np.asarray(Image.open(folder / "eyes" / worst_picture(number)))[CAPTION:]
-        static = image[: 16 * LARGER : LARGER, : 16 * LARGER : LARGER]
-        (row,) = [
-            episode.start + one["step"]
-            for episode in held_out
-            if one["step"] < len(episode)
-            and np.array_equal(dataset.arrays["static"][episode.start + one["step"]], static)
-        ][:1]
-        if mode == "hybrid":
-            values = one["values"]["drawer"]
-            assert values["truth"] == pytest.approx(dataset.scene[row, DRAWER], abs=1e-6)
-            assert values["seen"] == pytest.approx(float(eyes.scene.physical(seen[row], "drawer")), abs=1e-6)
-            errors = (seen - eyes.scene(torch.from_numpy(dataset.scene))).abs() @ eyes.weight
-            (episode,) = (episode for episode in held_out if episode.start <= row < episode.end)
-            assert float(errors[row]) == pytest.approx(float(errors[episode.start : episode.end].max()), rel=1e-4)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
