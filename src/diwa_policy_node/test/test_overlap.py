@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_bundle import ToyWeights, toy_graphs, toy_manifest, write_bundle
 
-from diwa_policy_node.skills.overlap import OverlappedSession, SeamLimits, ThreadPlanner
+from diwa_policy_node.skills.overlap import OverlappedSession, SeamLimits, Seen, ThreadPlanner
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import Float, PolicySession
 from diwa_runtime.errors import BundleError
@@ -28,6 +31,11 @@ class SlowPlanner:
         self.looks, self.plans = list(looks), 0
         self._plan: Callable[[], Float] | None = None
         self._left = 0
+
+    def look(self, look: Callable[[], Seen]) -> Future[Seen]:
+        looked: Future[Seen] = Future()
+        looked.set_result(look())
+        return looked
 
     def submit(self, plan: Callable[[], Float]) -> None:
         self._plan, self._left = plan, self.looks[min(self.plans, len(self.looks) - 1)]
@@ -156,7 +164,8 @@ def test_a_thread_plans_what_the_loop_would(bundle: Bundle) -> None:
     assert planner._future is not None
     planned = planner._future.result(timeout=10)
     noise = np.clip(np.random.Generator(np.random.PCG64(1)).standard_normal((1, 4, CHUNK, 7), np.float32), -3, 3)
-    np.testing.assert_array_equal(planned, session._decide(session.latent, noise))
+    assert session._last_look is not None
+    np.testing.assert_array_equal(planned, session._decide(session._last_look.result(timeout=10).latent, noise))
     session.step(observation(1))
     assert session.begins_chunk
     planner.close()
@@ -201,3 +210,59 @@ def test_plans_begin_in_time_by_the_slowest_of_the_last_eight(bundle: Bundle) ->
     assert delays[:11] == [3, *[9] * 8, 3, 3]
     assert handed_over[0] is False
     assert all(handed_over[2:]), "the plan before has an action left to blend with"
+
+
+@pytest.fixture
+def slow_eyes(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """The filter waits until it is let go."""
+    let_go, quick = threading.Event(), bundle.filter
+
+    def filter_slowly(*arguments: Any) -> Float:
+        assert let_go.wait(10), "the control loop waits for the filter"
+        return quick(*arguments)
+
+    monkeypatch.setattr(bundle, "filter", filter_slowly)
+    yield let_go
+    let_go.set()
+
+
+def test_the_control_loop_never_waits_for_the_eyes(bundle: Bundle, slow_eyes: threading.Event) -> None:
+    """While the filter is at the first observation the arm holds; afterwards it goes on from all that it missed."""
+    planner = ThreadPlanner()
+    session = OverlappedSession(bundle, planner, seed=1)
+    actions, _ = run(session, 8)
+    assert not slow_eyes.is_set()
+    assert not actions[:, :6].any()
+    assert list(session.new_probabilities()) == []
+    assert session.success_probability == 0.0
+    slow_eyes.set()
+    assert session._last_look is not None
+    session._last_look.result(timeout=10)
+    session.step(observation(8))
+    patient = OverlappedSession(bundle, SlowPlanner([1000]), seed=1)
+    run(patient, 8)
+    assert list(session.new_probabilities())[:8] == list(patient.new_probabilities()), (
+        "each observation is judged, once"
+    )
+    planner.close()
+
+
+def test_eyes_that_fall_behind_for_half_a_second_end_the_run_with_the_reason(
+    bundle: Bundle, slow_eyes: threading.Event
+) -> None:
+    planner = ThreadPlanner()
+    session = OverlappedSession(bundle, planner, seed=1)
+    with pytest.raises(BundleError, match="16 observations wait to be looked at: the filter takes longer"):
+        run(session, 20)
+    slow_eyes.set()
+    planner.close()
+
+
+def test_what_is_seen_beside_the_loop_is_what_the_loop_would_see(bundle: Bundle) -> None:
+    overlapped, plain = OverlappedSession(bundle, SlowPlanner([1]), seed=1), PolicySession(bundle, seed=1)
+    action: Float | None = None
+    for step in range(10):
+        plain.observe(observation(step), action)
+        action = overlapped.step(observation(step), action)
+        np.testing.assert_array_equal(overlapped.latent, plain.latent)
+        assert list(overlapped.new_probabilities()) == list(plain.new_probabilities())

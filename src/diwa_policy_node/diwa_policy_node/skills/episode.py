@@ -63,16 +63,19 @@ class SkillEpisode:
         return (now_ns - (self.begun_ns if self.observed_ns is None else self.observed_ns)) / NANOSECONDS
 
     def has_succeeded(self, frames: int, release: float) -> bool:
-        """Look at the newest probability; whether so many in a row were above the bundle's threshold.
+        """Look at what the reward has said since; whether so many in a row were above the bundle's threshold.
 
         Args:
             frames: how many it takes.
             release: the count starts anew only below the threshold by this share of it.
         """
         threshold = self.session.bundle.manifest.success_threshold
-        self.probability = self.session.success_probability
-        if self.probability > threshold:
-            self.fired += 1
-        elif self.probability < threshold * (1 - release):
-            self.fired = 0
-        return self.fired >= frames
+        for probability in self.session.new_probabilities():
+            self.probability = probability
+            if probability > threshold:
+                self.fired += 1
+            elif probability < threshold * (1 - release):
+                self.fired = 0
+            if self.fired >= frames:
+                return True
+        return False

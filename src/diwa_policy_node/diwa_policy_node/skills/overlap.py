@@ -1,15 +1,16 @@
-"""Planning the next chunk while this one runs, for policies that are slower than a control tick.
+"""Looking and planning beside the control loop, for eyes and policies that are slower than a control tick.
 
-Where `PolicySession` draws a chunk between an observation and its action, this one draws it beside the control loop,
-ahead of time, from the latent of that moment. Every plan knows the tick of the observation that it answers: when it
-arrives, the actions whose ticks have passed are dropped, the rest is blended in, and no command changes faster than the
-robot may accelerate. Where a plan is late altogether, the arm slows down to standstill.
+Where `PolicySession` filters an observation and draws a chunk before it answers, this one answers at once, from the
+plan that runs. Observations are filtered and judged beside the loop, each after the one before; chunks are drawn there
+too, ahead of time, from the latent of their moment. Every plan knows the tick of the observation that it answers: when
+it arrives, the actions whose ticks have passed are dropped, the rest is blended in, and no command changes faster than
+the robot may accelerate. Where a plan is late altogether, the arm slows down to standstill.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,15 +20,29 @@ from numpy.typing import NDArray
 
 from diwa_runtime.actions import GRIPPER, HOLD_ACTION, accept_action
 from diwa_runtime.bundle import Bundle
-from diwa_runtime.bundle.session import Float, PolicySession
+from diwa_runtime.bundle.session import Float, PolicySession, check_observation
+from diwa_runtime.errors import BundleError
 from diwa_runtime.geometry import towards
 from diwa_runtime.spec import Spec
 
 DELAYS_KEPT = 8
+BEHIND_S = 0.5
+"""So much of what was observed may wait for the filter."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one observation led to: the latent (Z,) after it, and how sure the reward is that the skill is done."""
+
+    latent: Float
+    probability: float
 
 
 class Planner(Protocol):
-    """Works on one plan at a time beside the control loop."""
+    """Looks at one observation after the other, and works on one plan at a time, beside the control loop."""
+
+    def look(self, look: Callable[[], Seen]) -> Future[Seen]:
+        """Look at an observation when those before have been looked at."""
 
     def submit(self, plan: Callable[[], Float]) -> None:
         """Begin with a plan; whatever was begun before is forgotten."""
@@ -41,11 +56,16 @@ class Planner(Protocol):
 
 
 class ThreadPlanner:
-    """Plans in a thread of its own; ONNX Runtime lets the control loop run meanwhile."""
+    """Looks and plans in a thread each: a long plan holds up no look. ONNX Runtime lets the control loop run."""
 
     def __init__(self) -> None:
+        self._eyes = ThreadPoolExecutor(1, thread_name_prefix="filter")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="planner")
         self._future: Future[Float] | None = None
+
+    def look(self, look: Callable[[], Seen]) -> Future[Seen]:
+        """Look at an observation."""
+        return self._eyes.submit(look)
 
     def submit(self, plan: Callable[[], Float]) -> None:
         """Begin with a plan."""
@@ -59,7 +79,8 @@ class ThreadPlanner:
         return future.result()
 
     def close(self) -> None:
-        """End the thread once it has done what it is at."""
+        """End the threads once they have done what they are at."""
+        self._eyes.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -111,10 +132,13 @@ STANDSTILL = Plan(first_tick=0, actions=np.zeros((0, 7), np.float32))
 
 
 class OverlappedSession(PolicySession):
-    """Runs a bundle, planning ahead.
+    """Runs a bundle, looking and planning beside the control loop.
+
+    What it believes, and how sure the reward is, are of the newest observation that was looked at: as a rule the last
+    but one.
 
     Attributes:
-        planner: where plans are made.
+        planner: where observations are looked at and plans are made.
         late_plans: how many came when all of their actions were late.
     """
 
@@ -123,17 +147,62 @@ class OverlappedSession(PolicySession):
         limits = limits or SeamLimits()
         self._translation_change, self._rotation_change = limits.change_per_tick(bundle.spec)
         self._blend_ticks = limits.blend_ticks
+        self._most_looks = max(3, round(BEHIND_S * bundle.spec.rate_hz))
         super().__init__(bundle, seed)
 
     def reset(self, seed: int) -> None:
         """Begin an episode, at standstill."""
         super().reset(seed)
         self.late_plans = 0
+        self._looks: deque[Future[Seen]] = deque()
+        self._last_look: Future[Seen] | None = None
+        self._judged: list[float] = []
         self._running = self._previous = STANDSTILL
         self._arrived_at = 0
         self._begun_at: int | None = None
         self._from: Float = self.state.asked
         self._delays: deque[int] = deque(maxlen=DELAYS_KEPT)
+
+    def observe(self, observation: Mapping[str, Any], executed_action: NDArray[Any] | None = None) -> None:
+        """Have an observation looked at, and take in what those before have led to.
+
+        Raises:
+            InputError: as `PolicySession.observe`.
+            BundleError: the graphs gave something that is not finite, or fall further and further behind.
+        """
+        check_observation(observation, self.bundle.spec)
+        executed, before = self._executed(executed_action), self._last_look
+        start = self.state.latent
+
+        def look() -> Seen:
+            latent = self._believe(observation, executed, start if before is None else before.result().latent)
+            return Seen(latent, self._judge(latent))
+
+        self._last_look = self.planner.look(look)
+        self._looks.append(self._last_look)
+        self.state.steps += 1
+        self._take_in()
+
+    def _take_in(self) -> None:
+        while self._looks and self._looks[0].done():
+            seen = self._looks.popleft().result()
+            self.state.latent, self._probability = seen.latent, seen.probability
+            self._judged.append(seen.probability)
+        if len(self._looks) > self._most_looks:
+            raise BundleError(
+                f"{self.bundle.source}: {len(self._looks)} observations wait to be looked at: the filter takes longer "
+                "than a control tick on this machine; use a quicker one, or train on smaller pictures"
+            )
+
+    @property
+    def success_probability(self) -> float:
+        """How sure the reward model is, by the newest observation that was looked at; 0 before there is one."""
+        return self._probability or 0.0
+
+    def new_probabilities(self) -> Sequence[float]:
+        """As `PolicySession.new_probabilities`: those that became known, of which there may be none or several."""
+        judged, self._judged = self._judged, []
+        return judged
 
     @property
     def begins_chunk(self) -> bool:
@@ -174,8 +243,9 @@ class OverlappedSession(PolicySession):
         """Begin the next plan when the one that runs will be used up by the time that it is there."""
         if self._begun_at is not None or self._running.left(tick) > self.delay + 1:
             return
-        latent, noise, self._begun_at = self.state.latent, self._draw_noise(), tick
-        self.planner.submit(lambda: self._decide(latent, noise))
+        assert self._last_look is not None, "nothing is planned before something was observed"
+        look, noise, self._begun_at = self._last_look, self._draw_noise(), tick
+        self.planner.submit(lambda: self._decide(look.result().latent, noise))
 
     def _blended(self, tick: int) -> Float:
         """Return what the plans ask for at this tick: the new one more and more, the old one less and less."""

@@ -6,7 +6,7 @@ actions is drawn when the last one is used up. Nothing here reads a clock: who c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,14 +113,9 @@ class PolicySession:
         Arguments and errors are those of `step`.
         """
         check_observation(observation, self.bundle.spec)
-        state, executed = self.state, self._executed(executed_action)
-        batch = {name: observation[name][None] for name in self.bundle.spec.observation_fields}
-        latent = self.bundle.filter(batch, executed[None], state.latent[None])[0]
-        if not np.isfinite(latent).all():
-            raise BundleError(
-                f"{self.bundle.source}: the filter's latent is not finite at step {state.steps}; stop here"
-            )
-        state.latent, state.steps, self._probability = latent, state.steps + 1, None
+        state = self.state
+        state.latent = self._believe(observation, self._executed(executed_action), state.latent)
+        state.steps, self._probability = state.steps + 1, None
 
     @property
     def begins_chunk(self) -> bool:
@@ -149,11 +144,15 @@ class PolicySession:
         if self.state.steps == 0:
             return 0.0
         if self._probability is None:
-            probability = float(self.bundle.probability(self.state.latent[None])[0])
-            if not 0.0 <= probability <= 1.0:
-                raise BundleError(f"{self.bundle.source}: the reward gave {probability}, no probability; stop here")
-            self._probability = probability
+            self._probability = self._judge(self.state.latent)
         return self._probability
+
+    def new_probabilities(self) -> Sequence[float]:
+        """Return the probability of success by each observation that was judged since this was asked last, in order.
+
+        To be asked once an observation: here that is the newest one's. Errors as `success_probability`.
+        """
+        return [self.success_probability]
 
     def _executed(self, executed_action: NDArray[Any] | None) -> Float:
         """Return the action (7,) that the filter is told of."""
@@ -168,6 +167,23 @@ class PolicySession:
             return done_action(executed_action)
         except ValueError as error:
             raise InputError(f"executed {error}") from None
+
+    def _believe(self, observation: Mapping[str, Any], executed: Float, latent: Float) -> Float:
+        """Return the latent (Z,) after a checked observation; touches nothing of the episode."""
+        batch = {name: observation[name][None] for name in self.bundle.spec.observation_fields}
+        believed = self.bundle.filter(batch, executed[None], latent[None])[0]
+        if not np.isfinite(believed).all():
+            raise BundleError(
+                f"{self.bundle.source}: the filter's latent is not finite at step {self.state.steps}; stop here"
+            )
+        return believed
+
+    def _judge(self, latent: Float) -> float:
+        """Return the probability of success that a latent (Z,) shows; touches nothing of the episode."""
+        probability = float(self.bundle.probability(latent[None])[0])
+        if not 0.0 <= probability <= 1.0:
+            raise BundleError(f"{self.bundle.source}: the reward gave {probability}, no probability; stop here")
+        return probability
 
     def _next_action(self) -> Float:
         """Return the action (7,) for the observation just taken: the next of the chunk, or the first of a new one."""
