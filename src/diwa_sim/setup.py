@@ -16,6 +16,7 @@ setup(
     entry_points={
         "console_scripts": [
             "collect = diwa_sim.__main__:collect",
+            "hands = diwa_sim.hands:main",
             "node = diwa_sim.node:main",
             "record = diwa_sim.recorder:main",
         ]

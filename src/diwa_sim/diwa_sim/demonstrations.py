@@ -8,7 +8,7 @@ import numpy as np
 
 from diwa_runtime.events import FRAMES_AFTER_SUCCESS
 from diwa_sim import EPISODE_STEPS
-from diwa_sim.environment import PlayTable
+from diwa_sim.play import PlayedTable
 from diwa_sim.snapshot import Snapshot
 
 DEMONSTRATION_NOISE = 0.25
@@ -34,7 +34,7 @@ class Demonstration:
 
 
 def demonstration(
-    env: PlayTable,
+    env: PlayedTable,
     seed: int,
     noise: float = DEMONSTRATION_NOISE,
     frames_after_success: int = FRAMES_AFTER_SUCCESS,

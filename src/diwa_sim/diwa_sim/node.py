@@ -53,6 +53,7 @@ class TableSettings:
         seed: of the first episode; each reset takes the next.
         start: spread of the start states: narrow, medium, wide or far.
         cameras: whether to render and publish both cameras.
+        scene: whether to publish `scene/state`, as only a robot with a tracker has it.
         image_size: height and width of the images, pixels.
         rate_factor: simulated seconds in a second.
         publish_clock: whether the simulated time is published on /clock.
@@ -63,6 +64,7 @@ class TableSettings:
     seed: int
     start: str
     cameras: bool
+    scene: bool
     image_size: int
     rate_factor: float
     publish_clock: bool
@@ -74,6 +76,7 @@ PARAMETERS = {
     "seed": Parameter(0, "seed of the first episode; each reset takes the next", 0, 2**31 - 1),
     "start": Parameter("wide", "spread of the start states: narrow, medium, wide or far"),
     "cameras": Parameter(False, "whether to render and publish both cameras"),
+    "scene": Parameter(True, "whether to publish scene/state; false = as an arm without a tracker"),
     "image_size": Parameter(64, "height and width of the images, pixels", 16, 1024),
     "rate_factor": Parameter(1.0, "simulated seconds in a second", 0.1, 100.0),
     "commander_silence_s": Parameter(0.5, "s without a command until another may", 0.1, 10.0),
@@ -103,12 +106,17 @@ class SimulatorNode(Node):
         self._pace = Pace("the simulation", wanted_hz, self.get_logger(), time.monotonic())
         self._make_publishers()
         self._make_services()
-        alone = (messages.ROBOT_STATE[0], SPEC_TOPIC, messages.SCENE_STATE[0])
         images = (messages.image_topic(camera)[0] for camera in self._images)
-        self._rivals = Rivals(self, (*alone, *images), self.on_rivals)
+        scene = (messages.SCENE_STATE[0],) if self._scene_state is not None else ()
+        self._rivals = Rivals(self, (messages.ROBOT_STATE[0], SPEC_TOPIC, *scene, *images), self.on_rivals)
         self._other_clocks = Rivals(self, ("/clock",) if self.settings.publish_clock else ())
         self._spec.publish(String(data=json.dumps(self._env.contract.to_json())))
         self.create_subscription(EndEffectorDelta, "robot/command", self.on_command, RELIABLE)
+
+    @property
+    def table(self) -> PlayTable:
+        """What is simulated, to be looked at by whoever stands beside it in this process, and moved by nobody there."""
+        return self._env
 
     def start(self) -> None:
         """Begin the first episode and tick from now on."""
@@ -189,7 +197,8 @@ class SimulatorNode(Node):
     def _make_publishers(self) -> None:
         self._robot_state = self.create_publisher(RobotState, messages.ROBOT_STATE[0], SUMS)
         self._joint_states = self.create_publisher(JointState, messages.JOINT_STATES[0], RELIABLE)
-        self._scene_state = self.create_publisher(SceneState, messages.SCENE_STATE[0], RELIABLE)
+        scene = self.settings.scene
+        self._scene_state = self.create_publisher(SceneState, messages.SCENE_STATE[0], RELIABLE) if scene else None
         self._events = self.create_publisher(EpisodeEvent, events.TOPIC, LATCHED_MARKS)
         self._spec = self.create_publisher(String, SPEC_TOPIC, LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
@@ -225,7 +234,8 @@ class SimulatorNode(Node):
             fields = messages.compressed_image(snapshot.images[camera], stamp_ns, camera)
             publisher.publish(filled(CompressedImage(), fields))
         self._joint_states.publish(filled(JointState(), messages.joint_states(snapshot, stamp_ns)))
-        self._scene_state.publish(filled(SceneState(), messages.scene_state(snapshot.scene, stamp_ns)))
+        if self._scene_state is not None:
+            self._scene_state.publish(filled(SceneState(), messages.scene_state(snapshot.scene, stamp_ns)))
         state = messages.robot_state(snapshot, stamp_ns, self._scale, tick.mode, tick.answered_ns)
         self._robot_state.publish(filled(RobotState(), state))
 

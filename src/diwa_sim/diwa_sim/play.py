@@ -8,19 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE
-from diwa_runtime.spec import SCENE_NAMES, TaskSpec
-from diwa_sim.environment import PlayTable
+from diwa_runtime.spec import SCENE_NAMES, Spec, TaskSpec
 from diwa_sim.experts import Expert
+from diwa_sim.model import Layout
 from diwa_sim.snapshot import Snapshot
 
 PLAY_STEPS = 320
 FREE = "free"
 """The name of a segment that follows no skill."""
+
+
+class PlayedTable(Protocol):
+    """What players and demonstrators need of a table: `environment.PlayTable`, or one that is moved over topics."""
+
+    @property
+    def contract(self) -> Spec:
+        """Its Spec."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where the handles are."""
+
+    def reset(self, *, seed: int | None = None) -> Any:
+        """Begin an episode."""
+
+    def step(self, action: NDArray[np.floating]) -> tuple[Any, ...]:
+        """Execute an action (7,) for a control tick; last comes a dict, with `success` of the table's own task."""
+
+    def snapshot(self) -> Snapshot:
+        """Return the current instant."""
+
+    def expert(self, noise: float = 0.0, rng: np.random.Generator | None = None, task: str | None = None) -> Expert:
+        """Return a scripted policy."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +128,7 @@ class _NearMiss:
 class Player:
     """Plays at a table, segment by segment."""
 
-    env: PlayTable
+    env: PlayedTable
     rng: np.random.Generator
     settings: PlaySettings = field(default_factory=PlaySettings)
 
@@ -191,7 +216,7 @@ class Player:
 class _Watch:
     """Says which tasks have been achieved since a segment's start, each once."""
 
-    def __init__(self, env: PlayTable) -> None:
+    def __init__(self, env: PlayedTable) -> None:
         self._env = env
         self._start = env.snapshot().scene
         self._seen: set[str] = set()
