@@ -27,6 +27,7 @@ KEYS = {
     Action.FAILURE: "it has failed",
     Action.DISCARD: "it is discarded",
     Action.TASK: "the next of `tasks`",
+    Action.ACHIEVED: "in play: that one was achieved just now",
     Action.QUIT: "quit",
 }
 SPELLED = {" ": "space", "\x04": "Ctrl-D"}

@@ -571,7 +571,7 @@ def test_all_devices_open_or_none_stays_open(monkeypatch: pytest.MonkeyPatch) ->
 
 # Marks.
 
-MARKING = [Action.START, Action.SAVE, Action.FAILURE, Action.DISCARD, Action.TASK]
+MARKING = [Action.START, Action.SAVE, Action.FAILURE, Action.DISCARD, Action.TASK, Action.ACHIEVED]
 
 
 @given(
@@ -606,7 +606,11 @@ def test_whatever_is_pressed_the_marks_cut_as_the_operator_was_told(
     assert marks.ended["discarded"] == len(cuts.spans) - len(kept)
     assert marks.ended["failed"] == sum(span.outcome == "failure" for span in kept)
     assert marks.ended["saved"] + marks.ended["left"] == sum(span.outcome != "failure" for span in kept)
-    assert sum(span.outcome == "success" for span in kept) == sum(m.kind is EventKind.SUCCESS for m in published)
+    successes = sum(m.kind is EventKind.SUCCESS for m in published)
+    assert successes == sum(len(span.marks) for span in cuts.spans)
+    assert successes - sum(not span.task and len(span.marks) for span in cuts.spans) == sum(
+        span.outcome == "success" for span in kept
+    )
 
 
 def saved_demonstration() -> EpisodeMarks:
@@ -651,6 +655,20 @@ def test_play_is_saved_at_once() -> None:
     assert marks.press(Action.START).marks == ((EventKind.START, ""),)
     assert marks.press(Action.FAILURE).refused
     assert marks.press(Action.SAVE).marks == ((EventKind.END, ""),), "play succeeds at nothing"
+
+
+def test_what_play_achieves_is_marked_by_the_chosen_task_and_play_goes_on() -> None:
+    marks = EpisodeMarks(["", "open_drawer"])
+    assert marks.press(Action.ACHIEVED).refused, "no episode runs"
+    marks.press(Action.START)
+    assert marks.press(Action.ACHIEVED).refused, "no task is chosen"
+    marks.press(Action.TASK)
+    assert marks.press(Action.ACHIEVED).marks == ((EventKind.SUCCESS, "open_drawer"),)
+    assert marks.press(Action.SAVE).marks == ((EventKind.END, ""),), "it was play"
+    marks.press(Action.START)
+    told = marks.press(Action.ACHIEVED)
+    assert told.refused
+    assert "save it instead" in told.text, "a demonstration ends with its success"
 
 
 def test_failure_discard_and_a_start_over_a_running_episode_say_so() -> None:

@@ -64,7 +64,7 @@ ARGUMENTS = (
     Argument("start", "", "spread of the start states: narrow, medium, wide or far", SIMULATOR),
     Argument("seed", "", "of the first episode; each reset takes the next", SIMULATOR),
     Argument("cameras", "", "render and publish both cameras", SIMULATOR),
-    Argument("scene", "", "publish scene/state; false = as an arm without a tracker", SIMULATOR),
+    Argument("scene", "", "publish `scene/state`; false: as an arm without a tracker", SIMULATOR),
     Argument("cameras", "false", "start the cameras too", robots="real"),
     Argument("static_source", "", "realsense:SERIAL, file:PATH or opencv:INDEX", CAMERAS),
     Argument("wrist_source", "", "the same, of the camera on the hand", CAMERAS),

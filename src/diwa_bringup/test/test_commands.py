@@ -80,4 +80,6 @@ def test_the_spec_that_a_page_shows_is_one() -> None:
     page = (ROOT / "docs" / "your_robot.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^    \{\n.*?^    \}\n", page, re.MULTILINE | re.DOTALL)
     spec = Spec.from_json(json.loads(shown))
-    assert (spec.scene, [task.name for task in spec.tasks]) == (("drawer",), ["open_drawer"])
+    assert (spec.mode, spec.scene, [task.name for task in spec.tasks]) == (
+        "vision", ("drawer",), ["open_drawer", "close_drawer"]
+    )  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from diwa_runtime import events
+from diwa_runtime.cameras import device_topic
 from diwa_runtime.robot import SPEC_TOPIC
 from diwa_runtime.spec import DEFAULT_STREAMS
 
@@ -58,7 +59,8 @@ def test_latched_topics_and_cameras_are_asked_for_as_what_they_are() -> None:
     latched = {topic for topic, row in contract.items() if "latched" in row}
     cameras = {topic for topic in contract if topic.endswith("/image/compressed")}
     assert overrides.keys() == latched | cameras
-    assert latched == {f"/{SPEC_TOPIC}", f"/{events.TOPIC}"}
+    devices = {f"/{device_topic(camera)}" for camera in ("static", "wrist")}
+    assert latched == {f"/{SPEC_TOPIC}", f"/{events.TOPIC}", *devices}
     for topic, policy in overrides.items():
         assert policy.keys() == {*POLICIES, "depth"}, topic
         assert all(policy[name] in values for name, values in POLICIES.items()), topic

@@ -277,7 +277,17 @@ class PolicyNode(LifecycleNode):
             return rivals
         if others := self.goals.others():
             return f"{' and '.join(others)} serves run_skill too; only one policy node may"
-        return self.runner.start(goal, time.monotonic_ns())
+        refusal = self.runner.start(goal, time.monotonic_ns())
+        if refusal is None:
+            self._warn_of_cameras(self.runner, goal)
+        return refusal
+
+    def _warn_of_cameras(self, runner: SkillRunner, goal: Goal) -> None:
+        """Say in one line which cameras are not those that a skill was recorded with."""
+        for skill in goal.skills:
+            recorded = runner.skills[skill].manifest.camera_sources
+            if unlike := runner.observations.cameras_unlike(recorded, self.robot.devices):
+                self.get_logger().warning(f"{skill}: {'; '.join(unlike)}")
 
     def _on_contest(self) -> None:
         """Call off the goal of another policy node that took the same one: its client is told by us how it ended."""

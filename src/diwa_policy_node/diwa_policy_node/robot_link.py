@@ -19,6 +19,7 @@ from diwa_policy_node.skills.goal import Decision
 from diwa_policy_node.skills.runner import SkillRunner
 from diwa_ros.peers import Rivals
 from diwa_ros.qos import LATCHED, NEWEST_IMAGE, RELIABLE, SUMS
+from diwa_runtime.cameras import device_topic
 from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC
@@ -69,6 +70,7 @@ class RobotLink:
 
     Attributes:
         spec: what the robot said last that it is; None = no robot has.
+        devices: what the cameras' nodes have said that they are, by camera.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class RobotLink:
         self._node, self._source, self._on_wrong_robot = node, source, on_wrong_robot
         self._on_contest = on_contest
         self.spec: Spec | None = None
+        self.devices: dict[str, str] = {}
         self._runner: SkillRunner | None = None
         self._rivals: Rivals | None = None
         self._on_decision: Callable[[Decision], None] = lambda _: None
@@ -141,6 +144,10 @@ class RobotLink:
         for topic, kind in seen.topics.items():
             qos = NEWEST_IMAGE if topic in cameras else SUMS
             self._subscriptions.append(subscribe(message_class(kind), topic, self._listener(topic, runner), qos))
+        for camera in (camera.name for camera in runner.spec.cameras if runner.spec.uses_cameras):
+            self._subscriptions.append(
+                subscribe(String, device_topic(camera), self._listener_to_device(camera), LATCHED)
+            )
         if seen.robot_topic not in seen.topics:
             alone = self._listener_to_robot_alone(runner)
             self._subscriptions.append(subscribe(RobotState, seen.robot_topic, alone, RELIABLE))
@@ -185,6 +192,12 @@ class RobotLink:
             if decision is not None:
                 self._on_decision(decision)
             self._afterwards()
+
+        return on_message
+
+    def _listener_to_device(self, camera: str) -> Callable[[String], None]:
+        def on_message(message: String) -> None:
+            self.devices[camera] = message.data
 
         return on_message
 

@@ -28,6 +28,7 @@ from diwa_policy_node.node import PolicyNode
 from diwa_ros.qos import LATCHED
 from diwa_runtime.bundle import write_bundle
 from diwa_runtime.bundle.manifest import FieldStatistics, ImageStatistics
+from diwa_runtime.cameras import CameraSources
 from diwa_runtime.robot import SPEC_TOPIC, Outcome
 from diwa_runtime.rows.images import encode_jpeg
 from diwa_runtime.rows.streams import NANOSECONDS
@@ -43,7 +44,14 @@ PATIENT = {"hold_after_s": 0.9, "give_up_after_s": 5.0, "unanswered_s": 5.0, "fi
 """For tests that are not about time: on a busy machine a process may well be stopped for a second."""
 
 
-def write_skill(folder: Path, spec: Spec = STATE, skill: str = "open_drawer", chunk: int = 4, **changes: Any) -> Path:
+def write_skill(
+    folder: Path,
+    spec: Spec = STATE,
+    skill: str = "open_drawer",
+    chunk: int = 4,
+    camera_sources: CameraSources | None = None,
+    **changes: Any,
+) -> Path:
     """A bundle that goes to the right and never sees success, unless `changes` of its weights say otherwise."""
     latent = 4
     observe = np.zeros((feature_count(spec), latent), np.float32)
@@ -72,6 +80,7 @@ def write_skill(folder: Path, spec: Spec = STATE, skill: str = "open_drawer", ch
         max_steps=100_000,
         proprio_starts=wide,
         camera_starts=seen if spec.uses_cameras else {},
+        camera_sources=camera_sources or {},
     )
     write_bundle(folder / skill, manifest, toy_graphs(spec, weights, chunk))
     return folder

@@ -16,6 +16,8 @@ toy = pytest.importorskip("toy")
 from policy_rig import PATIENT, Rig  # noqa: E402
 from ros_rig import RosRig  # noqa: E402
 
+from diwa_runtime.bundle import Bundle  # noqa: E402
+from diwa_runtime.cameras import CameraSource  # noqa: E402
 from diwa_runtime.errors import InputError  # noqa: E402
 from diwa_runtime.robot import Outcome  # noqa: E402
 from diwa_runtime.spec import Spec  # noqa: E402
@@ -23,6 +25,7 @@ from diwa_sim.bags import BagWriter  # noqa: E402
 from diwa_sim.hands import Hands, HandsConfig, record_episodes  # noqa: E402
 from diwa_sim.node import SimulatorNode  # noqa: E402
 from diwa_sim.recorder import Recorder  # noqa: E402
+from diwa_sim.rendering import device  # noqa: E402
 from diwa_trainer.dataset import Dataset  # noqa: E402
 from diwa_trainer.verbs import export, train_eyes  # noqa: E402
 from diwa_trainer.verbs.export import ExportConfig  # noqa: E402
@@ -32,7 +35,7 @@ from diwa_trainer.world.eyes.eyes import EyesConfig  # noqa: E402
 pytestmark = [pytest.mark.ros, pytest.mark.gl]
 
 TABLE = {"cameras": True, "scene": False, "image_size": 16, "rate_factor": 4.0, "start": "narrow"}
-PLAY, PLAY_ROWS, DEMONSTRATIONS = 3, 80, 12
+PLAY, PLAY_ROWS, DEMONSTRATIONS = 3, 72, 10
 
 
 def record(bag: Path, config: HandsConfig) -> Spec:
@@ -67,7 +70,7 @@ def train(dataset: Path, runs: Path) -> Path:
 
 
 def test_what_was_recorded_without_a_scene_becomes_a_skill_that_runs_without_one(
-    make_rig: Callable[..., Rig], tmp_path: Path
+    make_rig: Callable[..., Rig], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bags = tmp_path / "bags"
     record(bags / "play", HandsConfig(episodes=PLAY, steps=PLAY_ROWS))
@@ -81,9 +84,14 @@ def test_what_was_recorded_without_a_scene_becomes_a_skill_that_runs_without_one
     assert len(dataset.episodes_of(kind="demonstration", task=toy.TASK, outcome="success")) == DEMONSTRATIONS
     assert [len(episode) >= PLAY_ROWS for episode in dataset.episodes_of(kind="play")] == [True] * PLAY
 
-    rig = make_rig(train(dataset.folder, tmp_path / "runs"), allow_far_start=True, allow_moved_camera=True, **PATIENT)
+    bundle = train(dataset.folder, tmp_path / "runs")
+    drawn = CameraSource(device(), "camera_static", "jpeg", 16, 16)
+    assert Bundle.load(bundle).manifest.camera_sources["static"] == (drawn,)
+
+    rig = make_rig(bundle, allow_far_start=True, allow_moved_camera=True, **PATIENT)
     rig.add(SimulatorNode(**rig.options(task=toy.TASK, **{**TABLE, "rate_factor": 1.0}))).start()
     rig.bring_up()
     outcome, reason = rig.run(toy.TASK, timeout=1.0)
     assert outcome in (Outcome.TIMEOUT, Outcome.SUCCESS), reason
     assert len(rig.feedback) > 20
+    assert "now it is" not in capfd.readouterr().err

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("diwa_msgs.msg", reason="needs a built and sourced workspace (make test)")
 pytest.importorskip("rclpy")
 
-from policy_rig import PATIENT, STATE, Rig, write_skill
+from policy_rig import PATIENT, STATE, VISION, Rig, write_skill
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -22,6 +22,7 @@ from diwa_msgs.action import RunSkill
 from diwa_msgs.msg import EndEffectorDelta, PolicyStatus, RobotState, ShadowDivergence
 from diwa_policy_node.robot_link import Receipts
 from diwa_policy_node.settings import PARAMETERS
+from diwa_runtime.cameras import CameraSource
 from diwa_runtime.errors import DiwaError
 from diwa_runtime.robot import Outcome, RobotMode, RunState
 
@@ -331,3 +332,20 @@ def test_the_front_page_names_executables_parameters_and_skills_that_exist() -> 
         if package == "diwa_policy_node" and "--ros-args" in words:
             named = {word.partition(":=")[0] for word in words if ":=" in word}
             assert named <= PARAMETERS.keys()
+
+
+def test_a_camera_that_is_not_the_one_recorded_is_said_in_a_line_and_stops_nothing(
+    make_rig: Callable[..., Rig], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    recorded = {
+        "static": (CameraSource("RealSense 1", "", "jpeg", 480, 640),),
+        "wrist": (CameraSource("", "", "jpeg", 16, 16),),
+    }
+    rig = make_rig(write_skill(tmp_path, VISION, camera_sources=recorded), allow_moved_camera=True, **PATIENT)
+    rig.robot(VISION)
+    rig.bring_up()
+    assert rig.run(timeout=0.2)[0] is Outcome.TIMEOUT
+    said = [line for line in capfd.readouterr().err.splitlines() if "recorded from" in line]
+    assert len(said) == 1
+    assert "open_drawer: camera 'static': recorded from RealSense 1, 640 x 480 jpeg; now it is 16 x 16 jpeg" in said[0]
+    assert "wrist" not in said[0]

@@ -18,6 +18,7 @@ from toy_bundle import ToyWeights, toy_graphs, toy_manifest, write_toy_bundle
 from diwa_runtime.bundle import MANIFEST, Bundle, write_bundle
 from diwa_runtime.bundle import bundle as bundle_module
 from diwa_runtime.bundle.manifest import GRAPHS, FieldStatistics, Manifest
+from diwa_runtime.cameras import CameraSource
 from diwa_runtime.errors import BundleError, InputError, StorageError
 from diwa_runtime.spec import CameraSpec, Spec
 
@@ -90,6 +91,15 @@ def test_manifest_comes_back_as_written(folder):
     assert loaded.sha256 == hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
+def test_what_pictures_came_from_is_carried_where_it_is_known(folder, tmp_path):
+    """A manifest without it, as older ones are, stays as it is."""
+    assert "camera_sources" not in json.loads((folder / MANIFEST).read_text())
+    sources = {"static": (CameraSource("RealSense 1", "", "jpeg", 480, 640),)}
+    manifest = dataclasses.replace(Bundle.load(folder).manifest, camera_sources=sources)
+    write_bundle(tmp_path / "bundle", manifest, {name: (folder / name).read_bytes() for name in GRAPHS})
+    assert Bundle.load(tmp_path / "bundle").manifest.camera_sources == sources
+
+
 def test_runs_repeat_bit_for_bit(folder):
     latent = np.random.default_rng(0).standard_normal((1, LATENT), dtype=np.float32)
     noise = np.random.default_rng(1).standard_normal((1, 4, 4, 7), dtype=np.float32)
@@ -143,6 +153,7 @@ def test_manifest_that_is_not_a_manifest_is_refused(folder):
         ({"spec": {**Spec().to_json(), "rate_hz": "fast"}}, "spec"),
         ({"spec": {**Spec().to_json(), "mode": "vision"}}, "camera_starts"),
         ({"camera_starts": {"static": {"mean": [1.0], "std": [1.0]}}}, "camera_starts.static"),
+        ({"camera_sources": {"static": [{"device": "a camera"}]}}, "camera_sources.static"),
         ({"max_steps": 0}, "max_steps"),
         ({"surprise": 1}, "surprise"),
         ({"files": {}}, "filter.onnx"),

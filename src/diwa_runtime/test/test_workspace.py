@@ -44,7 +44,7 @@ ROS_MODULES = {
         "teleop/node.py",
         "teleop/stop_call.py",
     },
-    "diwa_sim": {"node.py", "recorder.py"},
+    "diwa_sim": {"hands.py", "node.py", "recorder.py"},
     "diwa_policy_node": {
         "node.py",
         "settings.py",

@@ -19,12 +19,14 @@ from rosbags.typesys.store import Typestore
 
 from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
+from diwa_runtime.cameras import DEVICE_TYPE, device_topic
 from diwa_runtime.errors import DiwaError, InputError, StorageError, one_line
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import TEMPORARY_SUFFIX, onto_disk, written_whole
 from diwa_runtime.interfaces import message_definitions
 from diwa_runtime.robot_messages import Fields
 from diwa_runtime.spec import ActionScale
+from diwa_sim.rendering import device
 from diwa_sim.snapshot import Snapshot
 
 _NEVER = QosTime(2147483647, 4294967295)
@@ -188,6 +190,8 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self.write(messages.JOINT_STATES, messages.joint_states(snapshot, stamp_ns), stamp_ns)
         self.write(messages.SCENE_STATE, messages.scene_state(snapshot.scene, stamp_ns), stamp_ns)
         for camera, image in snapshot.images.items():
+            if device_topic(camera) not in self._connections:
+                self.write((device_topic(camera), DEVICE_TYPE), {"data": device()}, stamp_ns)
             fields = messages.compressed_image(image, stamp_ns, camera)
             self.write(messages.image_topic(camera), fields, stamp_ns)
 

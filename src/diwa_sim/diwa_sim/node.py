@@ -31,6 +31,7 @@ from diwa_ros.process import ros_process, spin_until_told
 from diwa_ros.qos import LATCHED, LATCHED_MARKS, RELIABLE, SUMS
 from diwa_runtime import events
 from diwa_runtime import robot_messages as messages
+from diwa_runtime.cameras import device_topic
 from diwa_runtime.cli import run_verb
 from diwa_runtime.command_gate import CommandGate
 from diwa_runtime.events import EventKind
@@ -38,6 +39,7 @@ from diwa_runtime.robot import SPEC_TOPIC, RobotMode
 from diwa_runtime.robot_messages import header
 from diwa_sim.environment import PlayTable
 from diwa_sim.live_table import LiveTable, Tick
+from diwa_sim.rendering import device
 
 NODE = "diwa_sim"
 GOODBYE_S = 3.0
@@ -206,6 +208,9 @@ class SimulatorNode(Node):
             camera.name: self.create_publisher(CompressedImage, messages.image_topic(camera.name)[0], RELIABLE)
             for camera in (self._env.contract.cameras if self.settings.cameras else ())
         }
+        self._devices = [self.create_publisher(String, device_topic(camera), LATCHED) for camera in self._images]
+        for publisher in self._devices:
+            publisher.publish(String(data=device()))
         clock = self.settings.publish_clock
         self._clock_publisher = self.create_publisher(ClockMessage, "/clock", RELIABLE) if clock else None
 

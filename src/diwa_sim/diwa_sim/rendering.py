@@ -23,6 +23,11 @@ _MAX_GEOMS = 200
 _LIBRARIES = {"egl": "EGL", "osmesa": "OSMesa"}
 
 
+def device() -> str:
+    """Return by what pictures are drawn, for recordings to say."""
+    return f"MuJoCo {mujoco.__version__}, {_backend()}"
+
+
 class Renderer:
     """Draws any of the model's cameras at any size; holds one OpenGL context for each size."""
 
@@ -96,6 +101,11 @@ class _Canvas:
         self._gl.free()
 
 
+def _backend() -> str:
+    found = (name for name, library in _LIBRARIES.items() if ctypes.util.find_library(library))
+    return os.environ.get("MUJOCO_GL", "").lower() or next(found, "none")
+
+
 def _make_gl_context(height: int, width: int) -> Any:
     """Create an OpenGL context off screen.
 
@@ -103,9 +113,7 @@ def _make_gl_context(height: int, width: int) -> Any:
         ConfigError: no OpenGL library that needs no screen.
     """
     os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's threads cost more than they give at these sizes
-    backend = os.environ.get("MUJOCO_GL", "").lower() or next(
-        (name for name, library in _LIBRARIES.items() if ctypes.util.find_library(library)), "none"
-    )
+    backend = _backend()
     # Mesa and Triton, a part of torch's CUDA builds, each bring an LLVM. Loaded after Mesa's, Triton's ends the process
     # with a segmentation fault; torch loads it at the first optimizer.
     with contextlib.suppress(ImportError):

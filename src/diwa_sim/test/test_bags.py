@@ -68,6 +68,7 @@ def test_a_bag_is_one_that_ros_reads_with_all_topics(tmp_path):
         "/joint_states": 5,
         "/scene/state": 5,
         "/camera/static/image/compressed": 5,
+        "/camera/static/device": 1,
     }
     metadata = yaml.safe_load((tmp_path / "play" / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
     assert metadata["relative_file_paths"] == ["play.mcap"]

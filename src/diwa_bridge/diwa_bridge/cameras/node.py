@@ -16,6 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage
+from std_msgs.msg import String
 
 from diwa_bridge.cameras.opencv import make_source
 from diwa_bridge.cameras.pairing import Pairing
@@ -27,7 +28,8 @@ from diwa_ros.diagnostics import Pace, diagnostic
 from diwa_ros.messages import filled
 from diwa_ros.peers import Rivals, full_name
 from diwa_ros.process import ros_process, spin_until_told
-from diwa_ros.qos import RELIABLE
+from diwa_ros.qos import LATCHED, RELIABLE
+from diwa_runtime.cameras import device_topic
 from diwa_runtime.cli import run_verb
 from diwa_runtime.robot_messages import Fields, compressed_image, image_topic
 
@@ -61,6 +63,9 @@ class CameraNode(Node):
             camera: self.create_publisher(CameraInfo, f"camera/{camera}/camera_info", RELIABLE)
             for camera in self._readers
         }
+        self._devices = {
+            camera: self.create_publisher(String, device_topic(camera), LATCHED) for camera in self._readers
+        }
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", RELIABLE)
         self._rivals = {camera: Rivals(self, (image_topic(camera)[0],)) for camera in self._readers}
         self._paces = {
@@ -78,7 +83,8 @@ class CameraNode(Node):
         Raises:
             DiwaError: a source can never work as it was asked for.
         """
-        for reader in self._readers.values():
+        for camera, reader in self._readers.items():
+            self._devices[camera].publish(String(data=reader.source.name))
             reader.start()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(WATCH_S, self.on_watch, clock=steady)

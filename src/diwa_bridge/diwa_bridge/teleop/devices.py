@@ -63,11 +63,11 @@ class Keyboard:
     }  # fmt: skip
     PRESSES: Mapping[str, Action] = {
         " ": Action.STOP, "g": Action.GRIPPER, "b": Action.START, "v": Action.SAVE, "c": Action.FAILURE,
-        "x": Action.DISCARD, "t": Action.TASK, "\x04": Action.QUIT,
+        "x": Action.DISCARD, "t": Action.TASK, "m": Action.ACHIEVED, "\x04": Action.QUIT,
     }  # fmt: skip
     about = (
         "w/s x, a/d y, r/f z, j/l roll, i/k pitch, u/o yaw; g gripper, SPACE robot/stop; "
-        "b begin, v save, c failure, x discard, t next task; Ctrl-D quits"
+        "b begin, v save, c failure, x discard, t next task, m that one achieved in play; Ctrl-D quits"
     )
     _ESCAPES = re.compile(r"\x1b(\[[0-9;]*.|O.|.)?", re.DOTALL)
     """Arrow and function keys and Alt: letters within them are none that somebody pressed."""

@@ -52,7 +52,7 @@ class EpisodeMarks:
         return () if self._states_left else self._overdue()
 
     def press(self, action: Action) -> Told:
-        """Take a press of START, SAVE, FAILURE, DISCARD or TASK.
+        """Take a press of START, SAVE, FAILURE, DISCARD, TASK or ACHIEVED.
 
         For the operator an episode is over once it is saved: nothing that is pressed undoes that, and a START before
         its END has gone out stands for both.
@@ -69,6 +69,8 @@ class EpisodeMarks:
             return self._end("discarded", Mark(EventKind.DISCARD, task))
         if action is Action.SAVE:
             return self._save(task)
+        if action is Action.ACHIEVED:
+            return self._achieve(task)
         assert action is Action.FAILURE, action
         if not task:
             return Told((), "failure: play has no task to fail at; save or discard it", refused=True)
@@ -99,6 +101,14 @@ class EpisodeMarks:
             return self._end("saved", end)
         self._due, self._states_left = end, FRAMES_AFTER_SUCCESS
         return self._end("saved", Mark(EventKind.SUCCESS, task))
+
+    def _achieve(self, running: str) -> Told:
+        """Mark, in play, that the task which would be next was achieved; play goes on."""
+        if running:
+            return Told((), f"achieved: {_named(running)} runs; save it instead", refused=True)
+        if not self.next_task:
+            return Told((), "achieved: choose first which task", refused=True)
+        return Told((Mark(EventKind.SUCCESS, self.next_task),), f"in play, {self.next_task} was achieved")
 
     def _end(self, how: str, *marks: Mark) -> Told:
         task, self.running = self.running, None

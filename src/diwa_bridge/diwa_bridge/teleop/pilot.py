@@ -38,6 +38,7 @@ class Action(StrEnum):
     DISCARD = "discard"
     FAILURE = "failure"
     TASK = "task"
+    ACHIEVED = "achieved"
     STOP = "stop"
     QUIT = "quit"
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from diwa_policy_node.skills.robot_watch import robot_topic_of
 from diwa_policy_node.skills.stream_watch import StampRate, StreamWatch, StuckCameras
+from diwa_runtime.cameras import CameraSource, CameraSources, unlike
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.live import LiveAssembler
 from diwa_runtime.rows.row import Row
@@ -44,7 +45,8 @@ class Observations:
         self.topics = self._assembler.topics
         self.robot_topic = robot_topic_of(self.topics)
         names = {camera.name for camera in spec.cameras}
-        self._camera_topics = {stream.topic for stream in spec.streams if stream.field in names}
+        self._camera_topics = {stream.topic: stream.field for stream in spec.streams if stream.field in names}
+        self._pictures: dict[str, Any] = {}
         self._cameras = cameras
         self.watch = StreamWatch([*self.topics, self.robot_topic])
         self._reference = next(stream for stream in spec.streams if stream.field == "proprio")
@@ -56,9 +58,21 @@ class Observations:
     def note(self, topic: str, message: Any, received_ns: int) -> None:
         """Take note that a message came, whether or not a goal runs."""
         self.watch.note(topic, received_ns)
+        if topic in self._camera_topics:
+            self._pictures[self._camera_topics[topic]] = message
         if topic == self._reference.topic:
             with suppress(InputError):  # no stamp: whoever feeds it on is told
                 self._stamp_rate.note(stamp_of(message, self._reference, received_ns))
+
+    def cameras_unlike(self, recorded: CameraSources, devices: Mapping[str, str]) -> list[str]:
+        """Say of each camera whose newest picture comes from something else than the recordings how it differs.
+
+        Args:
+            recorded: what those came from.
+            devices: what the cameras' nodes say that they are, by camera.
+        """
+        now = {name: CameraSource.of(message).on(devices.get(name, "")) for name, message in self._pictures.items()}
+        return [why for name, one in now.items() if (why := unlike(name, recorded.get(name, ()), one))]
 
     def begin_goal(self) -> None:
         """Forget what was dropped before."""

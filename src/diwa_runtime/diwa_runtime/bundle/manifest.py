@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE
+from diwa_runtime.cameras import CameraSource, CameraSources
 from diwa_runtime.errors import BundleError
 from diwa_runtime.geometry import wrapped
 from diwa_runtime.reading import parse_json
@@ -25,6 +26,8 @@ GRAPH_LIMIT_BYTES = 1 << 30
 MANIFEST_LIMIT_BYTES = 1 << 20
 _OURS = {"format_version", "skill", "spec", "normalisation", "proprio_starts", "provenance", "files"}
 """What a manifest of ours has had in every version."""
+_LATER = {"camera_sources"}
+"""What a manifest of this version need not have."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Manifest:
         normalisation: what `filter.onnx` does to each vector field, for people to read: the graph does it by itself.
         proprio_starts: proprio at the first frames of the training episodes; a robot far from these is not started.
         camera_starts: the same of each camera that the policy sees; a camera that shows something else has moved.
+        camera_sources: what each camera's recordings came from, where they say so.
         provenance: plain JSON about the making: runs, data, seeds, versions, commit.
         success_threshold: `probability` above this counts as success.
         max_steps: control ticks after which the skill has failed, unless whoever runs it says otherwise.
@@ -119,6 +123,7 @@ class Manifest:
     success_threshold: float
     max_steps: int
     camera_starts: Mapping[str, ImageStatistics] = field(default_factory=dict)
+    camera_sources: CameraSources = field(default_factory=dict)
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
@@ -134,6 +139,9 @@ class Manifest:
         data["proprio_starts"] = dataclasses.asdict(self.proprio_starts)
         for name in ("normalisation", "camera_starts", "files"):
             data[name] = {key: dataclasses.asdict(value) for key, value in data[name].items()}
+        sources = data.pop("camera_sources")
+        if sources:
+            data["camera_sources"] = {name: [dataclasses.asdict(one) for one in many] for name, many in sources.items()}
         return json.loads(json.dumps(data, allow_nan=False))
 
     @classmethod
@@ -146,12 +154,12 @@ class Manifest:
         fields = _mapping(data, source, "the manifest")
         _check_version(fields.get("format_version"), source)
         known = {f.name for f in dataclasses.fields(cls)}
-        if odd := sorted(known ^ set(fields)):
+        if odd := sorted((known - _LATER) ^ (set(fields) - _LATER)):
             word = "lacks" if odd[0] in known else "has the unknown field"
             raise BundleError(f"{source}: the manifest {word} {odd[0]!r}; export the bundle again")
 
         def many(name: str, read: Callable[[Any, str, str], Any]) -> dict[str, Any]:
-            items = _mapping(fields[name], source, name).items()
+            items = _mapping(fields.get(name, {}), source, name).items()
             return {key: read(value, source, f"{name}.{key}") for key, value in items}
 
         spec = Spec.from_json(fields["spec"], f"{source}: spec")
@@ -168,6 +176,7 @@ class Manifest:
             success_threshold=_number(fields["success_threshold"], source, "success_threshold"),
             max_steps=_count(fields["max_steps"], source, "max_steps"),
             camera_starts=many("camera_starts", _image_statistics),
+            camera_sources=many("camera_sources", _camera_sources),
             files=many("files", _file_record),
         )
 
@@ -293,6 +302,15 @@ def _image_statistics(data: Any, source: str, name: str) -> ImageStatistics:
     return ImageStatistics(
         **{key: _numbers(value, source, f"{name}.{key}", THUMBNAIL_SIZE) for key, value in fields.items()}
     )
+
+
+def _camera_sources(data: Any, source: str, name: str) -> tuple[CameraSource, ...]:
+    if not isinstance(data, list) or len(data) > 1 << 10:
+        raise BundleError(f"{source}: '{name}' is no list; export the bundle again")
+    try:
+        return tuple(CameraSource.from_json(one) for one in data)
+    except ValueError as error:
+        raise BundleError(f"{source}: '{name}' {error}; export the bundle again") from None
 
 
 def _normalisation(data: Any, source: str, name: str) -> Normalisation:

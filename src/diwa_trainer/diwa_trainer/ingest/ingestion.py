@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from diwa_runtime.cameras import CameraSource, joined, unlike
 from diwa_runtime.errors import DiwaError, InputError, nearest
 from diwa_runtime.rows.row import Rows
 from diwa_runtime.rows.selection import names_changed
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset, DatasetWriter, Dropped
+from diwa_trainer.dataset.cameras import CAMERAS, sources_from_json
 from diwa_trainer.ingest.bag_to_rows import EpisodeDraft, episode_drafts
 from diwa_trainer.ingest.bags import Bag, find
 from diwa_trainer.ingest.clocks import clocks_apart
@@ -114,6 +117,9 @@ class _Ingestion:
         self._names: dict[str, tuple[str, ...]] = {}
         if may_have_names(spec):
             writer.note(NAMES, self._names)
+        self._camera_sources: dict[str, Any] = {}
+        if cameras:
+            writer.note(CAMERAS, self._camera_sources)
         self._said: set[str] = set()
 
     def add(self, bag: Bag, sha256: str) -> None:
@@ -157,6 +163,7 @@ class _Ingestion:
             self._warn_of_clocks(recording)
             drafts = list(self._drafts(recording))
             self._names.update(recording.names)
+            self._note_cameras(bag, sha256, recording.cameras)
         except InputError as error:
             named = str(error) if str(error).startswith(str(bag.path)) else f"{bag.path}: {error}"
             raise type(error)("; ".join([named, *bag.losses[:1]])) from None
@@ -224,6 +231,14 @@ class _Ingestion:
                     advice = f"{nearest(task, known)}; nothing learns it"
                     self._report(f"warning: {name}: the Spec has no task {task!r}{advice}")
 
+    def _note_cameras(self, bag: Bag, sha256: str, cameras: Mapping[str, CameraSource]) -> None:
+        """Note what a bag's pictures come from; say where another bag's came from something else."""
+        before = joined(map(sources_from_json, self._camera_sources.values()))
+        for camera, source in cameras.items():
+            if why := unlike(camera, before.get(camera, ()), source):
+                self._say_once(f"warning: {bag.name}: {why}; eyes learn from both")
+        self._camera_sources[sha256] = {camera: asdict(source) for camera, source in cameras.items()}
+
     def _write_with_frames(self, bag: Bag, sha256: str, drafts: Sequence[EpisodeDraft]) -> None:
         wanted = {name: [n for draft in drafts for n in draft.rows.values[name]] for name in self._cameras}
         messages = frames_of(bag, self._spec, self._skip_damaged)
@@ -254,6 +269,7 @@ class _Ingestion:
         """Take over a bag's episodes from the older dataset."""
         self._check_names(old.names)
         self._names.update(old.names)
+        self._note_cameras(bag, sha256, old.cameras(sha256))
         for episode in old.episodes(sha256):
             stamps, proprio = old.dataset.stamp[episode.rows], old.dataset.proprio[episode.rows]
             if not self._is_known(bag.name, stamps, proprio):

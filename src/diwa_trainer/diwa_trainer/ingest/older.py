@@ -8,9 +8,11 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from diwa_runtime.cameras import CameraSource
 from diwa_runtime.errors import DiwaError
 from diwa_runtime.spec import ROBOT_STATE_TYPE, Spec
 from diwa_trainer.dataset import Dataset, Dropped, Episode, Source
+from diwa_trainer.dataset.cameras import noted_sources
 
 ROWS = 4096
 """That are copied at a time."""
@@ -58,6 +60,10 @@ class OlderDataset:
         if any(item.reason.startswith(SAME) for item in self.dropped(bag, sha256)):
             return None
         return next((source for source in self.dataset.sources if source.sha256 == sha256), None)
+
+    def cameras(self, sha256: str) -> dict[str, CameraSource]:
+        """Return what the pictures of a bag come from, where that was noted."""
+        return noted_sources(self.dataset).get(sha256, {})
 
     def episodes(self, sha256: str) -> list[Episode]:
         """Return the episodes of a bag."""

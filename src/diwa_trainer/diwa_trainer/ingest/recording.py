@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from diwa_runtime import events
+from diwa_runtime.cameras import DEVICE_TYPE, CameraSource, device_topic
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.order import LAST_STAMP, Verdict
 from diwa_runtime.rows.selection import Selector
@@ -35,6 +36,7 @@ class Recording:
         cuts: its episodes.
         left_out: how many messages were left out, by what is wrong with them.
         names: by topic and path, the names beside values that are selected by their place.
+        cameras: what each camera's pictures come from.
     """
 
     bag: Bag
@@ -42,6 +44,7 @@ class Recording:
     cuts: Cuts
     left_out: Mapping[str, int]
     names: Mapping[str, tuple[str, ...]]
+    cameras: Mapping[str, CameraSource]
 
 
 def read_recording(bag: Bag, spec: Spec, fields: Sequence[str], skip_damaged: bool = False) -> Recording:
@@ -78,7 +81,13 @@ class _Reading:
 
     def __init__(self, spec: Spec, fields: Sequence[str]) -> None:
         wanted = streams_of(spec, (*fields, "action"))
-        self.topics = TopicNames({stream.topic: stream.type for stream in wanted} | {events.TOPIC: events.TYPE})
+        self._device_topics = {
+            device_topic(camera.name): camera.name for camera in spec.cameras if camera.name in fields
+        }
+        self._devices: dict[str, str] = {}
+        self._cameras: dict[str, CameraSource] = {}
+        types = {stream.topic: stream.type for stream in wanted} | dict.fromkeys(self._device_topics, DEVICE_TYPE)
+        self.topics = TopicNames(types | {events.TOPIC: events.TYPE})
         self._streams = [StreamData(stream) for stream in wanted]
         self._selector: Selector[About] = Selector(spec, wanted)
         self._is_camera = [selection is None for selection in self._selector.selections]
@@ -106,6 +115,8 @@ class _Reading:
             for indices in self._of_topic[topic].values():
                 self._note_unusable(indices, number, error)
             return
+        if topic in self._device_topics:
+            self._devices[self._device_topics[topic]] = str(decoded.data)
         for indices in self._of_topic[topic].values():
             try:
                 about = _about(decoded, self._streams[indices[0]].stream, message.receipt_ns, number)
@@ -113,6 +124,9 @@ class _Reading:
                 self._note_unusable(indices, number, error)
                 continue
             for index in indices:
+                if self._is_camera[index]:
+                    camera = self._streams[index].stream.field
+                    self._cameras.setdefault(camera, CameraSource.of(decoded))
                 payload = number if self._is_camera[index] else decoded
                 for found in self._selector.select(index, payload, about):
                     self._take(*found)
@@ -151,7 +165,8 @@ class _Reading:
             for path, found in selection.names.items()
         }
         left_out = {reason: len(numbers) for reason, numbers in self._left_out.items()}
-        return Recording(bag, tuple(self._streams), self._marks.cut(first), left_out, names)
+        cameras = {camera: source.on(self._devices.get(camera, "")) for camera, source in self._cameras.items()}
+        return Recording(bag, tuple(self._streams), self._marks.cut(first), left_out, names, cameras)
 
     def _check_usable(self, index: int, data: StreamData) -> None:
         """Refuse a stream without any message, and say why there is none."""

@@ -13,6 +13,7 @@ from diwa_runtime.bundle.manifest import FieldStatistics, ImageStatistics, Manif
 from diwa_runtime.config.bounds import COUNTS, check_bounds
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import remove_orphans_of
+from diwa_trainer.dataset.cameras import camera_sources
 from diwa_trainer.deploy.graphs import make_graphs
 from diwa_trainer.runs.artifacts import Artifact, check_lineage, check_world_model
 from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_classifier, load_policy, open_as_seen
@@ -85,6 +86,7 @@ def run(config: ExportConfig) -> None:
         success_threshold=policy_file.about.get("threshold", reward_file.about["threshold"]),
         max_steps=PATIENCE * max(episode.end - episode.start for episode in shown),
         camera_starts={name: ImageStatistics.of(images[starts]) for name, images in dataset.images.items()},
+        camera_sources=camera_sources(dataset),
     )
     remove_orphans_of(config.output, BUNDLE)
     if _is_there(config.output, manifest):
