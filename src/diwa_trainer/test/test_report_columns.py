@@ -103,7 +103,10 @@ ERRORS, MOVED = "/first frame", "/usable steps"
             REWARD, "held_out.play.by_threshold.2.precision", 0.11,
             {f"{CHOSEN}: precision", f"{ALL}: precision", f"{QUALITY}: precision, play"},
         ),
-        (REWARD, "held_out.play.by_threshold.0.precision", 0.11, {f"{ALL}: precision"}),
+        (
+            REWARD, "held_out.play.by_threshold.0.precision", 0.11,
+            {f"{ALL}: precision", f"{QUALITY}: precision, play"},
+        ),
         (
             REWARD, "held_out.play.by_threshold.2.recall", 0.11,
             {f"{CHOSEN}: recall", f"{ALL}: recall", f"{QUALITY}: recall, play"},
