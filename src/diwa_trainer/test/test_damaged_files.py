@@ -258,6 +258,7 @@ def test_what_says_what_a_run_is_with_any_value_in_any_place_is_refused_or_the_s
     check()
 
 
+POLICIES = ("base", "finetuned")
 NO_FILE = {
     "a folder": lambda path: path.mkdir(),
     "a pipe": os.mkfifo,
@@ -351,3 +352,25 @@ def test_the_page_of_results_asks_for_folders_of_finished_pipelines(write_result
     for folders in ([], [tmp_path], [tmp_path / "nowhere"]):
         with pytest.raises(DiwaError):
             write_results.main(folders)
+
+
+def test_the_page_of_results_from_cameras_counts_each_task_and_says_what_it_lacks(runs, tmp_path, monkeypatch):
+    pages = importlib.import_module("write_camera_results")
+    monkeypatch.setattr(pages, "PAGE", tmp_path / "page.md")
+    shutil.copytree(runs, tmp_path / "demo")
+
+    pages.main([f"hybrid={tmp_path / 'demo'}"])
+
+    page = (tmp_path / "page.md").read_text()
+    evaluations = [json.loads((tmp_path / f"demo/{TASK}/evaluation_{n}/evaluation.json").read_text()) for n in POLICIES]
+    rates = [f"{100 * one['successes'] / one['episodes']:.0f} % [" for one in evaluations]
+    (success,) = [line for line in page.splitlines() if line.startswith(f"| hybrid | {TASK} |")]
+    assert all(rate in success for rate in rates)
+    fired, failed = (sum(one["classifier"][key] for one in evaluations) for key in ("fired_on_failure", "failures"))
+    assert f"{fired} of {failed} |" in page
+    with pytest.raises(DiwaError, match="'runs': must be NAME=RUN_FOLDER"):
+        pages.main(["runs"])
+    reward = tmp_path / f"demo/{TASK}/reward/reward.json"
+    reward.write_text(reward.read_text().replace('"threshold":', '"threshold": 2, "was":', 1))
+    with pytest.raises(DiwaError, match=r"reward\.json"):
+        pages.main([f"hybrid={tmp_path / 'demo'}"])
