@@ -110,10 +110,14 @@ def _redrawn(report: Mapping[str, Any]) -> Html:
             )
         )
     rows = [(camera, _short(one["held_out"]), _short(one["learned"])) for camera, one in redrawn.items()]
+    learned = (
+        "It is for the reader alone, the eyes learn nothing from it."
+        if report["features"]
+        else "A code is learned by the first camera's alone; the others are redrawn for the reader."
+    )
     note = (
         "Mean squared error in units of each pixel's spread over the recordings: 1 is as good as the mean picture. "
-        "Redrawn from what is seen and the arm's pose. A code is learned by the first camera's alone; the others are "
-        "redrawn for the reader."
+        f"Redrawn from what is seen and the arm's pose. {learned}"
     )
     return join(
         [
@@ -124,7 +128,7 @@ def _redrawn(report: Mapping[str, Any]) -> Html:
 
 
 def _worst(run: RunFolder, report: Mapping[str, Any]) -> Html:
-    """Pictures of held-out rows that are seen worst, with what was recorded beside."""
+    """Pictures of held-out frames that are seen worst, with what was recorded beside."""
     figures = [
         element(
             "figure",
@@ -138,23 +142,23 @@ def _worst(run: RunFolder, report: Mapping[str, Any]) -> Html:
         return Html("")
     by = "the estimate is furthest off" if report["features"] else "the first camera's picture is redrawn worst"
     said = (
-        f"Of each held-out recording the frame of which {by}, the worst recordings first: each camera's picture and, "
-        "right of it, what is redrawn from what the eyes see."
+        f"Of each held-out episode the frame of which {by}, the worst first: each camera's picture and, right of it, "
+        "what is redrawn from what the eyes see."
     )
     return join([element("h3", "Seen worst"), element("p", said), grid(figures)])
 
 
 def _values(one: Mapping[str, Any]) -> Html:
     """Where a frame is from, and what was recorded and seen of it."""
-    where = f"{one['recording']}, step {one['step']}"
+    where = element("p", f"{one['recording']}, step {one['step']}", css="note")
     if not one["values"]:
-        return element("p", where, css="note")
+        return where
     rows = []
     for name, pair in one["values"].items():
         unit, factor = unit_of(name)
         values = (number(round(factor * pair[which], 1 if unit else 2)) for which in ("truth", "seen"))
         rows.append((f"{name} ({unit})" if unit else name, *values))
-    return table((where, "recorded", "seen"), rows)
+    return join([where, table(("", "recorded", "seen"), rows)])
 
 
 def _short(value: float) -> str:

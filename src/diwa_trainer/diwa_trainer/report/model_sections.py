@@ -68,9 +68,9 @@ def _usable(report: Mapping[str, Any]) -> Html:
     features = report["features"]
     measured = max((len(feature["curve"]["model"]) for feature in features.values()), default=0)
     limit = usable["limited_by"]
-    whole = f"usable horizon ({usable['seconds']:.1f} s){'' if limit is None else f', limited by {limit}'}"
+    whole = f"steps of usable horizon ({usable['seconds']:.1f} s){'' if limit is None else f', limited by {limit}'}"
     tiles = [
-        (f"{'≥ ' if limit is None else ''}{usable['steps']} steps", whole),
+        (f"{'≥ ' if limit is None else ''}{usable['steps']}", whole),
         *((_steps(feature), name) for name, feature in features.items()),
     ]
     said = (
