@@ -9,7 +9,7 @@ from diwa_trainer.report.charts import Axis, Role, Series, line_chart, number
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, join, missing, table, video
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
-from diwa_trainer.world.usable import CLEARLY, LEAST_WINDOWS, NEIGHBOURS
+from diwa_trainer.world.usable import CLEARLY, LASTING, LEAST_WINDOWS
 
 TRAIN = "train_world_model"
 LARGE = 20.0
@@ -74,10 +74,10 @@ def _usable(report: Mapping[str, Any]) -> Html:
         *((_steps(feature), name) for name, feature in features.items()),
     ]
     said = (
-        f"Usable horizon: the last of {measured} imagined steps at which the model's error, in held-out windows in "
-        f"which the quantity moved, is at most {100 * CLEARLY:.0f} % of the better baseline's (repeat the last frame, "
-        f"or go on at its speed), averaged over {2 * NEIGHBOURS + 1} neighbouring steps. The first number is the "
-        "smallest of all."
+        f"Usable are the imagined steps, of {measured}, until the model is no longer clearly better than both "
+        "baselines, which repeat the last frame or go on at its speed: its error, in held-out windows in which the "
+        f"quantity moved, is at most {100 * CLEARLY:.0f} % of theirs. It takes {LASTING} steps on end to begin and to "
+        "end; each is averaged with its neighbours. The first number is the smallest of all."
     )
     return join(
         [

@@ -5,30 +5,38 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike
 
 CLEARLY = 0.8
 """An error is clearly smaller than another if it is at most this share of it."""
 NEIGHBOURS = 2
 """Errors are averaged with those of so many steps before and after: a few dozen windows make an uneven curve."""
+LASTING = 5
+"""Steps on end that it takes to begin, and to end: luck in a few windows does neither."""
 LEAST_WINDOWS = 10
 """With fewer windows in which a quantity moved nothing is said of it."""
 
 
 def usable_steps(model: ArrayLike, constant: ArrayLike, linear: ArrayLike) -> int:
-    """Return the last step at which a model is clearly better than the better of two baselines; 0: at none.
+    """Return the step up to which a model is clearly better than the better of two baselines; 0: it never is.
 
-    Smaller errors of the model never make it less. The first steps do not count against a model: while next to nothing
-    has moved yet, the last frame cannot be beaten.
+    From where it is so for `LASTING` steps on end until it is not for as many. The first steps do not count against a
+    model: while next to nothing has moved yet, the last frame cannot be beaten.
 
     Args:
-        model: its error at steps 1 to H, mean over the windows in which the quantity moved.
+        model: its error at steps 1 to H, at least `LASTING`, mean over the windows in which the quantity moved.
         constant: that of repeating the last frame.
         linear: that of going on at its speed.
     """
     baseline = np.minimum(_smoothed(constant), _smoothed(linear))
-    ahead = np.flatnonzero((_smoothed(model) <= CLEARLY * baseline) & (baseline > 0))
-    return int(ahead[-1]) + 1 if len(ahead) else 0
+    ahead = (_smoothed(model) <= CLEARLY * baseline) & (baseline > 0)
+    begins = np.flatnonzero(sliding_window_view(ahead, LASTING).all(1))
+    if not len(begins):
+        return 0
+    ends = np.flatnonzero(sliding_window_view(~ahead, LASTING).all(1))
+    end = next((end for end in ends if end > begins[0]), len(ahead))
+    return int(np.flatnonzero(ahead[:end])[-1]) + 1
 
 
 def usable_of_all(steps: Mapping[str, int | None], most: int) -> tuple[int, str | None] | None:
