@@ -18,7 +18,7 @@ from diwa_runtime.actions import ACTION_SIZE
 from diwa_trainer.deploy.graphs import policy_graph
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
 from diwa_trainer.policy.imagination import imagine
-from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, mean_log_prob, update_actor, update_critic
+from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, make_losses, mean_log_prob, update_actor, update_critic
 from diwa_trainer.world.rssm import RSSM, RSSMConfig
 
 PAPER_RSSM = RSSMConfig(deterministic=1024, variables=32, classes=32, hidden=1000)
@@ -141,6 +141,7 @@ def ppo_update(
         config = PPOConfig(bc_weight=bc_weight)
         rows = make_rows(policies, 16 if effort.quick else minibatch, config, generator)
         policy, critic = policies.tuned, Critic(policies.latent_size, config.critic_hidden)
+        losses = make_losses(policy, critic, config)
         plain, plain_critic = plain_policy(policies.pretrained, policy, lean=lean), copy.deepcopy(critic)
         actor_optimizer, critic_optimizer = (  # as `finetune` makes them
             torch.optim.AdamW(net.parameters(), 1e-6, weight_decay=0.0, fused=True) for net in (policy, critic)
@@ -152,8 +153,8 @@ def ppo_update(
         plain_rows = make_pairs(rows, generator) if pairs else rows
 
         def ours() -> None:
-            update_critic(rows, critic, critic_optimizer, config)
-            update_actor(rows, policy, actor_optimizer, config)
+            update_critic(rows, losses, critic_optimizer, config)
+            update_actor(rows, losses, policy, actor_optimizer)
 
         our_seconds, their_seconds = alternate(ours, lambda: learner.update(plain_rows, generator), effort)
         if bc_weight:

@@ -18,6 +18,7 @@ from plain_world_model import PlainTraining
 
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.devices.device import numbers
+from diwa_trainer.devices.ranks import ALONE
 from diwa_trainer.runs.gradient_workers import GradientWorkers
 from diwa_trainer.runs.run import TrainState
 from diwa_trainer.verbs import train_eyes, train_world_model
@@ -26,6 +27,7 @@ from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.eyes.seen import rows_of, see
 from diwa_trainer.world.joint import JointConfig
+from diwa_trainer.world.observations import Recorded
 from diwa_trainer.world.rssm import RSSMConfig
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
 
@@ -53,7 +55,11 @@ class OurTraining:
     def update(self) -> dict[str, float]:
         """Draw windows, take one gradient step on them, return the parts of their loss."""
         alone = GradientWorkers(0, self.model, partial(train_world_model._make_gradient, self.config))
-        (metrics,) = train_world_model._updates(self.config, self.dataset, self.episodes, self.model, self.state, alone)
+        loss, share = self.model.loss, ALONE
+        own = partial(
+            train_world_model._own_gradient, self.config, self.dataset, self.episodes, self.state, loss, share
+        )
+        (metrics,) = train_world_model._updates(self.config, self.model, self.state, alone, own)
         return numbers(metrics)
 
 
@@ -110,9 +116,11 @@ def eyes_in_front(effort: Effort) -> tuple[float, float]:
         theirs = our_training(joint, dataset)
         optimizer = torch.optim.Adam(eyes.parameters(), fused=True)
 
+        draw = partial(train_eyes._draw, eyes_config, Recorded(dataset), rows, eyes, ALONE, rng)
+
         def look() -> None:
             optimizer.zero_grad(set_to_none=True)
-            train_eyes._gradient(eyes_config, dataset, rows, eyes, rng)
+            train_eyes._gradient(eyes_config, draw, eyes.loss, eyes)
             optimizer.step()
 
         looking = median_seconds(look, effort)

@@ -5,12 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from toy import SPEC, TINY_MODEL, TRAINERS, checkpoint_of, tiny_configs
+from toy import SPEC, TINY_MODEL, TINY_POLICY, TRAINERS, checkpoint_of, tiny_configs, write_toy
 
 from diwa_runtime.errors import ConfigError
+from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.devices.device import choose_device, numbers
-from diwa_trainer.world.observations import action_at, observation_at
+from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain, draw_noise, sample
+from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, make_losses, mean_log_prob
+from diwa_trainer.policy.reward import Classifier, ClassifierConfig
+from diwa_trainer.world.eyes.augmentation import AugmentationConfig
+from diwa_trainer.world.eyes.eyes import EyesConfig
+from diwa_trainer.world.eyes.modes import make_eyes
+from diwa_trainer.world.joint import JointConfig
+from diwa_trainer.world.observations import Recorded, action_at, observation_at
 from diwa_trainer.world.world_model import WorldModel
 
 META = torch.device("meta")
@@ -23,13 +31,19 @@ def device() -> torch.device:
     return torch.device("cuda" if CUDA else "cpu")
 
 
-@pytest.fixture
-def data(toy_data) -> Dataset:
-    return Dataset.open(toy_data)
+@pytest.fixture(params=["state", "joint"])
+def recordings(request, toy_data, tmp_path):
+    """A dataset, and the settings of a world model of it: of the scene, or one that codes pictures itself."""
+    if request.param == "state":
+        return Dataset.open(toy_data), TINY_MODEL
+    spec = dataclasses.replace(SPEC, mode="vision", cameras=(CameraSpec("static", 64, 64), CameraSpec("wrist", 64, 64)))
+    written = write_toy(tmp_path / "pictures", play=1, demonstrations=2, spec=spec)
+    return Dataset.open(written), dataclasses.replace(TINY_MODEL, joint=JointConfig(depth=2, embedding=16))
 
 
-def test_a_loss_of_the_world_model_leaves_nothing_on_the_cpu_and_waits_for_nothing(data):
-    model, rows = WorldModel(SPEC, TINY_MODEL).to(META), np.arange(24).reshape(2, 12)
+def test_a_loss_of_the_world_model_leaves_nothing_on_the_cpu_and_waits_for_nothing(recordings):
+    data, config = recordings
+    model, rows = WorldModel(data.spec, config).to(META), np.arange(24).reshape(2, 12)
 
     loss, metrics = model.loss(
         observation_at(data, rows, META), action_at(data, rows, META), torch.Generator(), with_open_loop=True
@@ -39,9 +53,41 @@ def test_a_loss_of_the_world_model_leaves_nothing_on_the_cpu_and_waits_for_nothi
     assert {value.device for value in (*metrics.values(), *(p.grad for p in model.parameters()))} == {META}
 
 
-def test_a_seed_gives_the_same_loss_on_any_device_and_in_fewer_bits_nearly_the_same(data, device):
+@pytest.mark.parametrize("mode", ["hybrid", "vision"])
+def test_a_loss_of_eyes_leaves_nothing_on_the_cpu_and_waits_for_nothing(tmp_path, mode):
+    spec = dataclasses.replace(SPEC, mode=mode, cameras=(CameraSpec("static", 16, 16), CameraSpec("wrist", 16, 16)))
+    recorded = Recorded(Dataset.open(write_toy(tmp_path / "data", play=1, demonstrations=2, spec=spec)), META)
+    eyes = make_eyes(spec, EyesConfig(channels=(4, 8, 8), camera_code=16, hidden=32, code=4)).to(META)
+    changes = AugmentationConfig(shift=1.0)
+
+    eyes.loss(eyes.draw(recorded, np.arange(8), np.random.default_rng(0), changes)).backward()
+
+    assert {p.grad.device for p in eyes.parameters()} == {META}
+
+
+def test_losses_of_policy_and_reward_leave_nothing_on_the_cpu_and_wait_for_nothing():
+    policy, critic, size = DiffusionPolicy(TINY_POLICY, 8).to(META), Critic(8, 8).to(META), TINY_POLICY.size
+    classifier = Classifier(ClassifierConfig(hidden=16, embedding=8), 8).to(META)
+    latents, chunks = torch.zeros(6, 8, device=META), torch.zeros(6, TINY_POLICY.chunk, 7, device=META)
+    chains, values = torch.zeros(6, TINY_POLICY.finetuned_steps + 1, size, device=META), torch.zeros(6, device=META)
+    log_probs = mean_log_prob(policy.chain_log_prob(latents, chains), PPOConfig())
+    frozen = continue_chain(policy, latents, chains[:, 0], torch.Generator())
+    losses = make_losses(policy, critic, PPOConfig(bc_weight=0.1))
+    batch = Batch(latents, chains, log_probs.detach(), values, values, frozen)
+
+    total = policy.loss(latents, chunks, torch.Generator()) + losses.actor(batch)[0] + losses.critic(batch)
+    total = total + classifier.loss(latents, torch.zeros(6, dtype=torch.int64, device=META))
+    total.backward()
+    noise = draw_noise(TINY_POLICY, (6, TINY_POLICY.denoising_steps + 1), torch.Generator(), META)
+
+    assert total.device == META
+    assert sample(policy, policy, latents, noise, explore=True).chain.device == META
+
+
+def test_a_seed_gives_the_same_loss_on_any_device_and_in_fewer_bits_nearly_the_same(recordings, device):
+    data, config = recordings
     torch.manual_seed(0)
-    model, rows = WorldModel(SPEC, TINY_MODEL), np.arange(48).reshape(4, 12)
+    model, rows = WorldModel(data.spec, config), np.arange(48).reshape(4, 12)
     model.fit_features(data)
 
     def loss(where: torch.device, precision: torch.dtype | None = None) -> float:
@@ -56,7 +102,7 @@ def test_a_seed_gives_the_same_loss_on_any_device_and_in_fewer_bits_nearly_the_s
     assert in_bfloat16 != pytest.approx(here, rel=1e-6), "the setting reaches the networks"
 
 
-VERBS = ("train_world_model",)
+VERBS = ("train_world_model", "pretrain", "train_reward", "finetune")
 
 
 @pytest.mark.skipif(CUDA, reason="there is a graphics card")

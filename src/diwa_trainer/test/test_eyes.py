@@ -16,6 +16,7 @@ from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
+from diwa_trainer.devices.ranks import ALONE
 from diwa_trainer.runs.run import Run
 from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
@@ -25,7 +26,7 @@ from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
 from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
 from diwa_trainer.world.eyes.eyes import as_pictures
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
-from diwa_trainer.world.observations import action_at, observation_at, pictures_at
+from diwa_trainer.world.observations import Recorded, action_at, observation_at, pictures_at
 
 
 def test_eyes_of_mode_hybrid_estimate_the_scene_of_recordings_that_they_never_saw(tmp_path):
@@ -289,9 +290,8 @@ def test_asked_for_agreement_codes_of_one_second_agree_more(tmp_path):
         train_eyes.run(config_of(data, tmp_path / f"eyes{weight}", eyes=config, updates=200))
         eyes, _ = load_eyes(tmp_path / f"eyes{weight}")
         with torch.no_grad():
-            codes = [
-                eyes._code(dataset, r, np.random.default_rng(0), AugmentationConfig(0, 0, 0, 0, 0))
-                for r in (rows, later)
-            ]
+            still = AugmentationConfig(0, 0, 0, 0, 0)
+            batches = [eyes.draw(Recorded(dataset), r, np.random.default_rng(0), still) for r in (rows, later)]
+            codes = [eyes._code(batch, ALONE) for batch in batches]
         apart[weight] = float(disagreement(*codes))
     assert apart[3.0] < 0.7 * apart[0.0]

@@ -22,6 +22,7 @@ from diwa_trainer.world.eyes.film import open_loop_film
 from diwa_trainer.world.eyes.judged import WORST
 from diwa_trainer.world.eyes.marked import marked_states
 from diwa_trainer.world.eyes.seen import rows_of
+from diwa_trainer.world.observations import Recorded
 
 
 @pytest.mark.parametrize("mode", ["hybrid", "vision"])
@@ -53,7 +54,8 @@ def test_cameras_that_are_redrawn_for_the_reader_teach_the_eyes_nothing(tmp_path
         _, (eyes,) = train_eyes._make(config, dataset)
         for name in () if others else list(eyes.others):
             del eyes.others[name]
-        eyes.train().loss(dataset, np.arange(64), np.random.default_rng(0), AugmentationConfig()).backward()
+        batch = eyes.draw(Recorded(dataset), np.arange(64), np.random.default_rng(0), AugmentationConfig())
+        eyes.train().loss(batch).backward()
         return {name: parameter.grad for name, parameter in eyes.named_parameters() if parameter.grad is not None}
 
     alone, beside = gradients(others=False), gradients(others=True)

@@ -23,6 +23,7 @@ from diwa_trainer.policy.ppo import (
     clip_schedule,
     denoising_discount,
     make_batch,
+    make_losses,
     mean_log_prob,
     update,
     update_actor,
@@ -348,7 +349,8 @@ def test_the_gradient_that_is_shown_is_all_of_it():
     norm = float(torch.cat([p.grad.flatten() for p in policy.parameters()]).norm())
     before = [parameter.detach().clone() for parameter in policy.parameters()]
 
-    shown = update_actor(batch, policy, torch.optim.SGD(policy.parameters(), 1.0), config)["gradient_norm"]
+    losses = make_losses(policy, Critic(LATENT, 8), config)
+    shown = update_actor(batch, losses, policy, torch.optim.SGD(policy.parameters(), 1.0))["gradient_norm"]
 
     moved = torch.cat([(p - b).flatten() for p, b in zip(policy.parameters(), before, strict=True)])
     assert float(shown) == pytest.approx(norm, rel=1e-4)

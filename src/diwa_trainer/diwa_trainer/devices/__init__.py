@@ -1,1 +1,1 @@
-"""Where networks compute, and how exactly: a CPU or a graphics card."""
+"""Where networks compute and how exactly, alone or as many processes."""

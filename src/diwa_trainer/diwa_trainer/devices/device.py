@@ -7,10 +7,11 @@ pass computes between them, where that is safe.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from torch import Tensor
 from diwa_runtime.errors import ConfigError
 
 CPU = torch.device("cpu")
+GAIN = 1.3
+"""How many times quicker bfloat16 must be on a CPU for `auto` to mean it: it costs digits."""
 Metrics = dict[str, Tensor]
 """Numbers of an update by name, left on the device until `numbers` reads them."""
 
@@ -40,9 +43,16 @@ class Computing(OnDevice):
         default="auto",
         metadata={
             "help": "of what networks compute between their float32 weights; auto: bfloat16 on a graphics card that "
-            "has it, else float32"
+            "has it, and on a CPU where that is measured to be quicker"
         },
     )
+    compile: bool = field(
+        default=False,
+        metadata={"help": "have torch.compile, which needs a C++ compiler, make the loss", "identity": False},
+    )
+
+
+Settings = TypeVar("Settings", bound=Computing)
 
 
 def choose_device(config: OnDevice, workers: int = 1) -> torch.device:
@@ -63,15 +73,60 @@ def choose_device(config: OnDevice, workers: int = 1) -> torch.device:
 
 
 def autocast(config: Computing, device: torch.device) -> AbstractContextManager[object]:
-    """Return the context in which a loss is computed: in the numbers that the settings mean on this device.
+    """Return the context in which a loss is computed, in the numbers that `settled` settings say."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
-    `auto` is never bfloat16 on a CPU: it was measured (docs/devices.md) and brought nothing.
+
+def settled(config: Settings, device: torch.device, product: tuple[int, int, int] | None = None) -> Settings:
+    """Return a verb's settings with `auto` precision made `bfloat16` where that is meant.
+
+    On a CPU: bfloat16 where `product`, a matrix product of what is most of the work (rows, inputs, outputs), then takes
+    far less time, forward and backward, as with units for it. The check takes half a second. No product: float32.
     """
-    wanted = config.precision
-    if wanted == "auto":
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        wanted = "bfloat16" if can else "float32"
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted == "bfloat16")
+    if config.precision != "auto":
+        return config
+    if device.type == "cuda":
+        wins = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        wins = product is not None and _seconds(product, bfloat16=True) * GAIN < _seconds(product)
+    return replace(config, precision="bfloat16") if wins else config
+
+
+def _seconds(product: tuple[int, int, int], *, bfloat16: bool = False) -> float:
+    """The least time of a product's forward and backward pass, within a quarter of a second or three passes."""
+    rows, inputs, outputs = product
+    x, weight = torch.ones(rows, inputs), torch.ones(outputs, inputs, requires_grad=True)
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < 0.25:
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            y = torch.nn.functional.linear(x, weight)
+        y.sum().backward()
+        taken.append(time.perf_counter() - began)
+    return min(taken)
+
+
+def compiled(config: Computing, loss: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a loss, compiled if the settings say so.
+
+    Raises:
+        ConfigError: by the first call, there is nothing to compile with.
+    """
+    if not config.compile:
+        return loss
+    from torch._inductor.exc import InvalidCxxCompiler  # which takes seconds
+
+    made = torch.compile(loss, dynamic=False)
+
+    def call(*inputs: Any) -> Any:
+        try:
+            return made(*inputs)
+        except InvalidCxxCompiler as error:
+            raise ConfigError(
+                "compile needs a C++ compiler, and there is none; install g++, or leave it out"
+            ) from error
+
+    return call
 
 
 def in_float32(like: Tensor) -> AbstractContextManager[object]:
@@ -80,6 +135,11 @@ def in_float32(like: Tensor) -> AbstractContextManager[object]:
     if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
         return nullcontext()
     return torch.autocast(kind, enabled=False)
+
+
+def fits(size_bytes: int, device: torch.device) -> bool:
+    """Say whether so much may lie on a graphics card for good: in half of the memory that it has free."""
+    return device.type == "cuda" and size_bytes <= torch.cuda.mem_get_info(device)[0] // 2
 
 
 def numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:

@@ -22,6 +22,8 @@ from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.bundle.session import NOISE_LIMIT
 from diwa_runtime.config.bounds import WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
+from diwa_trainer.devices.device import CPU
+from diwa_trainer.devices.draws import Source, normal
 from diwa_trainer.policy.mish import mish
 
 LOG_2PI = math.log(2 * math.pi)
@@ -137,8 +139,8 @@ class DiffusionPolicy(nn.Module):
         """Epsilon-prediction error of clean chunks (B, Ta, Da) at random denoising steps (DDPM's loss)."""
         s = self.schedule
         clean = chunk.flatten(1)
-        t = torch.randint(self.config.denoising_steps, (len(clean),), generator=generator)
-        noise = torch.randn(clean.shape, generator=generator)
+        t = torch.randint(self.config.denoising_steps, (len(clean),), generator=generator).to(clean.device)
+        noise = normal(tuple(clean.shape), generator, clean.device)
         noisy = s.sqrt_alpha_bar[t, None] * clean + s.sqrt_one_minus_alpha_bar[t, None] * noise
         share = self.denoiser.latent_in(latent) + self.denoiser.time_table()[t]
         return F.mse_loss(self.denoiser(noisy, share, self.denoiser.tail()), noise)
@@ -180,7 +182,7 @@ class Folded:
 
     def chain_log_prob(self, chain: Tensor) -> Tensor:
         """As `DiffusionPolicy.chain_log_prob`; the latent's share serves all K' steps of a row."""
-        t = torch.arange(chain.shape[-2] - 2, -1, -1)
+        t = torch.arange(chain.shape[-2] - 2, -1, -1, device=chain.device)
         s = self.policy.schedule
         constants = (s.sqrt_recip_alpha_bar, s.sqrt_recip_minus_one, s.mean_x0, s.mean_xt)
         share = self.latent_share[..., None, :] + self.table[t]
@@ -242,16 +244,16 @@ def continue_chain(policy: DiffusionPolicy, latent: Tensor, start: Tensor, gener
     """
     config = policy.config
     folded, std = policy.fold(latent), policy.exploration_std()
-    noise = draw_noise(config, (len(latent), config.finetuned_steps), generator)
+    noise = draw_noise(config, (len(latent), config.finetuned_steps), generator, latent.device)
     chain = [start]
     for i, t in enumerate(range(config.finetuned_steps - 1, -1, -1)):
         chain.append(folded.mean(chain[-1], t) + std[t] * noise[:, i])
     return torch.stack(chain, 1)
 
 
-def draw_noise(config: DiffusionConfig, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def draw_noise(config: DiffusionConfig, shape: tuple[int, ...], source: Source, device: torch.device = CPU) -> Tensor:
     """Draw standard normal noise (*shape, D), clipped as at deployment."""
-    noise = torch.randn((*shape, config.size), generator=generator)
+    noise = normal((*shape, config.size), source, device)
     return noise.clamp_(-NOISE_LIMIT, NOISE_LIMIT)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from diwa_runtime.actions import GRIPPER
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise, sample
 from diwa_trainer.world.rssm import RSSM
 
@@ -33,6 +34,16 @@ class Rollout:
     rewards: Tensor
     live: Tensor
     final: Tensor
+
+    def gathered(self, share: Share) -> Rollout:
+        """Return the episodes of all processes."""
+        if share.count == 1:
+            return self
+        latents, chains, rewards, live = (
+            share.gather(part.transpose(0, 1)).transpose(0, 1)
+            for part in (self.latents, self.chains, self.rewards, self.live)
+        )
+        return Rollout(latents, chains, rewards, live, share.gather(self.final))
 
     @property
     def success(self) -> Tensor:
@@ -63,26 +74,29 @@ def imagine(
     generator: torch.Generator,
     *,
     explore: bool = True,
+    share: Share = ALONE,
 ) -> Rollout:
     """Roll the policy out from latents (B, Z) for at most `chunks` chunks; success ends an episode.
 
     `reward` says which of the latents after a chunk's last action (B, Z) are a success: bool (B,). Only episodes that
     go on are computed; each has its own rows of the policy's noise, whatever becomes of the others.
+    Of many processes' episodes `start` are this one's `share`.
     """
     config = finetuned.config
     batch = len(start)
-    latent, live = start, torch.ones(batch, dtype=torch.bool)
-    latents, lives = start.new_empty(chunks, *start.shape), torch.empty(chunks, batch, dtype=torch.bool)
+    latent, live = start, start.new_ones(batch, dtype=torch.bool)
+    latents, lives = start.new_empty(chunks, *start.shape), live.new_empty(chunks, batch)
+    whole = share.part(generator, batch * share.count)
     chains = start.new_zeros(chunks, batch, config.finetuned_steps + 1, config.size)
     rewards = start.new_zeros(chunks, batch)
     for h in range(chunks):
         latents[h], lives[h] = latent, live
-        noise = draw_noise(config, (batch, config.denoising_steps + 1), generator)
+        noise = draw_noise(config, (batch, config.denoising_steps + 1), whole, start.device)
         going = live.nonzero().squeeze(1)
         drawn = sample(pretrained, finetuned, latent[going], noise[going], explore=explore)
-        after = latent[going]
+        after, source = latent[going], share.going(generator, live)
         for action in accept(drawn.chunk).unbind(1):
-            after = dynamics.imagine_step(after, action, generator)
+            after = dynamics.imagine_step(after, action, source)
         chains[h, going] = drawn.chain
         latent = latent.index_copy(0, going, after)
         success = reward(latent) & live

@@ -7,13 +7,15 @@ The two time axes stay apart: GAE runs over chunks, the denoising discount over 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diwa_runtime.config.bounds import RATES, WEIGHTS, WIDTHS, check_bounds
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain
 from diwa_trainer.policy.imagination import Rollout
 from diwa_trainer.policy.mish import mish
@@ -117,8 +119,8 @@ class Batch:
     returns: Tensor
     bc_chains: Tensor | None
 
-    def rows(self, index: Tensor) -> Batch:
-        """Return the rows of a minibatch."""
+    def rows(self, index: Tensor | slice) -> Batch:
+        """Return the rows of a minibatch, or of a share of it."""
         bc_chains = None if self.bc_chains is None else self.bc_chains[index]
         return Batch(
             self.latents[index],
@@ -166,30 +168,62 @@ def make_batch(
     )
 
 
-def actor_loss(policy: DiffusionPolicy, batch: Batch, config: PPOConfig) -> tuple[Tensor, dict[str, Tensor]]:
+def actor_loss(
+    policy: DiffusionPolicy, batch: Batch, config: PPOConfig, share: Share = ALONE
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate over (N, K') ratios plus the BC term (eq. 11, in the authors' code's form).
 
-    A row's latent share of the first layer serves its own chain and the frozen policy's.
+    A row's latent share of the first layer serves its own chain and the frozen policy's. Of many processes each
+    computes the loss of its share of the batch's rows; advantages are normalised over all of them.
     """
-    steps = batch.chains.shape[1] - 1
-    folded = policy.fold(batch.latents)
-    log_ratio = mean_log_prob(folded.chain_log_prob(batch.chains), config) - batch.log_probs
+    steps, device, mine = batch.chains.shape[1] - 1, batch.chains.device, batch.rows(share.rows)
+    mean = partial(_mean, rows=len(batch.latents) / share.count)
+    folded = policy.fold(mine.latents)
+    log_ratio = mean_log_prob(folded.chain_log_prob(mine.chains), config) - mine.log_probs
     ratio = log_ratio.exp()
     normalised = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
-    advantage = normalised[:, None] * denoising_discount(config, steps)
-    clip = clip_schedule(config, steps)
+    advantage = normalised[share.rows, None] * denoising_discount(config, steps).to(device)
+    clip = clip_schedule(config, steps).to(device)
     clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
-    loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
+    loss = mean(torch.maximum(-advantage * ratio, -advantage * clipped))
     metrics = {
         "policy_loss": loss.detach(),
-        "approx_kl": (ratio - 1 - log_ratio).mean().detach(),
-        "clip_fraction": ((ratio - 1).abs() > clip).float().mean().detach(),
+        "approx_kl": mean(ratio - 1 - log_ratio).detach(),
+        "clip_fraction": mean(((ratio - 1).abs() > clip).float()).detach(),
     }
-    if batch.bc_chains is not None:
-        bc_loss = -mean_log_prob(folded.chain_log_prob(batch.bc_chains), config).mean()
+    if mine.bc_chains is not None:
+        bc_loss = -mean(mean_log_prob(folded.chain_log_prob(mine.bc_chains), config))
         loss = loss + config.bc_weight * bc_loss
         metrics["bc_loss"] = bc_loss.detach()
     return loss, metrics
+
+
+def critic_loss(critic: Critic, batch: Batch, share: Share = ALONE) -> Tensor:
+    """Half the squared error of a batch's returns, of this process's share of its rows."""
+    mine = batch.rows(share.rows)
+    return 0.5 * _mean((critic(mine.latents) - mine.returns).square(), len(batch.latents) / share.count)
+
+
+def _mean(values: Tensor, rows: float) -> Tensor:
+    """Mean of values (n, ...), weighed: the mean over processes, which have `rows` in the mean, is that of all rows."""
+    return values.mean() * (len(values) / rows) if len(values) else values.sum()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an update descends, of the share of a batch's rows that is this process's: `actor_loss`, `critic_loss`."""
+
+    actor: Callable[[Batch], tuple[Tensor, dict[str, Tensor]]]
+    critic: Callable[[Batch], Tensor]
+    share: Share
+
+
+def make_losses(policy: DiffusionPolicy, critic: Critic, config: PPOConfig, share: Share = ALONE) -> Losses:
+    """Build the losses; their gradients are the processes' mean."""
+    actor = partial(actor_loss, policy, config=config, share=share)
+    return Losses(
+        share.averaging(policy, actor), share.averaging(critic, partial(critic_loss, critic, share=share)), share
+    )
 
 
 def update(
@@ -202,32 +236,38 @@ def update(
     generator: torch.Generator,
     *,
     critic_only: bool = False,
+    losses: Losses | None = None,
 ) -> dict[str, float]:
-    """Run the epochs of one iteration on at least two rows, in place; return the minibatches' mean metrics."""
+    """Run the epochs of one iteration on at least two rows, in place; return the minibatches' mean metrics.
+
+    Many processes have the same batch and `losses` that share it.
+    """
+    losses = losses or make_losses(policy, critic, config)
     collected: list[dict[str, Tensor]] = []
     for _ in range(config.epochs):
-        for index in torch.randperm(len(batch.latents), generator=generator).split(config.minibatch):
+        order = torch.randperm(len(batch.latents), generator=generator).to(batch.latents.device)
+        for index in order.split(config.minibatch):
             if len(index) < 2:
                 continue  # the advantages of a single row cannot be normalised
             rows = batch.rows(index)
-            metrics = update_critic(rows, critic, critic_optimizer, config)
+            metrics = update_critic(rows, losses, critic_optimizer, config)
             if not critic_only:
-                metrics |= update_actor(rows, policy, actor_optimizer, config)
+                metrics |= update_actor(rows, losses, policy, actor_optimizer)
             collected.append(metrics)
-        if not critic_only and float(collected[-1]["approx_kl"]) > config.target_kl:
+        if not critic_only and losses.share.numbers(collected[-1])["approx_kl"] > config.target_kl:
             break
-    means = {name: float(torch.stack([m[name] for m in collected]).mean()) for name in collected[0]}
+    means = {name: torch.stack([m[name] for m in collected]).mean() for name in collected[0]}
     with torch.no_grad():
         residual = (batch.returns - critic(batch.latents)).var()
-    means["explained_variance"] = float(1 - residual / batch.returns.var().clamp(min=1e-8))
-    return means
+    means["explained_variance"] = 1 - residual / batch.returns.var().clamp(min=1e-8)
+    return losses.share.numbers(means)
 
 
 def update_critic(
-    rows: Batch, critic: Critic, optimizer: torch.optim.Optimizer, config: PPOConfig
+    rows: Batch, losses: Losses, optimizer: torch.optim.Optimizer, config: PPOConfig
 ) -> dict[str, Tensor]:
     """Bring the critic nearer to a minibatch's returns, in place."""
-    loss = 0.5 * F.mse_loss(critic(rows.latents), rows.returns)
+    loss = losses.critic(rows)
     optimizer.zero_grad(set_to_none=True)
     (config.value_weight * loss).backward()
     optimizer.step()
@@ -235,10 +275,10 @@ def update_critic(
 
 
 def update_actor(
-    rows: Batch, policy: DiffusionPolicy, optimizer: torch.optim.Optimizer, config: PPOConfig
+    rows: Batch, losses: Losses, policy: DiffusionPolicy, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Take one step of the policy on a minibatch, in place."""
-    loss, metrics = actor_loss(policy, rows, config)
+    loss, metrics = losses.actor(rows)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import TaskSpec
+from diwa_trainer.devices.device import CPU
 from diwa_trainer.world.world_model import WorldModel
 
 Judge = Callable[[Tensor], Tensor]
@@ -38,8 +39,12 @@ class Starts:
 
     def draw(self, count: int, generator: torch.Generator) -> Starts:
         """Draw `count` of them, with replacement."""
-        index = torch.randint(len(self.latents), (count,), generator=generator)
-        return Starts(self.latents[index], self.values[index])
+        index = torch.randint(len(self.latents), (count,), generator=generator).to(self.latents.device)
+        return self.rows(index)
+
+    def rows(self, which: slice | Tensor) -> Starts:
+        """Return some of them."""
+        return Starts(self.latents[which], self.values[which])
 
 
 class Reward(Protocol):
@@ -92,12 +97,12 @@ def nt_xent(embedding: Tensor, label: Tensor, temperature: float) -> Tensor:
     """
     unit = F.normalize(embedding, dim=-1)
     similarity = unit @ unit.T / temperature
-    itself = torch.eye(len(label), dtype=torch.bool)
+    itself = torch.eye(len(label), dtype=torch.bool, device=label.device)
     log_softmax = similarity.masked_fill(itself, float("-inf")).log_softmax(-1)
     positive = (label[:, None] == label[None, :]) & ~itself
     counted = positive.sum(-1)
     per_row = -log_softmax.masked_fill(~positive, 0.0).sum(-1) / counted.clamp(min=1)
-    return per_row[counted > 0].mean()
+    return (per_row * (counted > 0)).sum() / (counted > 0).sum()
 
 
 @dataclass(frozen=True)
@@ -149,10 +154,10 @@ class FirstSuccess:
         chunks: by judge, the number of chunks (B,) until it first said success; 0 where it has not.
     """
 
-    def __init__(self, judges: Mapping[str, Judge], episodes: int) -> None:
+    def __init__(self, judges: Mapping[str, Judge], episodes: int, device: torch.device = CPU) -> None:
         self._judges = dict(judges)
         self._passed = 0
-        self.chunks = {name: torch.zeros(episodes, dtype=torch.int64) for name in judges}
+        self.chunks = {name: torch.zeros(episodes, dtype=torch.int64, device=device) for name in judges}
 
     def __call__(self, latent: Tensor) -> Tensor:
         """Ask every judge of the latents (B, Z) after one more chunk."""

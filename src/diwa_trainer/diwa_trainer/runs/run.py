@@ -37,6 +37,7 @@ from diwa_runtime.config.values import choices_of, fields_of
 from diwa_runtime.errors import ConfigError, DiwaError, InputError, StorageError, one_line
 from diwa_runtime.files import contents, make_folder, remove_orphans, written_whole
 from diwa_runtime.reading import read_bytes, read_json, reason_of
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.runs.artifacts import WEIGHTS_LIMIT_BYTES, from_safetensors
 from diwa_trainer.runs.event_file import EventFile
 from diwa_trainer.runs.finite import not_finite
@@ -81,13 +82,16 @@ class Run:
         interrupted: Ctrl-C was pressed, or SIGTERM came; the loop ends at the next whole step.
     """
 
-    def __init__(self, folder: Path, config: Any, inputs: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: Any, inputs: Mapping[str, str] | None = None, share: Share = ALONE
+    ) -> None:
         """Open or make the run.
 
         Args:
             folder: the run folder.
             config: the verb's config, kept in ``config.yaml``.
             inputs: sha256 or other fingerprints of what the run is made from, by name; part of the run's identity.
+            share: this process's, where many learn as one: the first writes, all of them read and end together.
 
         Raises:
             ConfigError: the folder holds a run of other settings; names the first that differs.
@@ -97,6 +101,7 @@ class Run:
         self.config = config
         self.inputs = dict(inputs or {})
         self.interrupted = False
+        self.share = share
         self._started = time.monotonic()
         self._seconds_before = 0.0
         self._lock: int | None = None
@@ -108,18 +113,23 @@ class Run:
             read_result(self.folder / SUMMARY)  # what cannot be read is not to be taken for done
         if self.is_done or self._checkpoints():
             self._check_same_run()
-        if not self.is_done:
+        done = self.is_done
+        self.share.wait()  # until every process has looked
+        if not done and self.share.is_first:
             try:
                 self._begin()
             except BaseException:
                 self._release()
                 raise
+        self.share.wait()
         self._handlers = {number: signal.signal(number, self._on_interrupt) for number in STOP_SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is None:
+            self.share.wait()  # the first is the last to be done
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._release()
@@ -156,6 +166,8 @@ class Run:
         Raises:
             StorageError: the disk is full.
         """
+        if not self.share.is_first:
+            return
         line = {"step": step} | {k: (v if math.isfinite(v) else None) for k, v in metrics.items()}
         try:
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
@@ -176,7 +188,7 @@ class Run:
             StorageError: the disk is full.
         """
         folder = self._checkpoint(state.step)
-        if folder.exists():
+        if not self.share.is_first or folder.exists():
             return  # of this very step: what it holds is what would be written
         weights = {
             f"{name}/{key}": value.detach().clone().contiguous()
@@ -237,7 +249,9 @@ class Run:
         except _UNREADABLE as error:
             reason = one_line(error)[:120] or type(error).__name__
             raise InputError(f"{folder}: cannot be resumed from ({reason}); delete that folder to start over") from None
-        print(f"[{self.folder.name}] goes on at step {state.step}", flush=True)
+        self.share.wait()  # so that none of it is deleted for a newer one yet
+        if self.share.is_first:
+            print(f"[{self.folder.name}] goes on at step {state.step}", flush=True)
         return True
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -256,15 +270,17 @@ class Run:
         Raises:
             KeyboardInterrupt: it was asked to stop.
         """
-        if self.interrupted:
+        if self.share.any(self.interrupted):  # all of them end at the same step
             self.save(state)
+            self.share.wait()
             raise KeyboardInterrupt(f"step {state.step} is saved in {self.folder}; the same command goes on from it")
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         if self.interrupted:
             raise KeyboardInterrupt("interrupted twice; the last checkpoint stands")
         self.interrupted = True
-        print("interrupted: saving at the end of this step (again to stop at once)", file=sys.stderr, flush=True)
+        if self.share.is_first:
+            print("interrupted: saving at the end of this step (again to stop at once)", file=sys.stderr, flush=True)
 
     def _check_ours(self) -> None:
         """Refuse a folder in which a run would write over, or delete, what no run has written.
@@ -369,7 +385,7 @@ class Run:
 
     def _cut_metrics(self, size: int) -> None:
         path = self.folder / METRICS
-        if path.exists():
+        if self.share.is_first and path.exists():
             with path.open("r+b") as file:
                 file.truncate(min(size, path.stat().st_size))
 

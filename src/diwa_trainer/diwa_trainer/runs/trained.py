@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from diwa_runtime.config import config_from, to_plain
@@ -16,6 +17,7 @@ from diwa_runtime.files import written_whole
 from diwa_runtime.spec import Spec, check_same_spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.npy import open_array
+from diwa_trainer.devices.device import CPU
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 from diwa_trainer.runs.artifacts import Artifact, load_artifact, save_artifact
@@ -84,8 +86,8 @@ def _as_saved(eyes: Eyes, artifact: Artifact, prefix: str = "") -> Eyes:
     return eyes
 
 
-def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel, Artifact]:
-    """Open recordings as a run's world model sees them, and the model.
+def open_as_seen(dataset: Path, world_model: Path, device: torch.device = CPU) -> tuple[Dataset, WorldModel, Artifact]:
+    """Open recordings as a run's world model sees them, and the model, on a device.
 
     Where it has cameras: what was seen in the recordings that it learned from is kept beside it; others are looked at.
 
@@ -95,6 +97,7 @@ def open_as_seen(dataset: Path, world_model: Path) -> tuple[Dataset, WorldModel,
     """
     recordings = Dataset.open(dataset)
     model, file = load_world_model(world_model)
+    model.to(device)
     check_same_spec(recordings.spec, str(dataset), model.spec, str(world_model))
     if model.sight is None:
         return recordings, model, file

@@ -21,7 +21,7 @@ def demonstration_chunks(
     samples: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Return latents (N, samples, Z) and the chunks (N, Ta, 7) that followed them.
+    """Return latents (N, samples, Z) and the chunks (N, Ta, 7) that followed them, where the model is.
 
     All windows of `chunk` consecutive actions inside a demonstration, none padded past its end. An
     episode's last row has no action of its own, so it ends no window. Each demonstration is encoded `samples` times,
@@ -44,4 +44,4 @@ def demonstration_chunks(
         raise InputError(
             f"{dataset.folder}: none of {len(episodes)} demonstrations has more than {chunk} rows; use shorter chunks"
         )
-    return torch.cat(latents), torch.cat(chunks)
+    return torch.cat(latents), torch.cat(chunks).to(model.device)

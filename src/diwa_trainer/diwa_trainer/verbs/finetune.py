@@ -19,10 +19,12 @@ from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, WORKERS, check_between, check_bounds, check_together
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.device import CPU, OnDevice
+from diwa_trainer.devices.ranks import ALONE, Share, joined
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.policy.diffusion import DiffusionPolicy
 from diwa_trainer.policy.imagination import Rollout, imagine
-from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, update
+from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, make_losses, update
 from diwa_trainer.policy.reward import (
     THRESHOLDS,
     ClassifierReward,
@@ -53,7 +55,7 @@ START_ENCODINGS = 4
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
+class FinetuneConfig(OnDevice):
     """Improve a base policy in the world model's imagination, held near where it came from."""
 
     dataset: Path = field(metadata={"help": "recordings whose frames imagined episodes start from"})
@@ -106,23 +108,31 @@ class Parts:
 
 def run(config: FinetuneConfig) -> None:
     """Preflight, then iterations of imagining and updating; keep the last policy."""
+    with joined(config, "episodes") as (device, share):
+        _tune(config, device, share)
+
+
+def _tune(config: FinetuneConfig, device: torch.device, share: Share) -> None:
     env_steps_before = env_steps_taken()
-    parts, files = _load(config)
-    with Run(config.output, config, files) as run, intra_op_threads(config.threads):
+    parts, files = _load(config, device)
+    with Run(config.output, config, files, share) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
         state, policy, critic = _make(config, parts)
         resumed = run.restore(state)
         env_steps_before -= state.extra.setdefault("env_steps", 0)  # those that a checkpoint counted are this run's too
-        if not resumed:
+        losses = make_losses(policy, critic, config.ppo, share)
+        if not resumed and share.is_first:
             write_json(run.folder / "preflight.json", _preflight(config, parts))
         _count_env_steps(state, env_steps_before)
         while state.step < config.iterations:
             run.stop_if_interrupted(state)
-            if state.step % config.judge_every == 0:
+            if state.step % config.judge_every == 0 and share.is_first:
                 run.log(state.step, _judge(config, parts, policy))
-            starts = parts.starts.draw(config.episodes, state.generator)
-            rollout = _imagine(config, parts, policy, parts.paid.judge(starts), starts, state.generator, explore=True)
+            starts = parts.starts.draw(config.episodes, state.generator).rows(share.rows)
+            judge = parts.paid.judge(starts)
+            rollout = _imagine(config, parts, policy, judge, starts, state.generator, explore=True, share=share)
+            rollout = rollout.gathered(share)
             batch = make_batch(rollout, policy, parts.pretrained, critic, config.ppo, state.generator)
             metrics = update(
                 batch,
@@ -133,6 +143,7 @@ def run(config: FinetuneConfig) -> None:
                 config.ppo,
                 state.generator,
                 critic_only=state.step < config.ppo.critic_warmup,
+                losses=losses,
             )
             state.step += 1
             run.check_finite("finetune", state.step, metrics)
@@ -140,10 +151,12 @@ def run(config: FinetuneConfig) -> None:
             _count_env_steps(state, env_steps_before)
             metrics |= _rollout_metrics(rollout, state)
             run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
-            if config.keep_every and state.step % config.keep_every == 0:
+            if config.keep_every and state.step % config.keep_every == 0 and share.is_first:
                 _keep(run.folder / f"iteration_{state.step:04d}", parts, policy, files, state.step)
             if state.step % config.save_every == 0:
                 run.save(state)
+        if not share.is_first:
+            return
         final = _judge(config, parts, policy)
         run.log(state.step, final)
         _keep(run.folder, parts, policy, files, state.step)
@@ -152,10 +165,12 @@ def run(config: FinetuneConfig) -> None:
         run.finish({"seconds": run.seconds, **steps, **final})
 
 
-def _load(config: FinetuneConfig) -> tuple[Parts, dict[str, str]]:
-    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
+def _load(config: FinetuneConfig, device: torch.device = CPU) -> tuple[Parts, dict[str, str]]:
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model, device)
     pretrained, policy_file = load_policy(config.policy, PRETRAINED, "pretrain")
     classifier, reward_file = load_classifier(config.reward)
+    for network in (pretrained, classifier):
+        network.to(device)
     check_lineage(model_file, policy_file, reward_file)
     task = policy_file.about["task"]
     threshold = reward_file.about["threshold"] if config.threshold is None else config.threshold
@@ -186,15 +201,15 @@ def _starts(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: s
     rows = np.tile(rows, START_ENCODINGS)
     latents = encode_starts(model, dataset, rows, torch.Generator().manual_seed(config.seed))
     if "scene" not in dataset.arrays:
-        return Starts(latents, torch.full((len(rows),), torch.nan))
+        return Starts(latents, latents.new_full((len(rows),), torch.nan))
     column = dataset.spec.scene.index(dataset.spec.task(task).field)
-    return Starts(latents, torch.from_numpy(dataset.scene[rows, column]))
+    return Starts(latents, torch.from_numpy(dataset.scene[rows, column]).to(latents.device))
 
 
 def _make(config: FinetuneConfig, parts: Parts) -> tuple[TrainState, DiffusionPolicy, Critic]:
     torch.manual_seed(config.seed)
     policy = copy.deepcopy(parts.pretrained).train().requires_grad_(True)
-    critic = Critic(parts.model.latent_size, config.ppo.critic_hidden)
+    critic = Critic(parts.model.latent_size, config.ppo.critic_hidden).to(parts.model.device)
     optimizers: dict[str, torch.optim.Optimizer] = {
         "actor": torch.optim.AdamW(policy.parameters(), config.ppo.actor_learning_rate, weight_decay=0.0, fused=True),
         "critic": torch.optim.AdamW(critic.parameters(), config.ppo.critic_learning_rate, weight_decay=0.0, fused=True),
@@ -213,10 +228,10 @@ def _imagine(
     generator: torch.Generator,
     *,
     explore: bool,
+    share: Share = ALONE,
 ) -> Rollout:
-    return imagine(
-        parts.model.rssm, parts.pretrained, policy, judge, starts.latents, config.chunks, generator, explore=explore
-    )
+    networks, start = (parts.model.rssm, parts.pretrained, policy), starts.latents
+    return imagine(*networks, judge, start, config.chunks, generator, explore=explore, share=share)
 
 
 def _imagine_judged(
@@ -225,7 +240,8 @@ def _imagine_judged(
     """Imagine episodes of a policy as deployed, the same draws every time, until each of `rewards` has seen success."""
     generator = torch.Generator().manual_seed(config.seed + 1)
     starts = parts.starts.draw(config.judged_episodes, generator)
-    first = FirstSuccess({name: reward.judge(starts) for name, reward in rewards.items()}, config.judged_episodes)
+    judges = {name: reward.judge(starts) for name, reward in rewards.items()}
+    first = FirstSuccess(judges, config.judged_episodes, starts.latents.device)
     return _imagine(config, parts, policy, first, starts, generator, explore=False), first
 
 
@@ -236,7 +252,8 @@ def _judge(config: FinetuneConfig, parts: Parts, policy: DiffusionPolicy) -> dic
     for name in parts.rewards:
         metrics[f"judged_success_{name}"] = first.success(name)
         metrics[f"judged_chunks_{name}"] = float(first.lengths(name).float().mean())
-    paid = torch.arange(config.chunks)[:, None] < first.lengths(config.reward_kind)
+    lengths = first.lengths(config.reward_kind)
+    paid = torch.arange(config.chunks, device=lengths.device)[:, None] < lengths
     metrics["kl_to_pretrained"] = _kl_to_pretrained(parts.pretrained, policy, rollout, paid)
     return metrics
 

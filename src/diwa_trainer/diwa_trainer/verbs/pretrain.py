@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.devices.device import OnDevice, choose_device
 from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
 from diwa_trainer.runs.trained import PRETRAINED, open_as_seen, save_policy
@@ -24,7 +25,7 @@ VALIDATION_DRAWS = 4
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
+class PretrainConfig(OnDevice):
     """Clone demonstrations of one task into a diffusion policy over the world model's latents."""
 
     dataset: Path
@@ -53,7 +54,8 @@ class PretrainConfig:
 
 def run(config: PretrainConfig) -> None:
     """Train to the end of the schedule; keep the averaged weights."""
-    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
+    device = choose_device(config)
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model, device)
     cloned, held_out = choose_demonstrations(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
@@ -68,9 +70,10 @@ def run(config: PretrainConfig) -> None:
         while state.step < config.updates:
             run.stop_if_interrupted(state)
             loss = _update(config, latents, chunks, policy, average, state)
-            run.check_finite("pretrain", state.step, {"loss": loss})
             if state.step % config.log_every == 0:
-                metrics = {"loss": loss} | _validate(average, validation)
+                metrics = {"loss": float(loss)}
+                run.check_finite("pretrain", state.step, metrics)
+                metrics |= _validate(average, validation)
                 run.log(state.step, metrics, show=_progress(config, state.step, metrics))
             if state.step % config.save_every == 0:
                 run.save(state)
@@ -96,7 +99,7 @@ def choose_demonstrations(config: PretrainConfig, dataset: Dataset) -> tuple[lis
 
 def _make(config: PretrainConfig, model: WorldModel) -> tuple[TrainState, DiffusionPolicy, DiffusionPolicy]:
     torch.manual_seed(config.seed)
-    policy = DiffusionPolicy(config.policy, model.latent_size)
+    policy = DiffusionPolicy(config.policy, model.latent_size).to(model.device)
     average = copy.deepcopy(policy).requires_grad_(False)
     optimizer = torch.optim.AdamW(
         policy.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -112,12 +115,14 @@ def _update(
     policy: DiffusionPolicy,
     average: DiffusionPolicy,
     state: TrainState,
-) -> float:
+) -> Tensor:
     optimizer = state.optimizers["policy"]
     for group in optimizer.param_groups:
         group["lr"] = cosine(config.learning_rate, config.final_learning_rate, state.step / config.updates)
-    row = torch.randint(len(chunks), (config.batch,), generator=state.generator)
-    encoding = torch.randint(latents.shape[1], (config.batch,), generator=state.generator)
+    row, encoding = (
+        torch.randint(count, (config.batch,), generator=state.generator).to(latents.device)
+        for count in latents.shape[:2]
+    )
     loss = policy.loss(latents[row, encoding], chunks[row], state.generator)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -127,7 +132,7 @@ def _update(
     decay = min(config.ema, state.step / (state.step + 10))
     for averaged, current in zip(average.parameters(), policy.parameters(), strict=True):
         averaged.lerp_(current.detach(), 1 - decay)
-    return loss.item()
+    return loss.detach()
 
 
 @torch.no_grad()

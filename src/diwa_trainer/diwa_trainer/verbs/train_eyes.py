@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,27 +12,30 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.devices.device import Metrics, numbers
+from diwa_trainer.devices.ahead import Ahead
+from diwa_trainer.devices.device import CPU, Computing, Metrics, autocast, compiled, settled
+from diwa_trainer.devices.ranks import ALONE, Share, joined
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.result_files import worst_picture
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import save_eyes, save_seen
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.code_eyes import CodeEyes
-from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.eyes import Batch, Eyes, EyesConfig
 from diwa_trainer.world.eyes.judged import judge
 from diwa_trainer.world.eyes.modes import make_eyes
 from diwa_trainer.world.eyes.seen import rows_of, see
+from diwa_trainer.world.observations import Recorded
 
 
 @dataclass(frozen=True)
-class TrainEyesConfig:
+class TrainEyesConfig(Computing):
     """Learn to see, before the world model: pictures and proprio to numbers.
 
     Mode `hybrid` learns from the recorded scene to estimate it; mode `vision` needs nothing but pictures and proprio.
@@ -78,36 +81,53 @@ class TrainEyesConfig:
 
 def run(config: TrainEyesConfig) -> None:
     """Train a network for each fold and one on all; keep the last, and what was seen in every row."""
+    with joined(config, "batch", workers=config.workers) as (device, share):
+        _train(config, device, share)
+
+
+def _train(config: TrainEyesConfig, device: torch.device, share: Share) -> None:
     dataset = Dataset.open(config.dataset)
     _check_mode(config, dataset)
     learned, held_out = dataset.split(config.validation, config.split_seed)
     folds = make_folds(learned, config.folds)
-    state, networks = _make(config, dataset)
-    with Run(config.output, config, {"dataset": dataset.fingerprint}) as run, intra_op_threads(config.threads):
+    state, networks = _make(config, dataset, device)
+    with (
+        Run(config.output, config, {"dataset": dataset.fingerprint}, share) as run,
+        intra_op_threads(config.threads),
+    ):
         if run.is_done:
             return
         run.restore(state)
         for eyes in networks:
             eyes.train()
+        recorded, as_settled = Recorded(dataset, device), settled(config, device, _largest_product(config))
         while state.step < config.networks * config.updates:
             number = state.step // config.updates
             eyes, rows = networks[number], _rows_to_learn(config, learned, folds, number)
-            make = partial(_make_gradient, config, number)
-            with GradientWorkers(config.workers - 1, eyes, make, config.threads) as workers:
+            make = partial(_make_gradient, as_settled, number)
+            draw = partial(_draw, config, recorded, rows, eyes, share)
+            loss = share.averaging(eyes, compiled(config, partial(eyes.loss, share=share)))
+            with (
+                GradientWorkers(config.workers - 1, eyes, make, config.threads) as workers,
+                Ahead(draw, state.numpy_rng, recorded.reads_pictures) as batches,
+            ):
                 while state.step < (number + 1) * config.updates:
                     run.stop_if_interrupted(state)
-                    for metrics in _updates(config, dataset, rows, eyes, number, state, workers):
+                    own = partial(_gradient, as_settled, batches.take, loss)
+                    for metrics in _updates(config, eyes, number, state, workers, own):
                         if state.step % config.log_every == 0:
-                            shown = numbers(metrics)
+                            shown = share.numbers(metrics)
                             run.check_finite("train_eyes", state.step, shown)
                             run.log(state.step, shown, show=_progress(config, number, state.step, shown, run))
                     if state.step % config.save_every == 0:
                         run.save(state)
+        if not share.is_first:
+            return
         eyes = networks[-1]
         seen = _see_all(dataset, learned, folds, networks)
         if isinstance(eyes, CodeEyes):
             eyes.settle(seen, _follows(dataset))
-            seen = eyes.turned(torch.from_numpy(seen)).numpy()
+            seen = eyes.turned(torch.from_numpy(seen).to(device)).numpy(force=True)
         judged = judge(eyes.cpu().eval(), dataset, seen, learned, held_out, config.seed, folds=config.folds > 1)
         run.check_finite("train_eyes", state.step, judged.report["error"])
         for number, image in enumerate(judged.worst):
@@ -134,11 +154,12 @@ def _check_mode(config: TrainEyesConfig, dataset: Dataset) -> None:
         raise ConfigError("folds must be 1 in mode 'vision': two networks' codes do not mean the same")
 
 
-def _make(config: TrainEyesConfig, dataset: Dataset) -> tuple[TrainState, list[Eyes]]:
+def _make(config: TrainEyesConfig, dataset: Dataset, device: torch.device = CPU) -> tuple[TrainState, list[Eyes]]:
     torch.manual_seed(config.seed)
     networks = [make_eyes(dataset.spec, config.eyes) for _ in range(config.networks)]
     for eyes in networks:
         eyes.fit_features(dataset)
+        eyes.to(device)
     optimizers: dict[str, torch.optim.Optimizer] = {
         f"eyes_{number}": torch.optim.Adam(eyes.parameters(), config.learning_rate, fused=True)
         for number, eyes in enumerate(networks)
@@ -157,19 +178,9 @@ def _rows_to_learn(
 
 
 def _updates(
-    config: TrainEyesConfig,
-    dataset: Dataset,
-    rows: NDArray[np.int64],
-    eyes: Eyes,
-    number: int,
-    state: TrainState,
-    workers: GradientWorkers,
+    config: TrainEyesConfig, eyes: Eyes, number: int, state: TrainState, workers: GradientWorkers, own: Gradient
 ) -> Iterator[Metrics]:
     """Make one update with our own gradient, then one with each worker's; all gradients are at the same weights."""
-
-    def own(model: nn.Module, _update: int) -> Metrics:
-        return _gradient(config, dataset, rows, cast(Eyes, model), state.numpy_rng)
-
     optimizer = state.optimizers[f"eyes_{number}"]
     for metrics in workers.gradients_with(own, state.step + 1):
         progress = state.step % config.updates / config.updates
@@ -177,26 +188,51 @@ def _updates(
         yield make_update(eyes, optimizer, rate, config.gradient_clip, state, metrics)
 
 
-def _gradient(
-    config: TrainEyesConfig, dataset: Dataset, rows: NDArray[np.int64], eyes: Eyes, rng: np.random.Generator
-) -> Metrics:
-    """Add the gradient of freshly drawn rows to the parameters."""
+def _draw(
+    config: TrainEyesConfig,
+    recorded: Recorded,
+    rows: NDArray[np.int64],
+    eyes: Eyes,
+    share: Share,
+    rng: np.random.Generator,
+) -> Batch:
+    """Draw rows, and read this process's share of them."""
     drawn = np.sort(rng.choice(rows, config.batch))  # in order, as they lie on the disk
-    loss = eyes.loss(dataset, drawn, rng, config.augmentation)
+    return eyes.draw(recorded, drawn, rng, config.augmentation, share)
+
+
+def _gradient(
+    config: TrainEyesConfig,
+    take: Callable[[], Batch],
+    loss_of: Callable[[Batch], Tensor],
+    eyes: nn.Module,
+    _update: int = 0,
+) -> Metrics:
+    """Add the gradient of the next batch to the parameters."""
+    batch = take()
+    with autocast(config, cast(Eyes, eyes).device):
+        loss = loss_of(batch)
     loss.backward()
     return {"loss": loss.detach()}
 
 
 def _make_gradient(config: TrainEyesConfig, number: int) -> Gradient:
     """What a worker computes. What it draws depends on the update alone, so that a resumed run is the same run."""
-    dataset = Dataset.open(config.dataset)
-    learned, _ = dataset.split(config.validation, config.split_seed)
+    recorded = Recorded(Dataset.open(config.dataset))
+    learned, _ = recorded.dataset.split(config.validation, config.split_seed)
     rows = _rows_to_learn(config, learned, make_folds(learned, config.folds), number)
 
     def gradient(model: nn.Module, update: int) -> Metrics:
-        return _gradient(config, dataset, rows, cast(Eyes, model), np.random.default_rng((config.seed, update)))
+        eyes, rng = cast(Eyes, model), np.random.default_rng((config.seed, update))
+        return _gradient(config, partial(_draw, config, recorded, rows, eyes, ALONE, rng), eyes.loss, eyes)
 
     return gradient
+
+
+def _largest_product(config: TrainEyesConfig) -> tuple[int, int, int]:
+    """What a batch's second convolution is as a product of matrices, at 64 pixels: as much work as any."""
+    first, second, _ = config.eyes.channels
+    return min(config.batch, 64) * 8 * 8, first * 16, second
 
 
 def _see_all(

@@ -14,6 +14,7 @@ from torch import Tensor
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WORKERS, check_between, check_bounds, check_together
 from diwa_runtime.errors import InputError
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.device import OnDevice, choose_device
 from diwa_trainer.policy.reward import THRESHOLDS, Classifier, ClassifierConfig
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import open_as_seen, save_classifier
@@ -24,7 +25,7 @@ from diwa_trainer.world.world_model import WorldModel
 
 
 @dataclass(frozen=True)
-class TrainRewardConfig:
+class TrainRewardConfig(OnDevice):
     """Learn to tell success from a latent, on demonstrations and on stretches of play."""
 
     dataset: Path
@@ -64,7 +65,8 @@ class TrainRewardConfig:
 
 def run(config: TrainRewardConfig) -> None:
     """Train the classifier, then count on held-out episodes where it is right and where it fires."""
-    dataset, model, model_file = open_as_seen(config.dataset, config.world_model)
+    device = choose_device(config)
+    dataset, model, model_file = open_as_seen(config.dataset, config.world_model, device)
     sets = _stretches(config, dataset)
     inputs = {"dataset": dataset.fingerprint, "world_model": model_file.sha256}
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
@@ -72,15 +74,16 @@ def run(config: TrainRewardConfig) -> None:
             return
         state, classifier = _make(config, model)
         latents, labels = _training_latents(config, model, dataset, sets)
+        both = labels.nonzero(), (~labels).nonzero()
         run.restore(state)
         while state.step < config.updates:
             run.stop_if_interrupted(state)
-            loss = _update(config, latents, labels, classifier, state)
-            run.check_finite("train_reward", state.step, {"loss": loss})
+            loss = _update(config, latents, labels, both, classifier, state)
             if state.step % config.log_every == 0:
-                run.log(
-                    state.step, {"loss": loss}, show=f"{config.task} {state.step}/{config.updates}, loss {loss:.3f}"
-                )
+                shown = {"loss": float(loss)}
+                run.check_finite("train_reward", state.step, shown)
+                progress = f"{config.task} {state.step}/{config.updates}, loss {shown['loss']:.3f}"
+                run.log(state.step, shown, show=progress)
             if state.step % config.save_every == 0:
                 run.save(state)
         report = {
@@ -142,7 +145,7 @@ def _training_latents(
     if config.imagined:
         latents += [_replay(model, dataset, stretch, generator) for stretch in sets["train_demonstrations"]]
         labels += [stretch.success for stretch in sets["train_demonstrations"]]
-    return torch.cat(latents), torch.from_numpy(np.concatenate(labels))
+    return torch.cat(latents), torch.from_numpy(np.concatenate(labels)).to(model.device)
 
 
 def _encode(
@@ -156,35 +159,40 @@ def _replay(model: WorldModel, dataset: Dataset, stretch: Stretch, generator: to
     """Imagine a demonstration from its first latent and its actions: (T, Z). Where the model errs, its labels lie."""
     latent = encode(model, dataset, [stretch.start], [stretch.start + 1], generator)[0]
     latents = [latent]
-    for action in action_at(dataset, np.arange(stretch.start, stretch.end - 1)):
+    for action in action_at(dataset, np.arange(stretch.start, stretch.end - 1), model.device):
         latents.append(model.rssm.imagine_step(latents[-1], action[None], generator))
     return torch.cat(latents)
 
 
 def _make(config: TrainRewardConfig, model: WorldModel) -> tuple[TrainState, Classifier]:
     torch.manual_seed(config.seed)
-    classifier = Classifier(config.classifier, model.latent_size)
+    classifier = Classifier(config.classifier, model.latent_size).to(model.device)
     optimizer = torch.optim.Adam(classifier.parameters(), config.learning_rate)
     return make_state({"classifier": classifier}, {"classifier": optimizer}, config.seed), classifier
 
 
 def _update(
-    config: TrainRewardConfig, latents: Tensor, labels: Tensor, classifier: Classifier, state: TrainState
-) -> float:
-    """One step on a batch of which half are successes, whatever their share in the data."""
+    config: TrainRewardConfig,
+    latents: Tensor,
+    labels: Tensor,
+    both: tuple[Tensor, Tensor],
+    classifier: Classifier,
+    state: TrainState,
+) -> Tensor:
+    """One step on a batch of which half are successes, whatever their share in the data; `both`: rows of each kind."""
     half = config.batch // 2
-    rows = torch.cat([_draw(which, half, state.generator) for which in (labels.nonzero(), (~labels).nonzero())])
+    rows = torch.cat([_draw(which, half, state.generator) for which in both])
     loss = classifier.loss(latents[rows], labels[rows].long())
     optimizer = state.optimizers["classifier"]
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
     state.step += 1
-    return loss.item()
+    return loss.detach()
 
 
 def _draw(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    return rows[torch.randint(len(rows), (count,), generator=generator), 0]
+    return rows[torch.randint(len(rows), (count,), generator=generator).to(rows.device), 0]
 
 
 @torch.no_grad()
@@ -193,7 +201,7 @@ def _judge(
 ) -> dict[str, Any]:
     """Frame precision and recall, and in what share of succeeded and of failed episodes it ever fires, by threshold."""
     latents = encode(model, dataset, [s.start for s in stretches], [s.end for s in stretches], None, mode=True)
-    probabilities = [classifier(latent).numpy() for latent in latents]
+    probabilities = [classifier(latent).numpy(force=True) for latent in latents]
     succeeded = np.array([stretch.success.any() for stretch in stretches])
     rows = []
     for threshold in sorted({*THRESHOLDS, chosen}):

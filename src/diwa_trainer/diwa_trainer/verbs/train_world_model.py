@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
 from diwa_runtime.spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
-from diwa_trainer.devices.device import CPU, Computing, Metrics, autocast, choose_device, numbers
+from diwa_trainer.devices.device import CPU, Computing, Metrics, autocast, compiled, numbers, settled
+from diwa_trainer.devices.ranks import ALONE, Share, joined
 from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
@@ -31,6 +32,8 @@ from diwa_trainer.world.eyes.seen import see
 from diwa_trainer.world.observations import Observation, action_at, observation_at
 from diwa_trainer.world.open_loop import CONTEXT, HORIZON, measurable, open_loop_report
 from diwa_trainer.world.world_model import WorldModel, WorldModelConfig
+
+Loss = Callable[..., tuple[Tensor, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -79,27 +82,38 @@ class TrainWorldModelConfig(Computing):
 
 def run(config: TrainWorldModelConfig) -> None:
     """Train until `updates`, keep checkpoints, then measure open-loop prediction on held-out play."""
-    device = choose_device(config, config.workers)
+    with joined(config, "batch", workers=config.workers) as (device, share):
+        _train(config, device, share)
+
+
+def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) -> None:
     dataset, eyes, inputs = _open(config)
     train, held_out = dataset.split(config.validation, config.split_seed)
     _check_lengths(config, dataset, train, held_out)
     state, model = _make(config, dataset, eyes, device)
-    with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
+    with Run(config.output, config, inputs, share) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
         run.restore(state)
-        write_json(run.folder / "data.json", summarise_dataset(dataset, model))
+        if share.is_first:
+            write_json(run.folder / "data.json", summarise_dataset(dataset, model))
+        config = settled(config, device)
+        loss = share.averaging(model, compiled(config, model.loss))
+        own = partial(_own_gradient, config, dataset, train, state, loss, share)
         with GradientWorkers(config.workers - 1, model, partial(_make_gradient, config), config.threads) as workers:
             while state.step < config.updates:
                 run.stop_if_interrupted(state)
-                for metrics in _updates(config, dataset, train, model, state, workers):
+                for metrics in _updates(config, model, state, workers, own):
                     if state.step % config.log_every == 0:
-                        shown = numbers(metrics)
+                        shown = share.numbers(metrics)
                         run.check_finite("train_world_model", state.step, shown)
-                        shown |= _validation(config, dataset, held_out, model)
-                        run.log(state.step, shown, show=_progress(config, state.step, shown, run))
+                        if share.is_first:
+                            shown |= _validation(config, dataset, held_out, model)
+                            run.log(state.step, shown, show=_progress(config, state.step, shown, run))
                 if state.step % config.save_every == 0:
                     run.save(state)
+        if not share.is_first:
+            return
         final = _validation(config, dataset, held_out, model)
         run.check_finite("train_world_model", state.step, final)
         if model.pictures is not None:  # as eyes in front: the later verbs take what was seen
@@ -162,18 +176,9 @@ def _make(
 
 
 def _updates(
-    config: TrainWorldModelConfig,
-    dataset: Dataset,
-    train: Sequence[Episode],
-    model: WorldModel,
-    state: TrainState,
-    workers: GradientWorkers,
+    config: TrainWorldModelConfig, model: WorldModel, state: TrainState, workers: GradientWorkers, own: Gradient
 ) -> Iterator[Metrics]:
     """Make one update with our own gradient, then one with each worker's; all gradients are at the same weights."""
-
-    def own(model: nn.Module, _update: int) -> Metrics:
-        return _gradient(config, dataset, train, cast(WorldModel, model), state.numpy_rng, state.generator)
-
     for metrics in workers.gradients_with(own, state.step + 1):
         yield _update(config, model, state, metrics)
 
@@ -183,18 +188,34 @@ def _update(config: TrainWorldModelConfig, model: WorldModel, state: TrainState,
     return make_update(model, state.optimizers["model"], rate, config.gradient_clip, state, metrics)
 
 
+def _own_gradient(
+    config: TrainWorldModelConfig,
+    dataset: Dataset,
+    train: Sequence[Episode],
+    state: TrainState,
+    loss_of: Loss,
+    share: Share,
+    model: nn.Module,
+    _update: int = 0,
+) -> Metrics:
+    model = cast(WorldModel, model)
+    return _gradient(config, dataset, train, model, loss_of, state.numpy_rng, state.generator, share)
+
+
 def _gradient(
     config: TrainWorldModelConfig,
     dataset: Dataset,
     train: Sequence[Episode],
     model: WorldModel,
+    loss_of: Loss,
     numpy_rng: np.random.Generator,
     generator: torch.Generator,
+    share: Share = ALONE,
 ) -> Metrics:
-    """Add the gradient of freshly drawn windows to the parameters."""
-    rows = dataset.windows(numpy_rng, config.batch, config.length, train, fields=())["row"]
+    """Add the gradient of this process's share of freshly drawn windows to the parameters."""
+    rows = dataset.windows(numpy_rng, config.batch, config.length, train, fields=())["row"][share.rows]
     with autocast(config, model.device):
-        loss, metrics = model.loss(*_at(dataset, rows, model), generator)
+        loss, metrics = loss_of(*_at(dataset, rows, model), share.part(generator, config.batch))
     loss.backward()
     return metrics
 
@@ -207,7 +228,8 @@ def _make_gradient(config: TrainWorldModelConfig) -> Gradient:
     def gradient(model: nn.Module, update: int) -> Metrics:
         rng = np.random.default_rng((config.seed, update))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        return _gradient(config, dataset, train, cast(WorldModel, model), rng, generator)
+        world = cast(WorldModel, model)
+        return _gradient(config, dataset, train, world, world.loss, rng, generator)
 
     return gradient
 

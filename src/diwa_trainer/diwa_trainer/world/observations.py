@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.devices.device import CPU
+from diwa_trainer.devices.device import CPU, fits
 
 Observation = dict[str, Tensor]
 """Observation fields by name: ``proprio`` (..., 15), ``scene`` (..., 24) and ``seen`` (..., S) float32, and cameras'
@@ -27,6 +27,31 @@ def observation_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.devi
 def pictures_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Observation:
     """Return what a robot observes in rows (...): its cameras' images (..., H, W, 3) uint8 and proprio (..., 15)."""
     return {name: _at(dataset, name, rows, device) for name in (*dataset.images, "proprio")}
+
+
+class Recorded:
+    """A dataset's rows as tensors on a device, where its pictures lie for good, as bytes, if they fit."""
+
+    def __init__(self, dataset: Dataset, device: torch.device = CPU) -> None:
+        self.dataset, self.device = dataset, device
+        size = sum(images.nbytes for images in dataset.images.values())
+        kept = dataset.images if fits(size, device) else {}
+        self._kept = {name: torch.from_numpy(np.array(images)).to(device) for name, images in kept.items()}
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether each batch reads pictures from the disk and sends them to the device."""
+        return self.device.type != "cpu" and not self._kept
+
+    def at(self, name: str, rows: NDArray[np.int64]) -> Tensor:
+        """Return a field at rows (...): (..., *row shape)."""
+        if name in self._kept:
+            return self._kept[name][torch.from_numpy(rows).to(self.device)]
+        return _at(self.dataset, name, rows, self.device)
+
+    def pictures_at(self, rows: NDArray[np.int64]) -> Observation:
+        """Return what a robot observes in rows (...), as the function of that name."""
+        return {name: self.at(name, rows) for name in (*self.dataset.images, "proprio")}
 
 
 def action_at(dataset: Dataset, rows: NDArray[np.int64], device: torch.device = CPU) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diwa_runtime.config.bounds import WIDTHS, check_bounds
 from diwa_trainer.devices.device import in_float32
+from diwa_trainer.devices.draws import Source, uniform
 from diwa_trainer.world import rssm_window
 from diwa_trainer.world.rssm_sequence import NORM_EPS, draw, mix
 
@@ -151,7 +152,7 @@ class RSSM(nn.Module):
         h = self.advance(latent, previous_action)
         return torch.cat([h, self.one_hot(self.posterior(h, embedding, features).argmax(-1), h)], -1)
 
-    def imagine_step(self, latent: Tensor, action: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def imagine_step(self, latent: Tensor, action: Tensor, generator: Source = None) -> Tensor:
         """Advance latents (B, Z) by actions (B, A) and a sample of the prior, straight-through where gradients flow."""
         h = self.advance(latent, action)
         probabilities = mix(self.prior(h, latent, action).softmax(-1), self.config.unimix)
@@ -168,7 +169,7 @@ class RSSM(nn.Module):
         embeddings: Tensor,
         previous_actions: Tensor,
         latent: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
         *,
         mode: bool = False,
         features: Tensor | None = None,
@@ -186,9 +187,7 @@ class RSSM(nn.Module):
             logits = self.log_probabilities(posterior), self.log_probabilities(prior)
         return Observed(torch.cat([h, z], -1), *logits, index)
 
-    def imagine(
-        self, latent: Tensor, actions: Tensor, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def imagine(self, latent: Tensor, actions: Tensor, generator: Source = None) -> tuple[Tensor, Tensor]:
         """Advance latents (B, Z) by T actions (B, T, A) and samples of the prior, as `imagine_step` T times.
 
         Returns:
@@ -233,7 +232,6 @@ class RSSM(nn.Module):
             return logits.log_softmax(-1)
         return mix(logits.softmax(-1), self.config.unimix).log()
 
-    def uniforms(self, batch: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw what chooses the states (*batch, S), on the generator's device: a seed gives the same ones anywhere."""
-        shape = (*batch, self.config.variables)
-        return torch.rand(shape, generator=generator, dtype=like.dtype).to(like.device)
+    def uniforms(self, batch: torch.Size, like: Tensor, generator: Source) -> Tensor:
+        """Draw what chooses the states (*batch, S)."""
+        return uniform((*batch, self.config.variables), generator, like.device, like.dtype)

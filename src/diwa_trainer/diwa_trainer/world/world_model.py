@@ -21,6 +21,7 @@ from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.devices.device import Metrics
+from diwa_trainer.devices.draws import Part, Source
 from diwa_trainer.world.balanced_kl import balanced_kl
 from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.eyes.scene_eyes import SceneEyes
@@ -187,7 +188,7 @@ class WorldModel(nn.Module):
         self,
         observation: Observation,
         actions: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Source = None,
         *,
         mode: bool = False,
     ) -> Observed:
@@ -236,7 +237,7 @@ class WorldModel(nn.Module):
         return self.scene_features.physical(self.decode(latent)[..., len(self.proprio) :], name)
 
     def loss(
-        self, observation: Observation, actions: Tensor, generator: torch.Generator, *, with_open_loop: bool = False
+        self, observation: Observation, actions: Tensor, generator: Source, *, with_open_loop: bool = False
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of windows (B, T, ...) and its parts.
 
@@ -271,7 +272,7 @@ class WorldModel(nn.Module):
         return total, {"loss": total.detach(), **metrics}
 
     @torch.no_grad()
-    def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+    def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: Source) -> Tensor:
         """Reconstruction error of frames that are imagined from an earlier frame's latent and the actions between.
 
         The frame that it begins at is drawn anew, and is often the window's first, as in an imagined episode. An event
@@ -279,6 +280,7 @@ class WorldModel(nn.Module):
         PPO needs is what the model does when it sees nothing.
         """
         steps = min(OPEN_LOOP_STEPS, latents.shape[1] - 1)
+        assert not isinstance(generator, Part), "it is measured by one process alone"
         first = 1 + int(torch.randint(latents.shape[1] - steps, (), generator=generator))
         imagined, index = self.rssm.imagine(latents[:, first - 1], actions[:, first - 1 : first + steps - 1], generator)
         error = self._decode_drawn(imagined, index) - target[:, first : first + steps]

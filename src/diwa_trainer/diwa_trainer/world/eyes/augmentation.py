@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diwa_runtime.config.bounds import check_bounds
+from diwa_trainer.devices.draws import Source, normal, uniform
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,15 @@ class AugmentationConfig:
         check_bounds(self, brightness=(0, 1), contrast=(0, 1), colour=(0, 1), noise=(0, 1), shift=(0, 64))
 
 
-def augment(pictures: Tensor, config: AugmentationConfig, generator: torch.Generator) -> Tensor:
+def augment(pictures: Tensor, config: AugmentationConfig, source: Source) -> Tensor:
     """Change pictures (B, 3, H, W) of values about -0.5 to 0.5, each by its own draw; the shape stays."""
     size = (len(pictures), 1, 1, 1)
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator)
+        return normal(shape, source, pictures.device)
 
     if config.shift:
-        pictures = _shifted(pictures, config.shift, generator)
+        pictures = _shifted(pictures, config.shift, source)
     if config.contrast:
         mean = pictures.mean((1, 2, 3), keepdim=True)
         pictures = (pictures - mean) * (config.contrast * draw(*size)).exp() + mean
@@ -44,12 +44,12 @@ def augment(pictures: Tensor, config: AugmentationConfig, generator: torch.Gener
     return pictures
 
 
-def _shifted(pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
+def _shifted(pictures: Tensor, most: float, source: Source) -> Tensor:
     """Move each picture by up to `most` pixels along each axis, its border repeated."""
     height, width = pictures.shape[-2:]
-    moves = (2 * torch.rand(len(pictures), 2, generator=generator) - 1) * most
-    matrix = torch.zeros(len(pictures), 2, 3)
+    moves = (2 * uniform((len(pictures), 2), source, pictures.device) - 1) * most
+    matrix = pictures.new_zeros(len(pictures), 2, 3)
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1
-    matrix[:, :, 2] = 2 * moves / torch.tensor([width, height])
+    matrix[:, 0, 2], matrix[:, 1, 2] = 2 * moves[:, 0] / width, 2 * moves[:, 1] / height
     grid = F.affine_grid(matrix, list(pictures.shape), align_corners=False)
     return F.grid_sample(pictures, grid, padding_mode="border", align_corners=False)

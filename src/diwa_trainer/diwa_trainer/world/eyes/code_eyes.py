@@ -18,12 +18,14 @@ from torch import Tensor, nn
 
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.draws import normal
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.decoder import OtherCameras, PictureDecoder
-from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.eyes import Batch, Eyes, EyesConfig
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
 from diwa_trainer.world.features import CLAMP
-from diwa_trainer.world.observations import pictures_at
+from diwa_trainer.world.observations import Recorded
 
 NEARBY = 6
 """Rows at most between the two moments."""
@@ -33,6 +35,8 @@ ALIKE = 0.05
 """Weight of numbers of the code being alike, beside their agreement."""
 NOISE = 0.15
 """Deviation of what is added to the code, of unit variance, in training: it bounds what the code can hold."""
+AGAIN = "_again"
+"""Behind the names of what is seen in another moment of the same second."""
 CODE_WEIGHT, CODE_SHARE = 2.0, 1.0
 SMALLEST_EIGENVALUE = 1e-4
 """Of the code's covariance, as a share of the largest: what varies less is not blown up by whitening."""
@@ -53,7 +57,7 @@ class CodeEyes(Eyes):
         super().__init__(spec, config, config.code)
         self.normalise = nn.BatchNorm1d(config.code, affine=False)
         self.decoder = PictureDecoder(spec.cameras[0], config.code + len(self.proprio), config)
-        self.told = nn.Linear(config.code, len(spec.watched))
+        self.told = nn.Linear(config.code, len(spec.watched)).requires_grad_(config.marks > 0)
         self.others = OtherCameras(spec, config.code + len(self.proprio), config)
         self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT))
         self.register_buffer("centre", torch.zeros(config.code))
@@ -83,47 +87,58 @@ class CodeEyes(Eyes):
         """Whiten and turn normalised codes (N, S), once `settle` has found how."""
         return ((normalised - self.centre) @ self.turn).clamp(-CLAMP, CLAMP)
 
-    def loss(
+    def draw(
         self,
-        dataset: Dataset,
+        recorded: Recorded,
         rows: NDArray[np.int64],
         rng: np.random.Generator,
         augmentation: AugmentationConfig,
-    ) -> Tensor:
-        """Squared error of the redrawn pictures of rows near to rows (B,), with what marks and agreement add.
+        share: Share = ALONE,
+    ) -> Batch:
+        """Read rows (B,), what is to be redrawn nearby, and for agreement rows of the same second.
 
-        The other cameras' decoders, by which no code is learned, learn beside.
+        What the code is compared by as a whole is not shared out: `noise` (B, S) and `marked` (B, K).
         """
-        code = self._code(dataset, rows, rng, augmentation)
+        dataset, size = recorded.dataset, len(rows)
+        batch = self.augmented(recorded.pictures_at(rows[share.rows]), augmentation, rng, share, size)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        code = code + NOISE * torch.randn(code.shape, generator=generator)
-        other = nearby(dataset, rows, NEARBY, rng)
-        proprio = self.proprio(torch.from_numpy(dataset.take("proprio", other)))
-        images = torch.from_numpy(dataset.take(self.decoder.camera, other))
-        numbers = torch.cat([code, proprio], -1)
-        loss = self.decoder.loss(numbers, images) + self.others.loss(numbers, dataset, other)
-        if self.config.marks:
-            loss = loss + self.config.marks * self._marked_loss(code, dataset, rows)
+        batch["noise"] = NOISE * normal((size, self.config.code), generator, self.device)
+        batch["marked"] = torch.from_numpy(_marked_states(dataset)[rows]).to(self.device)
+        other = nearby(dataset, rows, NEARBY, rng)[share.rows]
+        batch |= {"proprio_nearby": recorded.at("proprio", other), "image": recorded.at(self.decoder.camera, other)}
+        batch |= self.others.images(recorded, other, share)
         if self.config.agreement:
-            same_second = self._code(dataset, nearby(dataset, rows, SECOND, rng), rng, augmentation)
-            loss = loss + self.config.agreement * disagreement(code, same_second)
+            same_second = recorded.pictures_at(nearby(dataset, rows, SECOND, rng)[share.rows])
+            again = self.augmented(same_second, augmentation, rng, share, size)
+            batch |= {f"{name}{AGAIN}": value for name, value in again.items()}
+        return batch
+
+    def loss(self, batch: Batch, share: Share = ALONE) -> Tensor:
+        """Squared error of the redrawn pictures of rows nearby, with what marks and agreement add.
+
+        Codes are normalised, and agree, over the whole batch; each process redraws the pictures of its own rows. The
+        other cameras' decoders, by which no code is learned, learn beside.
+        """
+        code = self._code(batch, share) + batch["noise"]
+        told = torch.cat([code[share.rows], self.proprio(batch["proprio_nearby"])], -1)
+        loss = self.decoder.loss(told, batch["image"]) + self.others.loss(told, batch, share)
+        if self.config.marks:
+            loss = loss + self.config.marks * self._marked_loss(code, batch["marked"])
+        if self.config.agreement:
+            loss = loss + self.config.agreement * disagreement(code, self._code(batch, share, AGAIN))
         return loss
 
-    def _code(
-        self, dataset: Dataset, rows: NDArray[np.int64], rng: np.random.Generator, augmentation: AugmentationConfig
-    ) -> Tensor:
-        """Normalised codes (B, S) of rows (B,)."""
-        observation = pictures_at(dataset, rows)
-        code: Tensor = self.normalise(self.raw(self.augmented(observation, augmentation, rng), observation["proprio"]))
+    def _code(self, batch: Batch, share: Share, which: str = "") -> Tensor:
+        """Normalised codes (B, S) of the whole batch."""
+        pictures = {name: batch[f"{name}{which}"] for name in self.cameras}
+        code: Tensor = self.normalise(share.gather(self.raw(pictures, batch[f"proprio{which}"])))
         return code
 
-    def _marked_loss(self, code: Tensor, dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:
-        """Cross-entropy of what marks say of the scene, read by a line through codes (B, S)."""
-        states = torch.from_numpy(_marked_states(dataset)[rows])
+    def _marked_loss(self, code: Tensor, states: Tensor) -> Tensor:
+        """Cross-entropy of what marks say of the scene (B, K), read by a line through codes (B, S)."""
         known = states != UNKNOWN
-        if not known.any():
-            return torch.zeros(())
-        return F.binary_cross_entropy_with_logits(self.told(code)[known], states[known].float())
+        each = F.binary_cross_entropy_with_logits(self.told(code), states.clamp(min=0).float(), reduction="none")
+        return (each * known).sum() / known.sum().clamp(min=1)
 
     def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
         """Draw cameras' images (N, H, W, 3) from what was, or might be, seen (N, S) and standardised proprio (N, F)."""
@@ -146,12 +161,13 @@ class CodeEyes(Eyes):
         `follows` says which rows follow the one before them. A number weighs the less the more it moves from row to
         row: what is quick is the arm, which proprio tells better, or noise.
         """
-        x = torch.from_numpy(codes).double()
+        x = torch.from_numpy(codes).to(self.device).double()
         mean = x.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov(x.T))
         whiten = vectors * values.clamp(min=float(values[-1]) * SMALLEST_EIGENVALUE).rsqrt()
         white = (x - mean) @ whiten
-        steps = white[1:][torch.from_numpy(follows[1:])] - white[:-1][torch.from_numpy(follows[1:])]
+        later = torch.from_numpy(np.flatnonzero(follows[1:])).to(self.device) + 1
+        steps = white[later] - white[later - 1]
         quickness, slowest_first = torch.linalg.eigh(steps.T @ steps / len(steps))
         self.centre.copy_(mean.float())
         self.turn.copy_((whiten @ slowest_first).float())

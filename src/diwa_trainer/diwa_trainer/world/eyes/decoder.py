@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
 from diwa_trainer.world.features import CLAMP
+from diwa_trainer.world.observations import Recorded
 
 LEAST_SPREAD = 0.05
 """Of a pixel over the recordings. A pixel counts by its own spread, so that a lamp of ten pixels counts."""
@@ -21,6 +23,8 @@ FITTED_ROWS = 2000
 """Recorded rows that the pixels' mean and spread are taken from."""
 COARSE = 16
 """Pixels that become one where the picture is smallest."""
+SHOWN = "_shown"
+"""Behind the name of a camera whose pictures are redrawn for the reader's eye alone."""
 EVERY = 4
 """One row in so many is redrawn for the reader's eye alone: it costs little beside what eyes learn by."""
 
@@ -67,11 +71,19 @@ class PictureDecoder(nn.Module):
     def forward(self, numbers: Tensor) -> Tensor:
         """Draw standardised pictures (B, 3, H, W)."""
         drawn: Tensor = self.out(self.into(numbers).unflatten(1, self.coarse))
-        return drawn[:, :, : self.shape[1], : self.shape[2]]
+        return drawn[:, :, : self.shape[1], : self.shape[2]].float()
 
     def loss(self, numbers: Tensor, images: Tensor) -> Tensor:
         """Squared error of the pictures of images (B, H, W, 3), in units of each pixel's spread."""
         return self.errors(numbers, images).mean()
+
+    def loss_of_every(self, step: int, numbers: Tensor, images: Tensor, share: Share = ALONE) -> Tensor:
+        """Loss of every `step`-th row of a whole batch, from this process's numbers (B, N).
+
+        Of those rows alone are images (b, H, W, 3). Processes may have more or fewer of them: each divides by the mean.
+        """
+        rows = -(-len(numbers) * share.count // step) / share.count
+        return self.errors(numbers[share.every(step)], images).sum() / rows
 
     def errors(self, numbers: Tensor, images: Tensor) -> Tensor:
         """As `loss`, of each picture (B,)."""
@@ -96,10 +108,14 @@ class OtherCameras(nn.ModuleDict):
         for _, decoder in self.decoders():
             decoder.fit(dataset)
 
-    def loss(self, numbers: Tensor, dataset: Dataset, rows: NDArray[np.int64]) -> Tensor:
-        """Sum of the decoders' losses on some of rows (B,), drawn from numbers (B, N), which it teaches nothing."""
-        few, said = rows[::EVERY], numbers[::EVERY].detach()
-        losses = [one.loss(said, torch.from_numpy(dataset.take(name, few))) for name, one in self.decoders()]
+    def images(self, recorded: Recorded, rows: NDArray[np.int64], share: Share) -> dict[str, Tensor]:
+        """Read what the loss is of: images (b, H, W, 3) of some of this process's rows (B,)."""
+        return {f"{name}{SHOWN}": recorded.at(name, rows[share.every(EVERY)]) for name in self}
+
+    def loss(self, numbers: Tensor, batch: dict[str, Tensor], share: Share) -> Tensor:
+        """Sum of the decoders' losses on some rows of a batch, drawn from numbers (B, N), which it teaches nothing."""
+        said = numbers.detach()
+        losses = [one.loss_of_every(EVERY, said, batch[f"{name}{SHOWN}"], share) for name, one in self.decoders()]
         return torch.stack(losses).sum() if losses else numbers.new_zeros(())
 
     def draw(self, numbers: Tensor) -> dict[str, Tensor]:

@@ -15,13 +15,17 @@ from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.draws import seeded
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
 from diwa_trainer.world.features import Features
-from diwa_trainer.world.observations import Observation
+from diwa_trainer.world.observations import Observation, Recorded
 
 STEPS = (4, 2, 2)
 """Strides of a camera's convolutions: the first one takes many pixels together, which is what makes it quick."""
 SMALLEST_PICTURE = 16
+Batch = dict[str, Tensor]
+"""What a loss is computed from, by name; cameras' pictures (B, 3, H, W) are augmented."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class Eyes(nn.Module, ABC):
         )
 
     @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.proprio.mean.device
+
+    @property
     @abstractmethod
     def names(self) -> tuple[str, ...]:
         """Of the numbers that are seen."""
@@ -107,14 +116,19 @@ class Eyes(nn.Module, ABC):
         """Set the standardisation from recorded rows."""
 
     @abstractmethod
-    def loss(
+    def draw(
         self,
-        dataset: Dataset,
+        recorded: Recorded,
         rows: NDArray[np.int64],
         rng: np.random.Generator,
         augmentation: AugmentationConfig,
-    ) -> Tensor:
-        """Return the loss of recorded rows (B,)."""
+        share: Share = ALONE,
+    ) -> Batch:
+        """Return what the loss of recorded rows (B,) is computed from: this process's share, and all that is random."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, share: Share = ALONE) -> Tensor:
+        """Return the loss of a batch; of a share, what the shares' mean is the loss of the whole by."""
 
     @abstractmethod
     def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
@@ -142,14 +156,20 @@ class Eyes(nn.Module, ABC):
         """Head's output (B, N) for pictures (B, 3, H, W) and proprio (B, P)."""
         codes = [encoder(pictures[name]) for name, encoder in self.cameras.items()]
         out: Tensor = self.head(torch.cat([*codes, self.proprio(proprio)], -1))
-        return out
+        return out.float()
 
     def augmented(
-        self, observation: Observation, augmentation: AugmentationConfig, rng: np.random.Generator
-    ) -> dict[str, Tensor]:
-        """Return an observation's pictures (B, 3, H, W), augmented."""
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        return {name: augment(as_pictures(observation[name]), augmentation, generator) for name in self.cameras}
+        self,
+        observation: Observation,
+        augmentation: AugmentationConfig,
+        rng: np.random.Generator,
+        share: Share,
+        size: int,
+    ) -> Batch:
+        """Return the observation of a share of `size` rows with its pictures (B, 3, H, W) augmented."""
+        source = share.part(seeded(int(rng.integers(2**62)), self.device), size)
+        pictures = {name: augment(as_pictures(observation[name]), augmentation, source) for name in self.cameras}
+        return {**pictures, "proprio": observation["proprio"]}
 
 
 def as_pictures(images: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.decoder import OtherCameras, PictureDecoder
-from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
+from diwa_trainer.world.eyes.eyes import Batch, Eyes, EyesConfig
 from diwa_trainer.world.features import CLAMP, Features
-from diwa_trainer.world.observations import pictures_at
+from diwa_trainer.world.observations import Recorded
 
 LEAST_WEIGHT = 0.05
 """Of a feature in the loss, as a share of the weightiest: free blocks count little for a policy, but are seen."""
@@ -74,21 +75,30 @@ class SceneEyes(Eyes):
         low, high = self.values
         return torch.where(self.two_valued, low + (high - low) * raw.sigmoid(), raw.clamp(-CLAMP, CLAMP))
 
-    def loss(
+    def draw(
         self,
-        dataset: Dataset,
+        recorded: Recorded,
         rows: NDArray[np.int64],
         rng: np.random.Generator,
         augmentation: AugmentationConfig,
-    ) -> Tensor:
-        """Smooth L1 of standardised features, cross-entropy of what has two values, for rows (B,).
+        share: Share = ALONE,
+    ) -> Batch:
+        """Read pictures, proprio and scene of rows (B,); `image` is to be redrawn."""
+        mine = rows[share.rows]
+        observation = recorded.pictures_at(mine)
+        seen = self.augmented(observation, augmentation, rng, share, len(rows))
+        image = observation[self.decoder.camera][share.every(REDRAWN_EVERY)]
+        shown = self.others.images(recorded, mine, share)
+        return {**seen, **shown, "scene": recorded.at("scene", mine), "image": image}
+
+    def loss(self, batch: Batch, share: Share = ALONE) -> Tensor:
+        """Smooth L1 of standardised features, cross-entropy of what has two values.
 
         Weighed as in the world model, but no feature less than `LEAST_WEIGHT` of the weightiest. The decoders, by which
         nothing is seen, learn beside: to redraw pictures from the recorded scene and proprio.
         """
-        observation = pictures_at(dataset, rows)
-        target = self.scene(torch.from_numpy(dataset.take("scene", rows)))
-        raw = self.raw(self.augmented(observation, augmentation, rng), observation["proprio"])
+        target = self.scene(batch["scene"])
+        raw = self.raw(batch, batch["proprio"])
         upper = (target > self.values.mean(0)).float()
         each = torch.where(
             self.two_valued,
@@ -96,10 +106,9 @@ class SceneEyes(Eyes):
             F.smooth_l1_loss(raw, target, reduction="none", beta=0.1),
         )
         weight = (self.scene.weight / self.scene.weight.max()).clamp(min=LEAST_WEIGHT)
-        told = torch.cat([target, self.proprio(observation["proprio"])], -1)
-        shown = slice(None, None, REDRAWN_EVERY)
-        redrawing = self.decoder.loss(told[shown], observation[self.decoder.camera][shown])
-        redrawing = redrawing + self.others.loss(told, dataset, rows)
+        told = torch.cat([target, self.proprio(batch["proprio"])], -1)
+        redrawing = self.decoder.loss_of_every(REDRAWN_EVERY, told, batch["image"], share)
+        redrawing = redrawing + self.others.loss(told, batch, share)
         return (each * weight).sum(-1).mean() + redrawing
 
     def pictures(self, seen: Tensor, proprio: Tensor) -> dict[str, Tensor]:
