@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diwa_trainer.report.charts import (
-    MOST_POINTS,
-    Axis,
-    Estimate,
-    Series,
-    fit_scale,
-    interval_chart,
-    line_chart,
-    number,
-)
+from diwa_trainer.report.charts import MOST_POINTS, Estimate, Series, density, interval_chart, line_chart
+from diwa_trainer.report.scales import Axis, fit_scale, number
 
 VALUES = st.lists(
     st.one_of(
@@ -107,3 +99,16 @@ def test_interval_reaches_from_low_to_high():
     assert (float(low), float(high)) == pytest.approx((quarters[1], quarters[4]))
     assert float(re.search(r'cx="([\d.]+)"', chart)[1]) == pytest.approx(quarters[2])
     assert "base: 50 % [25, 100]" in chart
+
+
+def test_a_density_has_its_cells_where_both_axes_say_and_the_fullest_darkest():
+    drawn = density("drawer", [[60, 0], [2, 40]], 0.0, 1.0, Axis("recorded"), Axis("estimate"))
+
+    cells = re.findall(
+        r'x="([\d.]+)" y="([\d.]+)" width="[\d.]+" height="[\d.]+" opacity="([\d.]+)"><title>(\d+)', drawn
+    )
+    (x1, y1, shade1, _), (x2, y2, shade2, _), (x3, y3, shade3, _) = cells
+    assert [cell[3] for cell in cells] == ["60", "2", "40"]
+    assert float(x1) < float(x2) == float(x3), "recorded rightwards"
+    assert float(y1) == float(y2) > float(y3), "estimates upwards"
+    assert float(shade1) == 1.0 > float(shade3) > float(shade2)

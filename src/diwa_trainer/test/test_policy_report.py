@@ -10,8 +10,9 @@ from synthetic_runs import write_runs
 from diwa_runtime.errors import InputError
 from diwa_runtime.robot import Outcome
 from diwa_trainer.__main__ import main
-from diwa_trainer.report.charts import Axis, histogram
+from diwa_trainer.report.charts import histogram
 from diwa_trainer.report.run_logs import NO_END, read_run
+from diwa_trainer.report.scales import Axis
 from diwa_trainer.verbs.report import ReportConfig, run
 
 

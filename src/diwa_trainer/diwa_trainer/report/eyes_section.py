@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diwa_trainer.report.charts import Axis, Series, density, line_chart, number
+from diwa_trainer.report.charts import Series, density, line_chart
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, image, join, missing, table
 from diwa_trainer.report.model_sections import LENGTHS, unit_of
+from diwa_trainer.report.scales import Axis, number
 from diwa_trainer.runs.result_files import worst_picture
 
 TRAIN_EYES = "train_eyes"

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diwa_trainer.report.charts import Axis, Role, Series, line_chart, number
+from diwa_trainer.report.charts import Role, Series, line_chart
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, join, missing, table, video
+from diwa_trainer.report.scales import Axis, number
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.world.usable import CLEARLY, LASTING, LEAST_WINDOWS
 

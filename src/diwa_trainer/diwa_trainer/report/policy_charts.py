@@ -7,9 +7,10 @@ from statistics import median, quantiles
 
 from diwa_runtime.logs.divergence import DivergenceSum
 from diwa_runtime.robot import Outcome
-from diwa_trainer.report.charts import Axis, Role, Series, histogram, line_chart
+from diwa_trainer.report.charts import Role, Series, histogram, line_chart
 from diwa_trainer.report.html import Html, details, element, grid, join, lines, table
 from diwa_trainer.report.run_logs import Run, Step
+from diwa_trainer.report.scales import Axis
 
 SECONDS = Axis("s", low=0)
 _AXES: tuple[tuple[str, Role], ...] = (("x", "new"), ("y", "other"), ("z", "base"))

@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterator
 
 from diwa_trainer.evaluation.statistics import discordant, mcnemar
-from diwa_trainer.report.charts import Estimate, Role, interval_chart, number
+from diwa_trainer.report.charts import Estimate, Role, interval_chart
 from diwa_trainer.report.gather import BASE, FINETUNED, Evaluation, RunFolder, Runs, TaskRuns
 from diwa_trainer.report.html import Html, details, element, join, missing, table, video
+from diwa_trainer.report.scales import number
 
 EVALUATE = "evaluate"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from diwa_trainer.report.charts import Axis, Role, Series, line_chart
+from diwa_trainer.report.charts import Role, Series, line_chart
 from diwa_trainer.report.gather import BASE, FINETUNED, Evaluation, RunFolder, Runs, TaskRuns
 from diwa_trainer.report.html import Html, details, element, grid, join, lines, missing, table
 from diwa_trainer.report.result_sections import final_evaluations, iteration_of
+from diwa_trainer.report.scales import Axis
 
 HELD_OUT = ("demonstrations", "play")
 PAPER, PAPER_MEANS, PAPER_THRESHOLD = "paper's mean (Table S.4)", (0.89, 0.98), 0.5
