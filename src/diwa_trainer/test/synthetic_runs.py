@@ -174,7 +174,7 @@ def open_loop_report() -> dict[str, Any]:
             "moved_windows": 23,
             "usable": 31 if name == "led" else HORIZON,
             "curve": curves,
-            "moved_curve": curves,
+            "moved_curve": curves | {"mean": [scale] * HORIZON},
             "posterior_first": 0.15 * scale,
             "posterior_last": 0.04 * scale,
         }

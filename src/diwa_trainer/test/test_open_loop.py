@@ -240,3 +240,19 @@ def test_the_usable_horizon_is_of_windows_in_which_the_quantity_moved_and_of_the
 def test_the_usable_horizon_is_said_in_steps_and_seconds(data):
     found = open_loop_report(Oracle(data), data, data.episodes, seed=0, windows=60)["usable"]
     assert found == {"steps": HORIZON, "seconds": HORIZON / SPEC.rate_hz, "limited_by": None}
+
+
+def test_a_model_that_always_says_the_mean_is_usable_for_nothing(data):
+    class Mean(Oracle):
+        """Says of every row what is recorded in the mean."""
+
+        def decode(self, latent):
+            rows = windows_of_sixty.reshape(-1)
+            return self.remembered[rows].mean(0).expand(*latent.shape[:-1], -1)
+
+    play = data.episodes_of(kind="play")
+    windows_of_sixty = data.windows(np.random.default_rng(0), 60, CONTEXT + HORIZON, play, fields=())["row"]
+
+    features = open_loop_report(Mean(data), data, data.episodes, seed=0, windows=60)["features"]
+
+    assert features["led"]["usable"] == features["drawer"]["usable"] == 0

@@ -28,6 +28,13 @@ def test_the_better_baseline_counts():
     assert usable_steps(model, 0.4 * CONSTANT, LINEAR) == 0
 
 
+def test_a_model_that_hedges_between_two_states_knows_nothing():
+    """In windows in which a light flips, in the middle on average, half on is nearer than as it was."""
+    as_it_was, hedged = np.clip(AHEAD / 30, 0, 1), np.full(H, 0.5)
+    assert usable_steps(hedged, as_it_was, as_it_was) == H
+    assert usable_steps(hedged, as_it_was, as_it_was, hedged) == 0
+
+
 def test_a_floor_that_no_baseline_has_in_the_first_steps_does_not_count():
     assert usable_steps(0.1 + 0.1 * CONSTANT, CONSTANT, LINEAR) == H
 

@@ -75,10 +75,10 @@ def _usable(report: Mapping[str, Any]) -> Html:
         *((_steps(feature), name) for name, feature in features.items()),
     ]
     said = (
-        f"Usable are the imagined steps, of {measured}, until the model is no longer clearly better than both "
-        "baselines, which repeat the last frame or go on at its speed: its error, in held-out windows in which the "
-        f"quantity moved, is at most {100 * CLEARLY:.0f} % of theirs. It takes {LASTING} steps on end to begin and to "
-        "end; each is averaged with its neighbours. The first number is the smallest of all."
+        f"Usable are the imagined steps, of {measured}, until the model is no longer clearly better than all "
+        "baselines, which repeat the last frame, go on at its speed, or always say the mean: its error, in held-out "
+        f"windows in which the quantity moved, is at most {100 * CLEARLY:.0f} % of theirs. It takes {LASTING} steps on "
+        "end to begin and to end; each is averaged with its neighbours. The first number is the smallest of all."
     )
     return join(
         [
@@ -242,9 +242,14 @@ def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
 
 def _error_curve(name: str, feature: Mapping[str, Any]) -> str:
     unit, factor = unit_of(name)
-    roles: tuple[tuple[str, Role], ...] = (("model", "new"), ("constant", "base"), ("linear", "other"))
+    roles: tuple[tuple[str, Role], ...] = (
+        ("model", "new"),
+        ("constant", "base"),
+        ("linear", "other"),
+        ("mean", "faint"),
+    )
     series, curves = [], feature.get("moved_curve") or feature["curve"]
-    for who, role in roles:
+    for who, role in roles[: len(curves)]:
         curve = [error * factor for error in curves[who]]
         series.append(Series(who, range(1, len(curve) + 1), curve, role, dashed=who != "model"))
     # A linear guess may run off the table: the others decide what is shown.

@@ -86,7 +86,7 @@ KEYS: Mapping[str, Mapping[str, Kind]] = {
         "features.*.all": MAPPING, "features.*.moved": MAPPING, "features.*.moved_windows": COUNT,
         **{f"features.*.curve.{who}": list_of(NUMBER, 1) for who in _BY_WHOM},
         "features.*.curve": MAPPING, "features.*.usable?": COUNT.or_null(),
-        **{f"features.*.moved_curve?.{who}": list_of(NUMBER, 1) for who in _BY_WHOM},
+        **{f"features.*.moved_curve?.{who}": list_of(NUMBER, 1) for who in (*_BY_WHOM, "mean")},
         "features.*.moved_curve?": MAPPING.or_null(), "usable?": MAPPING.or_null(), "usable?.steps": COUNT,
         "usable?.seconds": NOT_NEGATIVE, "usable?.limited_by": TEXT.or_null(),
         "features.*.posterior_first": NUMBER, "features.*.posterior_last": NUMBER,

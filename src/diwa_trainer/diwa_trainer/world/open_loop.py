@@ -120,12 +120,13 @@ def _errors(truth: NDArray[np.float64], guess: NDArray[np.float64], name: str) -
     }
     moved = tables["constant"].max(1) > (0.02 if name == "tcp" else 0.05 if np.ptp(truth) < 0.9 else 0.5)
     at = np.array(SHOWN_HORIZONS) - 1
-    moved_curve = {who: table[moved].mean(0) for who, table in tables.items()} if moved.any() else {}
+    mean = _distance(np.broadcast_to(truth.mean((0, 1)), future.shape), future)
+    moved_curve = {who: table[moved].mean(0) for who, table in (tables | {"mean": mean}).items()} if moved.any() else {}
     return {
         "all": {who: table.mean(0)[at].tolist() for who, table in tables.items()},
         "moved": {who: moved_curve[who][at].tolist() if moved_curve else None for who in tables},
         "moved_windows": int(moved.sum()),
-        "usable": usable_steps(**moved_curve) if moved.sum() >= LEAST_WINDOWS else None,
+        "usable": usable_steps(*moved_curve.values()) if moved.sum() >= LEAST_WINDOWS else None,
         "curve": {who: table.mean(0).tolist() for who, table in tables.items()},
         "moved_curve": {who: curve.tolist() for who, curve in moved_curve.items()} or None,
         "posterior_first": float(_distance(guess[:, 0], truth[:, 0]).mean()),

@@ -18,18 +18,18 @@ LEAST_WINDOWS = 10
 """With fewer windows in which a quantity moved nothing is said of it."""
 
 
-def usable_steps(model: ArrayLike, constant: ArrayLike, linear: ArrayLike) -> int:
-    """Return the step up to which a model is clearly better than the better of two baselines; 0: it never is.
+def usable_steps(model: ArrayLike, *baselines: ArrayLike) -> int:
+    """Return the step up to which a model is clearly better than the best of several baselines; 0: it never is.
 
     From where it is so for `LASTING` steps on end until it is not for as many. The first steps do not count against a
     model: while next to nothing has moved yet, the last frame cannot be beaten.
 
     Args:
         model: its error at steps 1 to H, at least `LASTING`, mean over the windows in which the quantity moved.
-        constant: that of repeating the last frame.
-        linear: that of going on at its speed.
+        baselines: those of repeating the last frame, of going on at its speed, and of always saying the mean. Without
+            the mean whoever hedges wins: where only windows count in which something moved, it cannot be where it was.
     """
-    baseline = np.minimum(_smoothed(constant), _smoothed(linear))
+    baseline = np.min([_smoothed(errors) for errors in baselines], 0)
     ahead = (_smoothed(model) <= CLEARLY * baseline) & (baseline > 0)
     begins = np.flatnonzero(sliding_window_view(ahead, LASTING).all(1))
     if not len(begins):
