@@ -10,10 +10,14 @@ from toy import SPEC, TINY_MODEL, TINY_POLICY, TRAINERS, checkpoint_of, tiny_con
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import CameraSpec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.devices.device import choose_device, numbers
+from diwa_trainer.devices import device as device_module
+from diwa_trainer.devices.ahead import Ahead
+from diwa_trainer.devices.device import Computing, choose_device, compiled, numbers, settled
 from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain, draw_noise, sample
 from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, make_losses, mean_log_prob
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
+from diwa_trainer.verbs import train_eyes
+from diwa_trainer.verbs.train_eyes import TrainEyesConfig
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.eyes import EyesConfig
 from diwa_trainer.world.eyes.modes import make_eyes
@@ -106,15 +110,54 @@ VERBS = ("train_world_model", "pretrain", "train_reward", "finetune")
 
 
 @pytest.mark.skipif(CUDA, reason="there is a graphics card")
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["train_eyes", *VERBS])
 def test_every_verb_that_learns_refuses_a_graphics_card_that_is_not_there(tmp_path, toy_data, toy_runs, verb):
-    config = dataclasses.replace(tiny_configs(toy_data, toy_runs)[verb], output=tmp_path / "run", device="cuda")
+    configs = {**tiny_configs(toy_data, toy_runs), "train_eyes": TrainEyesConfig(toy_data, tmp_path)}
+    config = dataclasses.replace(configs[verb], output=tmp_path / "run", device="cuda")
 
     with pytest.raises(ConfigError, match="finds no graphics card") as refused:
-        TRAINERS[verb](config)
+        {**TRAINERS, "train_eyes": train_eyes.run}[verb](config)
 
     assert "\n" not in str(refused.value)
     assert not config.output.exists()
+
+
+def test_without_a_compiler_compiling_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "/nowhere/g++"))
+    monkeypatch.setenv("TORCHINDUCTOR_FORCE_DISABLE_CACHES", "1")
+    loss = compiled(Computing(compile=True), lambda x: x.sin().sum())
+
+    with pytest.raises(ConfigError, match=r"compile: torch cannot .*No working C.. compiler.*; install a C"):
+        loss(torch.ones(3))
+
+    assert compiled(Computing(), loss) is loss
+
+
+@pytest.mark.parametrize(("gain", "precision"), [(0.5, "auto"), (2.0, "bfloat16")])
+def test_on_a_cpu_auto_is_bfloat16_where_that_is_measured_to_be_quicker(monkeypatch, gain, precision):
+    def seconds(product: tuple[int, int, int], *, bfloat16: bool = False) -> float:
+        assert product == (8, 4, 2)
+        return 1 / gain if bfloat16 else 1.0
+
+    monkeypatch.setattr(device_module, "_seconds", seconds)
+    cpu = torch.device("cpu")
+
+    assert settled(Computing(), cpu, (8, 4, 2)).precision == precision
+    assert settled(Computing(), cpu).precision == "auto", "which is float32 where nothing is measured"
+    assert settled(Computing(precision="float32"), cpu, (8, 4, 2)).precision == "float32"
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_reading_ahead_changes_no_batch_and_a_checkpoint_between_two_knows_the_next(ahead):
+    def draw(rng: np.random.Generator) -> int:
+        return int(rng.integers(1000))
+
+    plain, rng = np.random.default_rng(0), np.random.default_rng(0)
+    with Ahead(draw, rng, ahead) as batches:
+        assert [batches.take() for _ in range(3)] == [draw(plain) for _ in range(3)]
+        assert rng.bit_generator.state == plain.bit_generator.state
+    with Ahead(draw, rng, ahead) as resumed:
+        assert resumed.take() == draw(plain)
 
 
 def test_workers_stay_on_the_cpu(toy_data, toy_runs, monkeypatch):

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.errors import ConfigError, one_line
 
 CPU = torch.device("cpu")
 GAIN = 1.3
@@ -110,21 +110,18 @@ def compiled(config: Computing, loss: Callable[..., Any]) -> Callable[..., Any]:
     """Return a loss, compiled if the settings say so.
 
     Raises:
-        ConfigError: by the first call, there is nothing to compile with.
+        ConfigError: by the first call, torch cannot compile here, as without a compiler.
     """
     if not config.compile:
         return loss
-    from torch._inductor.exc import InvalidCxxCompiler  # which takes seconds
-
     made = torch.compile(loss, dynamic=False)
 
     def call(*inputs: Any) -> Any:
         try:
             return made(*inputs)
-        except InvalidCxxCompiler as error:
-            raise ConfigError(
-                "compile needs a C++ compiler, and there is none; install g++, or leave it out"
-            ) from error
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = one_line(error.inner_exception)[:120]
+            raise ConfigError(f"compile: torch cannot ({reason}); install a C++ compiler, or leave it out") from error
 
     return call
 
