@@ -50,7 +50,7 @@ class Weights(NamedTuple):
     carry_out: Tensor | None
 
 
-@torch.compiler.disable  # a compiler would write out every step: minutes, and slower
+@torch.compiler.disable  # which would write out every step: minutes, and slower
 def latent_sequence(
     action_share: Tensor,
     head_share: Tensor,
