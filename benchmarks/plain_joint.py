@@ -5,6 +5,8 @@ Pictures channels first, each transposed convolution as PyTorch has it: how LUMO
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ def embed(encoder: PictureEncoder, observation: Observation) -> Tensor:
     codes = []
     for name, network in encoder.cameras.items():
         x = pictures(observation[name])
-        for layer in network:
+        for layer in cast(nn.Sequential, network):
             x = F.conv2d(x, layer.weight.contiguous(), layer.bias, 2) if isinstance(layer, nn.Conv2d) else layer(x)
         codes.append(x)
     leading = observation[name].shape[:-3]
@@ -31,7 +33,7 @@ def error(decoder: PictureDecoder, latents: Tensor, observation: Observation) ->
     total = torch.zeros(len(into))
     for name, network in decoder.cameras.items():
         x = into
-        for layer in network:
+        for layer in cast(nn.Sequential, network):
             if isinstance(layer, nn.ConvTranspose2d):
                 x = F.conv_transpose2d(x, layer.weight.contiguous(), layer.bias, 2)
             else:
