@@ -209,7 +209,7 @@ def test_a_world_model_takes_only_eyes_of_its_own_recordings(world, tmp_path):
         TRAINERS["train_world_model"](config)
 
 
-@pytest.mark.parametrize("what", ["brightness", "contrast", "colour", "noise", "shift"])
+@pytest.mark.parametrize("what", ["brightness", "contrast", "colour", "noise", "shift", "blur"])
 def test_each_augmentation_changes_pictures_and_none_changes_none(what):
     pictures = torch.rand(6, 3, 16, 16) - 0.5
     still = AugmentationConfig(0, 0, 0, 0, 0)
@@ -219,6 +219,15 @@ def test_each_augmentation_changes_pictures_and_none_changes_none(what):
 
     assert changed.shape == pictures.shape
     assert all(not torch.allclose(one, other, atol=1e-3) for one, other in zip(changed, pictures, strict=True))
+
+
+def test_a_blurred_picture_is_smoother_and_no_darker():
+    pictures = torch.rand(4, 3, 16, 16) - 0.5
+
+    blurred = augment(pictures, AugmentationConfig(0, 0, 0, 0, 0, 1), torch.Generator().manual_seed(0))
+
+    assert (blurred.diff(dim=-1).abs().mean((1, 2, 3)) < pictures.diff(dim=-1).abs().mean((1, 2, 3))).all()
+    torch.testing.assert_close(blurred.mean((1, 2, 3)), pictures.mean((1, 2, 3)), atol=0.02, rtol=0)
 
 
 def test_a_shift_of_whole_pixels_moves_the_picture(monkeypatch):

@@ -20,9 +20,12 @@ class AugmentationConfig:
     colour: float = field(default=0.05, metadata={"help": "added to each colour, deviation"})
     noise: float = field(default=0.02, metadata={"help": "added to each pixel, deviation"})
     shift: float = field(default=0.0, metadata={"help": "pixels at most that a picture is moved, along each axis"})
+    blur: float = field(
+        default=0.0, metadata={"help": "share at most of a pixel that is the mean of it and its eight neighbours"}
+    )
 
     def __post_init__(self) -> None:
-        check_bounds(self, brightness=(0, 1), contrast=(0, 1), colour=(0, 1), noise=(0, 1), shift=(0, 64))
+        check_bounds(self, brightness=(0, 1), contrast=(0, 1), colour=(0, 1), noise=(0, 1), shift=(0, 64), blur=(0, 1))
 
 
 def augment(pictures: Tensor, config: AugmentationConfig, source: Source) -> Tensor:
@@ -34,6 +37,9 @@ def augment(pictures: Tensor, config: AugmentationConfig, source: Source) -> Ten
 
     if config.shift:
         pictures = _shifted(pictures, config.shift, source)
+    if config.blur:
+        share = config.blur * uniform(size, source, pictures.device)
+        pictures = pictures.lerp(F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, 1), share)
     if config.contrast:
         mean = pictures.mean((1, 2, 3), keepdim=True)
         pictures = (pictures - mean) * (config.contrast * draw(*size)).exp() + mean
