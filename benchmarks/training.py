@@ -147,13 +147,13 @@ _PLAIN = (
 BENCHMARKS = (
     Benchmark("world_model_training_state", "ms", None, _what(DEFAULT), _PLAIN, world_model_training(DEFAULT)),
     Benchmark("world_model_training_state_long", "ms", None, _what(LONG), _PLAIN, world_model_training(LONG)),
-    Benchmark("world_model_training_joint", "ms", 1.3, _what(JOINT), _PLAIN, world_model_training(JOINT)),
+    Benchmark("world_model_training", "ms", 1.3, _what(JOINT), _PLAIN, world_model_training(JOINT)),
     Benchmark(
         "eyes_in_front",
         "steps/s",
         10.0,
         "rows that a world model learns from, by the defaults' numbers of updates, the training of its eyes included",
-        "a world model that codes pictures itself, as in `world_model_training_joint`",
+        "a world model that codes pictures itself, as in `world_model_training`",
         eyes_in_front,
     ),
 )

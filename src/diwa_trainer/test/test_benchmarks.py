@@ -139,14 +139,6 @@ def test_figures_of_one_run_are_no_medians_of_repeats():
     assert of_one_run == {"servo_tracking", "servo_delay", "servo_rest", *LIVE}
 
 
-def test_the_page_names_the_targets_that_no_row_measures():
-    assert rows.NOT_MEASURED
-    text = rows.page_text([row("first")])
-    for goal in rows.NOT_MEASURED:
-        assert goal.name not in run.BENCHMARKS, "measured: take it out of NOT_MEASURED"
-        assert f"| `{goal.name}` |  |  |  |  | >= {goal.target:g}x | not measured |" in text
-
-
 def test_the_page_sums_up_by_the_row_that_is_kinder_to_the_reference():
     text = rows.page_text([row("ppo_update_bc", 32.6), row("ppo_update_bc_steps", 5.0), row("imagination")])
     assert "In short, beside plain versions: imagined episodes 2.0x, one with the BC term 5.0x.\n" in text
