@@ -10,7 +10,6 @@ from pathlib import Path
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
 
-
 HEADLINES = (
     ("a deployed chunk", "policy_sampling"),
     ("imagined episodes", "imagination"),
