@@ -29,7 +29,7 @@ from diwa_trainer.world.joint import JointConfig
 RUNS = {**TRAINERS, "train_eyes": train_eyes.run}
 TOLERANCE = 1e-3
 """Relative, of what is logged in the first updates: what is left is rounding."""
-WAIT_S = 120
+WAIT_S = 600
 
 
 def one_of_many(rank: int, count: int, work: list[tuple[str, Any, int]], errors: Path) -> None:
