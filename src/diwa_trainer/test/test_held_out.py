@@ -153,6 +153,8 @@ def test_a_reward_needs_rows_of_success_and_others(tmp_path, toy_runs, marked, s
 class Rows:
     """A model whose latent is the number of the row, and whose imagination counts on, below zero."""
 
+    device = torch.device("cpu")
+
     def __init__(self, data: Dataset) -> None:
         data.arrays["proprio"][:, ROW] = np.arange(len(data))
         self.accepted = torch.from_numpy(data.action)
