@@ -176,6 +176,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
             f"{results['starts']} different starts{shared}, with 95 % Wilson intervals;",
             "base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside, one for each",
             "training seed. Always the last iteration. What these starts had been seen by before: [the demo](demo.md).",
+            "In mode `state`; [from cameras](results_cameras.md).",
             f"Environment steps during fine-tuning: {results['env_steps_during_finetune']}. Mean gain over the tasks:",
             f"{100 * sum(gains) / len(gains):+.1f} points.",
             "",

@@ -139,7 +139,10 @@ def test_what_training_reads_are_the_rows_that_it_names(tmp_path, spec, rows):
     observation, actions = observation_at(dataset, rows), action_at(dataset, rows)
     pictures = pictures_at(dataset, rows)
 
-    assert tuple(observation) == ("proprio", "scene"), "numbers"
+    cameras = ("static", "wrist") if spec.uses_cameras else ()
+    assert tuple(observation) == ("proprio", "scene", *cameras), "numbers, and pictures that nothing has looked at yet"
+    looked_at = dataset.with_seen(np.zeros((len(dataset), 2), np.float32))
+    assert tuple(observation_at(looked_at, rows)) == ("proprio", "seen", "scene"), "numbers alone"
     assert tuple(pictures) == (spec.observation_fields if spec.uses_cameras else ("proprio",)), "as a robot observes"
     for name, tensor in {**observation, **pictures, "action": actions}.items():
         expected = torch.from_numpy(np.array(dataset.arrays[name])[rows])
