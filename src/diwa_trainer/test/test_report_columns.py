@@ -179,6 +179,7 @@ def test_starts_are_shown_and_policies_are_paired_by_them(made, tmp_path):
         ),
         ("world_model", "gradient_norm", "Norm of the gradient"),
         ("world_model", "held_out_open_loop", "Error of ten imagined steps"),
+        ("world_model", "pictures", "Error of a picture's number"),
         (f"{TASK}/pretrained", "loss", TASK),
         (f"{TASK}/pretrained", "held_out_loss", TASK),
         *((f"{TASK}/finetuned", f"judged_success_{name}", "Success") for name in ("classifier", "decoded", "both")),

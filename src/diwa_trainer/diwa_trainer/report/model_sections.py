@@ -95,8 +95,7 @@ def _expected(run: RunFolder) -> Html:
         return Html("")
     said = (
         "Four windows of held-out recordings; above the first camera, below it the others. Left of each pair what was "
-        "recorded, right what the model expects from two frames and 80 actions, redrawn from the numbers and the pose "
-        "that it imagines."
+        "recorded, right what the model expects from two frames and 80 actions, redrawn from what it imagines."
     )
     return join([video(film, "predicted beside seen"), element("p", said, css="note")])
 
@@ -135,6 +134,8 @@ def _training_curves(run: RunFolder) -> Html:
 
     updates, loss = Axis("updates"), Axis("", log=True)
     norm = Series("training", *run.curve("gradient_norm"), "faint")
+    # Of a world model that codes pictures itself.
+    pictures = [line_chart("Error of a picture's number", pair("pictures"), updates, loss)]
     charts = grid(
         [
             line_chart("Loss", pair("loss"), updates, loss),
@@ -148,6 +149,7 @@ def _training_curves(run: RunFolder) -> Html:
                 loss,
             ),
             line_chart("Norm of the gradient", [norm], updates, loss),
+            *(pictures if run.curve("pictures")[0] else []),
         ]
     )
     note = (
