@@ -59,13 +59,14 @@ def success_rows(name: str, folder: Path, tasks: Sequence[str]) -> list[str]:
 def gain_line(name: str, folder: Path, tasks: Sequence[str]) -> str:
     """Say what was gained on which starts."""
     policies = policies_of(folder / tasks[0])
-    tables = sum_up(folder, tasks, policies)["tasks"]
+    summed = sum_up(folder, tasks, policies)
+    tables = summed["tasks"]
     seeds = seeds_of(folder / tasks[0])
     means = " and ".join(f"{gains(tables, policy):+.1f}" for policy in policies)
     final = sum(rate(table[policy]) for table in tables.values() for policy in policies) / len(tables) / len(policies)
     return (
         f"- `{name}`, starts {seeds[0]} to {seeds[-1]}: mean gain {means} points, to {100 * final:.0f} % in the mean. "
-        f"Environment steps during fine-tuning: {sum_up(folder, tasks, policies)['env_steps_during_finetune']}."
+        f"Environment steps during fine-tuning: {summed['env_steps_during_finetune']}."
     )
 
 

@@ -23,6 +23,8 @@ from diwa_trainer.samples.latents import encode
 from diwa_trainer.verbs import export
 from diwa_trainer.verbs.export import ExportConfig
 from diwa_trainer.verbs.presets import PAPER
+from diwa_trainer.world.eyes.eyes import EyesConfig
+from diwa_trainer.world.eyes.modes import make_eyes
 from diwa_trainer.world.joint import JointConfig, Transposed
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.rssm import RSSMConfig
@@ -240,3 +242,5 @@ def test_a_model_sees_in_one_way_alone():
         WorldModel(small, TINY_JOINT)
     with pytest.raises(ConfigError, match=r"needs eyes.*--model.joint.depth"):
         WorldModel(spec_of("vision"), TINY_MODEL)
+    with pytest.raises(ConfigError, match="leave out --eyes"):
+        WorldModel(spec_of("vision"), TINY_JOINT, make_eyes(spec_of("vision"), EyesConfig()))

@@ -113,6 +113,10 @@ class Dataset:
         other.fingerprint = self.fingerprint  # of the recordings: whose eyes they were, the world model's file says
         return other
 
+    def evenly(self, most: int) -> NDArray[np.int64]:
+        """Return rows spread evenly over the recordings, at most so many: what statistics are taken from."""
+        return np.linspace(0, len(self) - 1, min(len(self), most), dtype=np.int64)
+
     @property
     def numbers(self) -> tuple[str, ...]:
         """Fields of numbers, by which a world model is taught: what is observed, and where recorded the scene."""

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from diwa_runtime.cli import EXIT_BAD_INPUT, EXIT_INTERRUPTED
 from diwa_runtime.errors import ConfigError, DiwaError
-from diwa_trainer.devices.device import OnDevice, choose_device
+from diwa_trainer.devices.device import OnDevice, choose_device, numbers
 from diwa_trainer.devices.draws import Part
 
 LONGEST_WAIT = datetime.timedelta(days=1)
@@ -79,9 +79,10 @@ class Share:
 
     def numbers(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Read metrics off their device, all at once: the processes' mean."""
+        if self.count == 1:
+            return numbers(metrics)
         values = torch.stack([value.double() for value in metrics.values()])
-        if self.count > 1:
-            distributed.all_reduce(values)
+        distributed.all_reduce(values)
         return dict(zip(metrics, (values / self.count).tolist(), strict=True))
 
     def any(self, flag: bool) -> bool:

@@ -116,10 +116,8 @@ def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) ->
             return
         final = _validation(config, dataset, held_out, model)
         run.check_finite("train_world_model", state.step, final)
-        if model.pictures is not None:  # as eyes in front: the later verbs take what was seen
-            seen = see(model.encoder, dataset, np.arange(len(dataset)))
-            save_seen(run.folder, seen)
-            dataset = dataset.with_seen(seen)
+        if model.pictures is not None:  # from here on its own encoder is frozen, as eyes are
+            dataset = dataset.with_seen(see(model.encoder, dataset, np.arange(len(dataset))))
         report = open_loop_report(model, dataset, held_out, seed=config.seed)
         write_json(run.folder / "open_loop.json", report)
         if frames := open_loop_film(model, dataset, held_out, seed=config.seed):
@@ -127,7 +125,7 @@ def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) ->
             with written_whole(run.folder / OPEN_LOOP_FILM) as temporary:
                 temporary.write_bytes(film)
         about = {"dataset": dataset.fingerprint, "updates": config.updates, "split_seed": config.split_seed}
-        if config.eyes is not None:  # what the later verbs see is what the model learned from
+        if model.sight is not None:  # the later verbs take what was seen from here
             save_seen(run.folder, dataset.arrays["seen"])
         save_world_model(run.folder, model, about)
         run.finish({"seconds": run.seconds, "updates": config.updates, **final})

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.world.eyes.eyes import as_images
 from diwa_trainer.world.observations import Observation
 
 SIDE = 64
@@ -117,7 +117,7 @@ class PictureDecoder(nn.Module):
         """Set the pixels' spread from recorded rows, if they count by it."""
         if not self.config.by_spread:
             return
-        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), FITTED_ROWS), dtype=np.int64)
+        rows = dataset.evenly(FITTED_ROWS)
         for name in self.cameras:
             pictures = standardised(torch.from_numpy(dataset.take(name, rows)))
             self.get_buffer(f"spread_{name}").copy_(pictures.std(0).clamp(min=LEAST_SPREAD))
@@ -144,10 +144,7 @@ class PictureDecoder(nn.Module):
     @torch.no_grad()
     def draw(self, latents: Tensor) -> dict[str, Tensor]:
         """Draw each camera's images (N, H, W, 3) of bytes from latents (N, Z)."""
-        return {
-            name: ((pictures + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-            for name, pictures in self(latents)
-        }
+        return {name: as_images(pictures / 2) for name, pictures in self(latents)}
 
 
 class _PictureError(torch.autograd.Function):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,7 +141,7 @@ class WorldModel(nn.Module):
 
     def _start_as_scales(self, dataset: Dataset) -> None:
         """Let the states begin as scales of the features observed; where pictures are coded too, half of them."""
-        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), RANGE_ROWS), dtype=np.int64)
+        rows = dataset.evenly(RANGE_ROWS)
         recorded = self.targets({name: torch.from_numpy(dataset.take(name, rows)) for name in dataset.numbers})
         low, high = (torch.quantile(recorded, q, dim=0) for q in (0.001, 0.999))
         margin = (0.05 * (high - low)).clamp(min=0.05)

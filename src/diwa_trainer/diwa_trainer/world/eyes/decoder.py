@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diwa_runtime.spec import CameraSpec, Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.devices.ranks import ALONE, Share
-from diwa_trainer.world.eyes.eyes import EyesConfig, as_pictures
+from diwa_trainer.world.eyes.eyes import EyesConfig, as_images, as_pictures
 from diwa_trainer.world.features import CLAMP
 from diwa_trainer.world.observations import Recorded
 
@@ -63,7 +63,7 @@ class PictureDecoder(nn.Module):
 
     def fit(self, dataset: Dataset) -> None:
         """Set the pixels' mean and spread from recorded rows."""
-        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), FITTED_ROWS), dtype=np.int64)
+        rows = dataset.evenly(FITTED_ROWS)
         pictures = as_pictures(torch.from_numpy(dataset.take(self.camera, rows)))
         self.mean.copy_(pictures.mean(0))
         self.spread.copy_(pictures.std(0).clamp(min=LEAST_SPREAD))
@@ -93,8 +93,7 @@ class PictureDecoder(nn.Module):
     @torch.no_grad()
     def draw(self, numbers: Tensor) -> Tensor:
         """Draw images (B, H, W, 3) uint8."""
-        pictures = self(numbers) * self.spread + self.mean
-        return ((pictures + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+        return as_images(self(numbers) * self.spread + self.mean)
 
 
 class OtherCameras(nn.ModuleDict):

@@ -175,3 +175,8 @@ class Eyes(nn.Module, ABC):
 def as_pictures(images: Tensor) -> Tensor:
     """Turn images (B, H, W, 3) of bytes into pictures (B, 3, H, W) of -0.5 to 0.5."""
     return images.permute(0, 3, 1, 2).float() / 255 - 0.5
+
+
+def as_images(pictures: Tensor) -> Tensor:
+    """Turn pictures (B, 3, H, W) of -0.5 to 0.5 into images (B, H, W, 3) of bytes."""
+    return ((pictures + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
