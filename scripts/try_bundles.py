@@ -18,8 +18,9 @@ from diwa_runtime.config import check_bounds, config_from, load_config, read_yam
 from diwa_runtime.config.bounds import WORKERS
 from diwa_runtime.files import written_whole
 from diwa_runtime.spec import Spec
-from diwa_trainer.evaluation.evaluation import EvaluateConfig, Evaluation, evaluate
+from diwa_trainer.evaluation.evaluation import Evaluation, evaluate
 from diwa_trainer.evaluation.film import Take, decode_mp4, encode_webp, side_by_side
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.report.html import element, image, table
 from diwa_trainer.report.page import frame
 

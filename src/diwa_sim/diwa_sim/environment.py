@@ -58,6 +58,7 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         render_size: tuple[int, int] = (480, 640),
         light: float = 1.0,
         static_turned_deg: float = 0.0,
+        ends_at_success: bool = True,
     ) -> None:
         """Build the table.
 
@@ -71,6 +72,7 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
             render_size: height and width of `render`'s frames.
             light: factor on the room's light.
             static_turned_deg: how far the static camera is turned to its left; 0.2 is a pixel of 64.
+            ends_at_success: terminate there; otherwise the episode goes on, and ``info["success"]`` stays true.
 
         Raises:
             InputError: no such task or mode.
@@ -82,6 +84,7 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         self.render_mode = render_mode
         self._render_size = render_size
         self._max_episode_steps = max_episode_steps
+        self._ends_at_success = ends_at_success
         self._difficulty = start_difficulty(start)
         self._table = load_table()
         self._model = self._table.mujoco
@@ -137,7 +140,8 @@ class PlayTable(gymnasium.Env[Observation, NDArray[np.floating]]):
         self._update_achieved()
         info = self._info()
         truncated = self._max_episode_steps is not None and self._step_count >= self._max_episode_steps
-        return self._observation(), float(info["success"]), info["success"], truncated, info
+        terminated = info["success"] and self._ends_at_success
+        return self._observation(), float(info["success"]), terminated, truncated, info
 
     def snapshot(self) -> Snapshot:
         """Return the current instant as sensors would report it."""

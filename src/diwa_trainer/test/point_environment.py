@@ -35,9 +35,11 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
         reports_success: bool = True,
         draws: bool = True,
         dies: bool = False,
+        ends_at_success: bool = True,
         render_mode: str | None = None,
     ) -> None:
         self.task, self.render_mode = task, render_mode
+        self._ends_at_success = ends_at_success
         self._reports_success, self._draws, self._dies = reports_success, draws, dies
         self.contract = Spec(rate_hz=rate_hz)
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
@@ -60,7 +62,7 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
         self.position += STRIDE * float(accepted[0])
         success = abs(self.position) < REACHED
         info = {"success": success, "action": accepted} if self._reports_success else {}
-        return self._observation(), 0.0, False, False, info
+        return self._observation(), 0.0, success and self._ends_at_success, False, info
 
     def render(self) -> Any:
         """Draw it."""

@@ -7,7 +7,7 @@ from bounded_settings import check_every_number_is_bounded, config_classes, numb
 
 from diwa_runtime.errors import ConfigError
 from diwa_trainer.__main__ import VERBS
-from diwa_trainer.evaluation.evaluation import EvaluateConfig
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.train_reward import TrainRewardConfig
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig

@@ -8,7 +8,7 @@ import pytest
 
 from diwa_runtime.bundle import session
 from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec
-from diwa_trainer.evaluation.evaluation import EvaluateConfig
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.policy import reward
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig

@@ -21,7 +21,8 @@ from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import BundleAgent, RandomAgent
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.evaluation.episodes import make_environment, run_episode
-from diwa_trainer.evaluation.evaluation import EvaluateConfig, evaluate
+from diwa_trainer.evaluation.evaluation import evaluate
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.verbs import evaluate as verb
@@ -136,7 +137,7 @@ def test_policy_is_told_what_was_accepted(tmp_path):
             return action
 
     far = next(seed for seed in range(100) if abs(starts(config(tmp_path, first_seed=seed, episodes=1))[0]) > 0.6)
-    run_episode(make_environment(POINT, {}, STEPS), Watched(session), far, threshold=0.5, rate_hz=30)
+    run_episode(make_environment(POINT, {}, STEPS), Watched(session), far, threshold=0.5, rate_hz=30, max_steps=STEPS)
     latents, asked = np.array(seen).T
     assert latents[0] == HOLD_ACTION[0]
     assert np.abs(asked[:3]).min() == 1
@@ -190,7 +191,7 @@ class Scripted:
 
     def __init__(self, ends: int, sure: list[float], success_at: int | None = None) -> None:
         self.ends, self.sure, self.success_at = ends, sure, success_at
-        self.step_number, self.seeds, self.heard = 0, [], []
+        self.step_number, self.filmed, self.seeds, self.heard = 0, 0, [], []
 
     def reset(self, seed):
         self.seeds.append(seed)
@@ -201,6 +202,9 @@ class Scripted:
         return np.zeros(7, np.float32)
 
     watch = act
+
+    def film(self):
+        self.filmed += 1
 
     @property
     def success_probability(self):
@@ -216,13 +220,70 @@ class Scripted:
 def test_an_episode_ends_at_success_or_where_the_environment_does(success_at, length):
     played = Scripted(3, [0.2, 0.5, 0.9, 0.4], success_at)
 
-    result = run_episode(played, played, 8, threshold=0.5, rate_hz=15.0)
+    result = run_episode(played, played, 8, threshold=0.5, rate_hz=15.0, max_steps=9)
 
     assert played.seeds == [8, 8], "of the environment and of the policy"
     assert (result.seed, result.success, result.length) == (8, success_at is not None, length)
     assert result.seconds == length / 15
     assert (result.max_probability, result.first_fired) == (0.9, 2), "a half is not more than a half"
     assert [None if one is None else int(one[0]) for one in played.heard] == [None, 1, 2, 3][: length + 1]
+
+
+@pytest.mark.parametrize(
+    ("sure", "after", "ends", "fired", "watched"),
+    [
+        ([0, 0, 0, 0, 0.9], 8, 20, 4, 2),  # seen two steps after the success, and no step more is taken
+        ([0, 0, 0, 0, 0.9], 2, 20, 4, 2),
+        ([0, 0, 0, 0, 0.9], 1, 20, None, 1),
+        ([0, 0, 0, 0, 0.9], 0, 20, None, 0),
+        ([0, 0, 0.9, 0], 8, 20, 2, 0),  # at once
+        ([0, 0.9, 0, 0], 8, 20, 1, 0),  # too early: there is nothing to wait for
+        ([0, 0, 0, 0.7, 0.9], 8, 3, 3, 1),  # the environment ends before
+        ([0, 0, 0, 0.2, 0.9], 8, 2, None, 0),  # at the success itself
+    ],
+)
+def test_after_its_success_a_policy_is_watched_until_its_own_reward_sees_it(sure, after, ends, fired, watched):
+    played = Scripted(ends, [*map(float, sure), *[0.0] * 20], success_at=2)
+
+    result = run_episode(
+        played, played, 8, threshold=0.5, rate_hz=15.0, max_steps=9, steps_after_success=after, film=played.film
+    )
+
+    assert (result.success, result.length, result.seconds) == (True, 2, 2 / 15), "whatever comes after"
+    assert (result.first_fired, result.watched) == (fired, watched)
+    assert played.step_number == 2 + watched
+    assert [None if one is None else int(one[0]) for one in played.heard] == [None, *range(1, 3 + watched)]
+    assert played.filmed == 3
+
+
+def test_a_failure_is_not_watched_and_ends_at_its_limit():
+    played = Scripted(50, [0.0] * 50)
+
+    result = run_episode(played, played, 8, threshold=0.5, rate_hz=15.0, max_steps=9, steps_after_success=8)
+
+    assert (result.success, result.length, result.watched, played.step_number) == (False, 9, 0, 9)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("ends_anyway", [False, True])
+def test_steps_after_success_count_for_the_classifier_and_as_steps_alone(tmp_path, ends_anyway, workers):
+    """The reward fires below 0.02, and success is within 0.05, so that from above it fires after the success."""
+    bundle = walking_bundle(tmp_path, judge=np.array([-1000, 0], np.float32), judge_bias=20.0)
+    kwargs = {"ends_at_success": True} if ends_anyway else {}
+    settings = config(tmp_path, bundle=bundle, workers=workers, environment_kwargs=kwargs, max_steps=40)
+    blind = evaluate(dataclasses.replace(settings, steps_after_success=0))
+    before = env_steps_taken()
+
+    watching = evaluate(dataclasses.replace(settings, steps_after_success=5))
+
+    assert env_steps_taken() - before == sum(one.length + one.watched for one in watching.episodes)
+    assert (sum(one.watched for one in watching.episodes) > 0) == (not ends_anyway)
+    assert watching.successes == 20
+    for one, other in zip(watching.episodes, blind.episodes, strict=True):
+        assert (one.success, one.length, one.seconds) == (other.success, other.length, other.seconds)
+    fired, fired_before = (one.to_json()["classifier"]["fired_on_success"] for one in (watching, blind))
+    assert fired_before < 20
+    assert fired == (fired_before if ends_anyway else 20)
 
 
 def test_random_motion_is_of_unit_variance_and_cut_at_full_speed():

@@ -18,7 +18,7 @@ from diwa_runtime.config import load_config, to_plain
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
 from diwa_trainer.__main__ import main
 from diwa_trainer.evaluation.env_steps import env_steps_taken
-from diwa_trainer.evaluation.evaluation import EvaluateConfig
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.runs.run import Run
 from diwa_trainer.verbs import pipeline
 from diwa_trainer.verbs.finetune import FinetuneConfig

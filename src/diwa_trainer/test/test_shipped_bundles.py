@@ -13,8 +13,9 @@ from diwa_runtime.config import config_from, read_yaml
 from diwa_runtime.errors import DiwaError
 from diwa_runtime.spec import Spec
 from diwa_trainer.deploy.half import with_half_weights
-from diwa_trainer.evaluation.evaluation import EvaluateConfig, evaluate
+from diwa_trainer.evaluation.evaluation import evaluate
 from diwa_trainer.evaluation.film import CAPTION, FAILURE, SUCCESS, TILE, Take, decode_mp4, encode_webp, side_by_side
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.evaluation.video import encode_mp4
 
 

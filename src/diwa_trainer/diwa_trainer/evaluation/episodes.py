@@ -35,7 +35,9 @@ class EpisodeResult:
         length: steps taken.
         seconds: of robot time, `length` at the Spec's rate.
         max_probability: the highest success probability of the policy's own reward; None where it has none.
-        first_fired: after how many steps that probability first passed the threshold; None if it never did.
+        first_fired: after how many steps that probability first passed the threshold; None if it never did. More than
+            `length` where it was only then that the policy saw its success.
+        watched: steps taken after the success to see that; they count in nothing else.
     """
 
     seed: int
@@ -44,6 +46,7 @@ class EpisodeResult:
     seconds: float
     max_probability: float | None
     first_fired: int | None
+    watched: int = 0
 
 
 class CountedSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -75,8 +78,8 @@ def make_environment(
     return CountedSteps(made)
 
 
-def takes_task(environment: str) -> bool:
-    """Whether the constructor of the environment `module:EnvId` has an argument `task`, or takes any.
+def takes(environment: str, argument: str, *, by_name: bool = False) -> bool:
+    """Whether the constructor of the environment `module:EnvId` has that argument, or, unless `by_name`, takes any.
 
     Raises:
         ConfigError: no such module or id.
@@ -90,7 +93,8 @@ def takes_task(environment: str) -> bool:
         parameters = inspect.signature(make).parameters if make is not None else {}
     except Exception as error:  # likewise: its module is run
         raise ConfigError(f"environment {environment!r} cannot be made ({_reason(error)})") from error
-    return "task" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    return argument in parameters or (takes_any and not by_name)
 
 
 def _reason(error: Exception) -> str:
@@ -107,14 +111,20 @@ def run_episode(
     environment: gymnasium.Env[Any, Any],
     agent: Agent,
     seed: int,
+    *,
     threshold: float,
     rate_hz: float,
+    max_steps: int,
+    steps_after_success: int = 0,
     film: Film | None = None,
 ) -> EpisodeResult:
-    """Run one episode until success or the environment's end.
+    """Run one episode until success, `max_steps`, or the environment's end.
 
     The policy is fed the action that the environment says it accepted (`info["action"]`), where it says so. `film` is
     called after the reset and after every step.
+
+    A policy sees its success some steps late, and on the robot it goes on until it does. So, where its own reward has
+    not fired by then, it goes on here for at most `steps_after_success`, as long as the environment does not end.
 
     Raises:
         InputError: the environment does not report `info["success"]`.
@@ -123,21 +133,23 @@ def run_episode(
     agent.reset(seed)
     probabilities: list[float | None] = []
     executed: NDArray[np.float32] | None = None
-    length, success, done = 0, False, False
-    while not done:
-        if film is not None:
+    length, watched, success, ended, fired = 0, 0, False, False, False
+    while True:
+        if film is not None and not watched:
             film()
-        action = agent.act(observation, executed)
+        is_last = ended or (watched >= steps_after_success if success else length >= max_steps)
+        action = None if is_last else agent.act(observation, executed)
+        if action is None:
+            agent.watch(observation, executed)
         probabilities.append(agent.success_probability)
+        fired = fired or (probabilities[-1] or 0.0) > threshold
+        if action is None or (success and fired):
+            break
         observation, _, terminated, truncated, info = environment.step(action)
         executed = np.asarray(info.get("action", action), dtype=np.float32)
-        success = _success(info, environment)
-        length += 1
-        done = success or terminated or truncated
-    if film is not None:
-        film()
-    agent.watch(observation, executed)
-    probabilities.append(agent.success_probability)
+        ended = terminated or truncated
+        watched, length = (watched + 1, length) if success else (watched, length + 1)
+        success = success or _success(info, environment)
     known = [probability for probability in probabilities if probability is not None]
     return EpisodeResult(
         seed=seed,
@@ -146,6 +158,7 @@ def run_episode(
         seconds=length / rate_hz,
         max_probability=max(known, default=None),
         first_fired=next((step for step, probability in enumerate(known) if probability > threshold), None),
+        watched=watched,
     )
 
 

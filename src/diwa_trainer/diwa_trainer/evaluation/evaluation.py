@@ -8,9 +8,8 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -19,73 +18,20 @@ from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
-from diwa_runtime.config.bounds import WORKERS, check_bounds
-from diwa_runtime.errors import ConfigError, InputError, one_line
+from diwa_runtime.errors import InputError, one_line
 from diwa_runtime.spec import Spec, check_same_spec
-from diwa_trainer.evaluation.agents import Agent, AgentName, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
+from diwa_trainer.evaluation.agents import Agent, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
 from diwa_trainer.evaluation.env_steps import count_env_steps
-from diwa_trainer.evaluation.episodes import EpisodeResult, environment_spec, make_environment, run_episode, takes_task
+from diwa_trainer.evaluation.episodes import EpisodeResult, environment_spec, make_environment, run_episode, takes
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.runs.result_files import FORMAT_VERSION
 
-MOST_EPISODES = (1, 100_000)
-"""Of one evaluation."""
-MOST_FILMED = 10_000
-"""Steps of an episode whose pictures are held until it ends."""
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
 
 Progress = Callable[[int, int], None]
 """Told after each episode how many were run and how many of them succeeded."""
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Run a policy from many seeded starts and count.
-
-    Any Gymnasium environment will do that gives the Spec's observation fields, takes its actions, and says in
-    ``info["success"]`` whether its task is achieved. It may take the task's name as an argument `task`, declare its
-    Spec as the attribute `contract`, and say in ``info["action"]`` what it accepted.
-    """
-
-    output: Path
-    bundle: Path | None = field(default=None, metadata={"help": "folder of the bundle; for policy `bundle` alone"})
-    policy: AgentName = field(
-        default="bundle",
-        metadata={"help": "the bundle, or what it should be better than (random is smooth motion, zero stands still)"},
-    )
-    environment: str = field(
-        default="diwa_sim:PlayTable-v0",
-        metadata={
-            "help": "module:EnvId of any Gymnasium environment that gives the Spec's observation fields and says "
-            "in info['success'] whether its task is achieved"
-        },
-    )
-    environment_kwargs: dict[str, Any] = field(default_factory=dict, metadata={"help": "its further arguments"})
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": "passed to the environment as `task`; none: the bundle's skill, if the environment takes one"
-        },
-    )
-    episodes: int = 100
-    first_seed: int = field(default=100_000, metadata={"help": "episode i starts from seed first_seed + i"})
-    max_steps: int = field(default=96, metadata={"help": "limit of an episode"})
-    workers: int = field(default=2, metadata={"help": "processes; the result does not depend on it"})
-    videos: int = field(default=4, metadata={"help": "film the first so many episodes; 0 needs no OpenGL"})
-
-    def __post_init__(self) -> None:
-        check_bounds(self, episodes=MOST_EPISODES, first_seed=(0, 2**31), max_steps=(1, 10**5), workers=WORKERS)
-        check_bounds(self, videos=(0, 1000))
-        if self.videos and self.max_steps > MOST_FILMED:
-            raise ConfigError(f"max_steps is {self.max_steps}, must be at most {MOST_FILMED} with --videos")
-        if (self.policy == "bundle") != (self.bundle is not None):
-            raise ConfigError(f"policy {self.policy!r} {'needs a' if self.bundle is None else 'takes no'} --bundle")
-
-    @property
-    def seeds(self) -> range:
-        """The seeds of all episodes."""
-        return range(self.first_seed, self.first_seed + self.episodes)
 
 
 @dataclass(frozen=True)
@@ -114,14 +60,12 @@ class Evaluation:
         return {
             "format_version": FORMAT_VERSION,
             "policy": self.config.policy,
-            "task": self.task,
+            **self.config.terms(self.task),
             "successes": self.successes,
             "episodes": len(self.episodes),
             "interval95": list(wilson_interval(self.successes, len(self.episodes))),
             "mean_length": float(np.mean([episode.length for episode in self.episodes])),
-            "max_steps": self.config.max_steps,
-            "environment": {"id": self.config.environment, "kwargs": self.config.environment_kwargs},
-            "seeds": list(self.config.seeds),
+            "steps_after_success": self.config.steps_after_success,
             "bundle": self.bundle,
             "classifier": self._classifier() if self.bundle else None,
             "videos": {str(seed): video_name(seed) for seed in self.videos},
@@ -155,7 +99,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
         InputError: the environment is not of contract 1, or a video cannot be drawn.
     """
     bundle = Bundle.load(config.bundle) if config.bundle else None
-    task = config.task or (bundle.manifest.skill if bundle and takes_task(config.environment) else None)
+    task = task_of(config, bundle)
     episodes, videos, successes = [], {}, 0
     with contextlib.closing(_played(config, task)) as played:
         for episode, video in played:
@@ -166,6 +110,11 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
             if progress is not None:
                 progress(len(episodes), successes)
     return Evaluation(config, task, _about(bundle) if bundle else None, tuple(episodes), videos)
+
+
+def task_of(config: EvaluateConfig, bundle: Bundle | None) -> str | None:
+    """Return the task that the environment is asked for; None: it is not told one."""
+    return config.task or (bundle.manifest.skill if bundle and takes(config.environment, "task") else None)
 
 
 def _about(bundle: Bundle) -> dict[str, Any]:
@@ -194,7 +143,7 @@ def _played(config: EvaluateConfig, task: str | None) -> Generator[_Played, None
     with _one_thread_each():
         try:
             for played in pool.map(_play, jobs):
-                count_env_steps(played[0].length)  # taken on this process's behalf
+                count_env_steps(played[0].length + played[0].watched)  # taken on this process's behalf
                 yield played
         except BrokenProcessPool:
             raise InputError(f"{config.environment}: a worker process died; see why with --workers 1") from None
@@ -209,15 +158,23 @@ class _Player:
         self._config, self._task = config, task
         self._bundle = Bundle.load(config.bundle) if config.bundle else None
         self._environments: dict[bool, tuple[gymnasium.Env[Any, Any], Agent]] = {}
+        self._after = config.steps_after_success if self._bundle else 0  # only a policy's own reward asks for them
 
     def play(self, seed: int, filmed: bool) -> _Played:
         """Run the episode of that seed; also return its film where one is wanted."""
         environment, agent = self._parts(filmed)
-        threshold = self._bundle.manifest.success_threshold if self._bundle else 1.0
         rate_hz = self._spec(environment).rate_hz
         frames: list[NDArray[np.uint8]] = []
-        film = (lambda: frames.append(_frame(environment))) if filmed else None
-        result = run_episode(environment, agent, seed, threshold, rate_hz, film)
+        result = run_episode(
+            environment,
+            agent,
+            seed,
+            threshold=self._bundle.manifest.success_threshold if self._bundle else 1.0,
+            rate_hz=rate_hz,
+            max_steps=self._config.max_steps,
+            steps_after_success=self._after,
+            film=(lambda: frames.append(_frame(environment))) if filmed else None,
+        )
         return result, encode_mp4(frames, rate_hz) if filmed else None
 
     def close(self) -> None:
@@ -228,8 +185,12 @@ class _Player:
     def _parts(self, render: bool) -> tuple[gymnasium.Env[Any, Any], Agent]:
         """Environments that draw are made only for the episodes that are filmed: drawing may need a GPU or Mesa."""
         if render not in self._environments:
-            kwargs = {**({"task": self._task} if self._task else {}), **self._config.environment_kwargs}
-            environment = make_environment(self._config.environment, kwargs, self._config.max_steps, render)
+            config = self._config
+            kwargs: dict[str, Any] = {"task": self._task} if self._task else {}
+            if self._after and takes(config.environment, "ends_at_success", by_name=True):
+                kwargs["ends_at_success"] = False
+            kwargs |= config.environment_kwargs
+            environment = make_environment(config.environment, kwargs, config.max_steps + self._after, render)
             self._environments[render] = environment, self._make_agent(environment)
         return self._environments[render]
 

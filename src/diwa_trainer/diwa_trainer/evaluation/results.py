@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.evaluation.statistics import mcnemar, wilson_interval
+from diwa_trainer.evaluation.comparison import Paired, counts_of, successes_of
+from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, read_result
 
 
@@ -29,14 +30,14 @@ def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[
 
 def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
     base = read_result(folder / "evaluation_base" / EVALUATION)
-    table: dict[str, Any] = {"base": _counts(base)}
+    table: dict[str, Any] = {"base": counts_of(base)}
     stages = {"pretrain": "pretrained", "train_reward": "reward"}
     seconds = {stage: _seconds(folder / name) for stage, name in stages.items()}
     env_steps = 0
     for policy in policies:
         evaluation = read_result(folder / f"evaluation_{policy}" / EVALUATION)
         summary = read_result(folder / policy / SUMMARY, "seconds", "env_steps", "imagined_steps")
-        table[policy] = _counts(evaluation) | _paired(base, evaluation)
+        table[policy] = counts_of(evaluation) | _paired(base, evaluation)
         env_steps += summary["env_steps"]
         seconds[f"finetune {policy}" if policy != policies[0] else "finetune"] = summary["seconds"]
         if policy == policies[0]:
@@ -53,19 +54,11 @@ def _seconds(folder: Path) -> float:
     return read_result(folder / SUMMARY, "seconds")["seconds"]
 
 
-def _counts(evaluation: dict[str, Any]) -> dict[str, Any]:
-    return {name: evaluation[name] for name in ("successes", "episodes", "interval95", "mean_length")}
-
-
 def _paired(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
-    before, after = ([episode["success"] for episode in e["episodes_detail"]] for e in (base, tuned))
     if base["seeds"] != tuned["seeds"]:
         raise InputError("base and fine-tuned policies were evaluated on different starts; evaluate both again")
-    return {
-        "gained": sum(b < a for b, a in zip(before, after, strict=True)),
-        "lost": sum(b > a for b, a in zip(before, after, strict=True)),
-        "mcnemar_p": mcnemar(before, after),
-    }
+    pairs = Paired.of(successes_of(base), successes_of(tuned))
+    return {"gained": pairs.won, "lost": pairs.lost, "mcnemar_p": pairs.p}
 
 
 def print_table(results: dict[str, Any]) -> None:

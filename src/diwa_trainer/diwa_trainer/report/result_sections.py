@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from diwa_trainer.evaluation.statistics import discordant, mcnemar
+from diwa_trainer.evaluation.comparison import Paired
 from diwa_trainer.report.charts import Estimate, Role, interval_chart
 from diwa_trainer.report.gather import BASE, FINETUNED, Evaluation, RunFolder, Runs, TaskRuns
 from diwa_trainer.report.html import Html, details, element, join, missing, table, video
@@ -164,9 +164,8 @@ def _compared(base: Evaluation, tuned: Evaluation) -> tuple[str, str, str]:
     before, after = base.successes, tuned.successes
     if before.keys() != after.keys():
         return shown, "other starts", "–"
-    paired = [before[seed] for seed in before], [after[seed] for seed in before]
-    won, lost = discordant(*paired)
-    return shown, f"{won} / {lost}", _p_value(mcnemar(*paired))
+    pairs = Paired.of(list(before.values()), [after[seed] for seed in before])
+    return shown, f"{pairs.won} / {pairs.lost}", _p_value(pairs.p)
 
 
 def _p_value(p: float) -> str:

@@ -24,8 +24,8 @@ from diwa_runtime.config.bounds import COUNTS, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, DiwaError, nearest
 from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.evaluation.evaluation import EvaluateConfig
 from diwa_trainer.evaluation.results import print_table, sum_up
+from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.runs.run import SEEDS, STOP_SIGNALS, write_json
 from diwa_trainer.verbs import (
     evaluate,
