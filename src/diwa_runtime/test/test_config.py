@@ -43,6 +43,8 @@ class Finetune:
     weights: dict[str, float] = field(default_factory=dict, metadata={"help": "weight of each term"})
     stages: tuple[Ppo, ...] = ()
     bags: tuple[Path, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, dict[str, int]] = field(default_factory=dict)
     words: tuple[str, ...] = ()
 
 
@@ -82,6 +84,12 @@ def written(tmp_path: Path, text: str, name: str = "a.yaml") -> str:
         (["--critic.epochs", "3"], "critic", Ppo(epochs=3)),
         (["--data", "x/y"], "data", Path("x/y")),
         (["--words", "[a, b]"], "words", ("a", "b")),
+        (["--weights.a", "1", "--weights.b=-2"], "weights", {"a": 1.0, "b": -2.0}),
+        (["--kwargs.start", "far"], "kwargs", {"start": "far"}),
+        (["--kwargs.turned-deg", "1.2", "--kwargs.draws=false"], "kwargs", {"turned_deg": 1.2, "draws": False}),
+        (["--kwargs.size", "[480, 640]", "--kwargs.a.b", "3"], "kwargs", {"size": [480, 640], "a": {"b": 3}}),
+        (["--kwargs.start", "none", "--kwargs.table", "{legs: 4}"], "kwargs", {"start": "none", "table": {"legs": 4}}),
+        (["--parts.led.rate", "3"], "parts", {"led": {"rate": 3}}),
         *[
             (["--bags", name], "bags", (Path(name),))
             for name in ("bags (copy)", "monday, am", "[old]", "a*b", "none", "new\nline", "\udcff", "(x", "C:\\a,b")
@@ -117,6 +125,14 @@ def test_flags_set_typed_fields(argv: list[str], name: str, expected: Any) -> No
         (["--config", "/"], "/: cannot be read .Is a directory"),
         (["--config", "/dev/zero"], "/dev/zero: cannot be read .not a regular file"),
         (["--data", "a\0b"], "is not a path"),
+        (["--weights", "{a: 1}"], "--weights: is set entry by entry, as in --weights.NAME VALUE"),
+        (["--weights"], "--weights: is set entry by entry"),
+        (["--weights.a", "heavy"], "--weights.a: 'heavy' is not a number"),
+        (["--weights.a.b", "1"], "unknown flag --weights.a.b; did you mean '--weights'"),
+        (["--weights.", "1"], "unknown flag --weights."),
+        (["--parts.led", "3"], "--parts.led: is set entry by entry"),
+        (["--kwargs.size", "1", "2"], "--kwargs.size: takes one value, not 2"),
+        (["--kwargs.size", "[1"], "--kwargs.size: not YAML"),
         (["--limit", "9" * 5000], r"'9{76}\.\.\. is not a whole number"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -233,6 +249,13 @@ def test_a_later_layer_wins_and_leaves_its_neighbours(tmp_path: Path) -> None:
     assert config.ppo == Ppo(clip=0.75, epochs=1, hidden=(8,))
 
 
+def test_a_flag_adds_an_entry_to_the_mapping_of_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "kwargs: {start: far, light: 0.7}\nweights: {a: 1}")
+    config = load("--config", path, "--kwargs.light", "1.4", "--weights.b", "2")
+    assert config.kwargs == {"start": "far", "light": 1.4}
+    assert config.weights == {"a": 1.0, "b": 2.0}
+
+
 def test_the_preset_flag_wins_over_the_file_that_names_one(tmp_path: Path) -> None:
     path = written(tmp_path, "preset: tiny")
     config = load_config(Finetune, [*BASE, "--config", path, "--preset", "big"], {**PRESETS, "big": {"limit": 7}})
@@ -282,7 +305,8 @@ def test_help_shows_every_setting_with_its_default_and_comment(capsys: pytest.Ca
         "--learning-rate float  (default 0.0001)\n      Adam's step size, for the actor",
         "--limit int | None  (default None)\n      steps of an episode; none = the task's own",
         "--ppo.clip float  (default 0.01)\n      ratio clip at the last denoising step",
-        "--weights dict[str, float]  (default {})\n      weight of each term",
+        "--weights.NAME float  (default {})\n      weight of each term",
+        "--parts.NAME.NAME int  (default {})",
         "a named set of settings: tiny",
     ):
         assert expected in page

@@ -11,6 +11,8 @@ import tokenize
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
+from diwa_runtime.config.values import entry_type, is_mapping
+
 WIDTH = 100
 INDENT = " " * 6
 ATTRIBUTES = "Attributes:"
@@ -41,7 +43,10 @@ def _entries(cls: type, default: Any, prefix: str) -> Iterator[tuple[str, str | 
             continue
         description = field.metadata.get("help") or comments.get(field.name, "")
         flag = f"--{prefix}{field.name}".replace("_", "-")
-        yield f"{flag} {_type_name(hints[field.name])}", None if value is ... else str(value), description
+        kind = hints[field.name]
+        while is_mapping(kind):  # whose entries are set one by one
+            flag, kind = f"{flag}.NAME", entry_type(kind)
+        yield f"{flag} {_type_name(kind)}", None if value is ... else str(value), description
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -24,9 +24,11 @@ from diwa_runtime.config.values import (
     config_from,
     convert,
     dataclass_of,
+    entry_type,
     fields_of,
+    is_mapping,
 )
-from diwa_runtime.config.yaml_file import read_yaml
+from diwa_runtime.config.yaml_file import parse_yaml, read_yaml
 from diwa_runtime.errors import ConfigError, nearest, one_line
 from diwa_runtime.reading import reason_of
 
@@ -39,7 +41,8 @@ def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None 
     """Build a `cls` from its defaults, ``--preset NAME``, every ``--config FILE`` and the other flags of `argv`.
 
     Flags are spelled as the fields are, with ``-`` or ``_``, and reach nested dataclasses by dots:
-    ``--learning-rate 1e-4 --ppo.clip 0.01 --hidden 256 256 --no-video``. A file may name a preset by its key
+    ``--learning-rate 1e-4 --ppo.clip 0.01 --hidden 256 256 --no-video``. So do they reach the entries of a mapping,
+    ``--environment-kwargs.start far``, where a value of any type is read as YAML. A file may name a preset by its key
     ``preset``; the flag wins. ``--help`` prints every setting and ends the process.
 
     Raises:
@@ -120,15 +123,42 @@ def _flag_layer(cls: type, flag: str, values: list[str]) -> dict[str, Any]:
     leaves = dict(_leaves(cls))
     if path not in leaves and path.startswith("no_") and leaves.get(path.removeprefix("no_")) is bool and not values:
         return _nested(path.removeprefix("no_"), False)
-    if path not in leaves:
+    annotation = leaves[path] if path in leaves else _entry_of(path, leaves)
+    if annotation is None:
         known = ["--config", "--preset", "--help", *(f"--{name.replace('_', '-')}" for name in leaves)]
         raise ConfigError(f"unknown flag {flag}{nearest(flag.replace('_', '-'), known)} (--help lists all)")
-    if leaves[path] is bool and not values:
+    if annotation is bool and not values:
         return _nested(path, True)
-    raw: Any = values if _takes_many(leaves[path]) else _exactly_one(flag, values)
-    if isinstance(raw, list) and len(raw) == 1 and not _holds_paths(leaves[path]):
+    if is_mapping(annotation):
+        raise ConfigError(f"{flag}: is set entry by entry, as in {flag}.NAME VALUE")
+    if annotation is Any:
+        return _nested(path, _any_value(flag, _exactly_one(flag, values)))
+    raw: Any = values if _takes_many(annotation) else _exactly_one(flag, values)
+    if isinstance(raw, list) and len(raw) == 1 and not _holds_paths(annotation):
         raw = _split(raw[0])
-    return _nested(path, convert(raw, leaves[path], flag))
+    return _nested(path, convert(raw, annotation, flag))
+
+
+def _entry_of(path: str, leaves: Mapping[str, Any]) -> Any:
+    """Return the type of the entry of a mapping, at any depth, that a dotted path names; None: it names none."""
+    setting = next((name for name in leaves if path.startswith(f"{name}.") and is_mapping(leaves[name])), None)
+    names = path.removeprefix(f"{setting}.").split(".")
+    if setting is None or "" in names:
+        return None
+    annotation = leaves[setting]
+    for _ in names:
+        if annotation is not Any and not is_mapping(annotation):
+            return None
+        annotation = entry_type(annotation)
+    return annotation
+
+
+def _any_value(flag: str, word: str) -> Any:
+    """Read what may be of any type as a file would."""
+    try:
+        return parse_yaml(word)
+    except ValueError as error:
+        raise ConfigError(f"{flag}: not YAML ({one_line(error)})") from None
 
 
 def _split(word: str) -> Any:

@@ -102,6 +102,16 @@ def dataclass_of(annotation: Any) -> type | None:
     return next((choice for choice in choices_of(annotation) if dataclasses.is_dataclass(choice)), None)  # type: ignore[return-value]
 
 
+def is_mapping(annotation: Any) -> bool:
+    """Say whether the type is a dict of any kind."""
+    return annotation is dict or get_origin(annotation) is dict
+
+
+def entry_type(annotation: Any) -> Any:
+    """Return the type of a mapping's values; of what may be anything, any."""
+    return get_args(annotation)[1] if get_args(annotation) else Any
+
+
 class _WrongTypeError(Exception):
     """A value that is not of the expected type; the message says what was expected."""
 
@@ -137,7 +147,7 @@ def _converted(value: Any, annotation: Any, where: str) -> Any:
         return _converted_literal(value, get_args(annotation))
     if origin in (tuple, list):
         return _converted_sequence(value, origin, get_args(annotation), where)
-    if origin is dict or annotation is dict:
+    if is_mapping(annotation):
         return _converted_mapping(value, get_args(annotation) or (str, Any), where)
     if annotation not in _SCALARS:
         raise TypeError(f"{where}: settings of type {annotation} are not supported")
