@@ -169,6 +169,19 @@ def test_success_pays_one_and_terminates_and_play_never_ends() -> None:
     assert "turn_on_led" in info["tasks"]
 
 
+def test_an_episode_goes_on_after_its_success_where_it_is_told_to() -> None:
+    env = PlayTable("turn_on_led", ends_at_success=False)
+    observation, info = env.reset(seed=3)
+    expert = env.expert()
+    achieved = []
+    for _ in range(90):
+        observation, _, terminated, _, info = env.step(expert.act(observation))
+        assert not terminated
+        achieved.append(info["success"])
+    assert achieved == sorted(achieved), "once achieved, it stays so"
+    assert achieved[-3]
+
+
 def test_the_info_carries_the_accepted_action() -> None:
     env = table("open_drawer")
     env.reset(seed=0)
