@@ -24,7 +24,8 @@ from diwa_runtime.errors import DiwaError, InputError
 from diwa_runtime.interfaces import message_class
 from diwa_runtime.robot import SPEC_TOPIC
 from diwa_runtime.rows.streams import nanoseconds_of
-from diwa_runtime.spec import Spec, check_same_spec
+from diwa_runtime.same_spec import check_same_spec
+from diwa_runtime.spec import Spec
 
 SENT_KEPT = 64
 
@@ -111,8 +112,7 @@ class RobotLink:
         """
         if self.spec is None:
             raise InputError(f"no robot has said on {SPEC_TOPIC} what it is; start its bridge or the simulator first")
-        theirs = Spec.from_json({**self.spec.to_json(), "mode": ours.mode})
-        check_same_spec(ours, "the bundles", theirs, SPEC_TOPIC)
+        check_same_spec(ours, "the bundles", self.spec, SPEC_TOPIC, "robot")
 
     def look_for_rivals(self) -> str:
         """Say who publish a topic that one robot alone is to publish; "" = nobody: two of them would both be driven."""

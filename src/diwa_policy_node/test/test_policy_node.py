@@ -122,7 +122,7 @@ def test_it_is_configured_for_a_robot_only_and_for_this_one(
     robot = rig.robot(replace(STATE, rate_hz=60.0))
     rig.spin_until(lambda: policy.robot.spec is not None)
     assert policy.trigger_configure() is FAILURE
-    assert "disagree in 'rate_hz': 30.0 against 60.0" in capfd.readouterr().err
+    assert "disagree in 'rate_hz' (30.0 against 60.0)" in capfd.readouterr().err
     robot.say_spec(STATE)
     rig.spin_until(lambda: policy.robot.spec == STATE)
     rig.bring_up()

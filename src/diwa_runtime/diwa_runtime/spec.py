@@ -1,7 +1,7 @@
 """The Spec: what trainer, simulator and robot must agree on, carried by every dataset, checkpoint and bundle.
 
 One JSON states the control rate, the cameras, the proprio and scene layouts, the action scale, the tasks and from
-which topics each field comes. Two Specs that disagree are refused with the differing field named.
+which topics each field comes. `same_spec` says when two of them agree.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from diwa_runtime.config.bounds import PIXELS
 from diwa_runtime.config.values import config_from
-from diwa_runtime.errors import ConfigError, InputError, SpecMismatchError, nearest, one_line
+from diwa_runtime.errors import ConfigError, InputError, nearest, one_line
 from diwa_runtime.reading import parse_json, read_text, reason_of
 
 SPEC_VERSION = 1
@@ -340,33 +340,3 @@ class Spec:
         except ValueError as error:
             raise InputError(f"{source}: not JSON ({one_line(error)})") from None
         return cls.from_json(data, source)
-
-
-def check_same_spec(ours: Spec, ours_name: str, theirs: Spec, theirs_name: str) -> None:
-    """Refuse two Specs that disagree.
-
-    Raises:
-        SpecMismatchError: names the first field that differs and both values.
-    """
-    difference = _first_difference(ours.to_json(), theirs.to_json(), "")
-    if difference is not None:
-        path, a, b = difference
-        raise SpecMismatchError(
-            f"the Specs of {ours_name} and {theirs_name} disagree in '{path}': {_short(a)} against {_short(b)}; "
-            "make both from the same robot and settings"
-        )
-
-
-def _first_difference(a: Any, b: Any, path: str) -> tuple[str, Any, Any] | None:
-    if isinstance(a, dict) and isinstance(b, dict):
-        items = [(f"{path}.{key}".lstrip("."), a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b])]
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        items = [(f"{path}[{i}]", x, y) for i, (x, y) in enumerate(zip(a, b, strict=True))]
-    else:
-        return None if a == b else (path, a, b)
-    return next((found for p, x, y in items if (found := _first_difference(x, y, p))), None)
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -11,7 +11,7 @@ import numpy as np
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_runtime.bundle import MANIFEST, Bundle, observation_type
 from diwa_runtime.errors import BundleError, one_line
-from diwa_runtime.spec import check_same_spec
+from diwa_runtime.same_spec import check_same_spec
 
 WARM_UPS = 5
 
@@ -34,7 +34,7 @@ def load_skills(folders: Sequence[Path], threads: int = 1) -> dict[str, Bundle]:
         if name in skills:
             raise BundleError(f"{folder}: is for {name!r}, as {skills[name].source} is; remove one of them")
         first = next(iter(skills.values()), bundle)
-        check_same_spec(first.spec, first.source, bundle.spec, bundle.source)
+        check_same_spec(first.spec, first.source, bundle.spec, bundle.source, "skills")
         skills[name] = bundle
     return skills
 

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.errors import InputError, one_line
-from diwa_runtime.spec import Spec, check_same_spec
+from diwa_runtime.same_spec import check_same_spec
+from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import Agent, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
 from diwa_trainer.evaluation.env_steps import count_env_steps
 from diwa_trainer.evaluation.episodes import EpisodeResult, environment_spec, make_environment, run_episode, takes
@@ -196,8 +197,9 @@ class _Player:
 
     def _make_agent(self, environment: gymnasium.Env[Any, Any]) -> Agent:
         if self._bundle is not None:
+            theirs = self._spec(environment)
             check_same_spec(
-                self._bundle.spec, str(self._config.bundle), self._spec(environment), self._config.environment
+                self._bundle.spec, str(self._config.bundle), theirs, self._config.environment, "environment"
             )
             return BundleAgent(PolicySession(self._bundle))
         if self._config.policy == "expert":

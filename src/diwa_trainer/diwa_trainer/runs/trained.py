@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from diwa_runtime.config import config_from, to_plain
 from diwa_runtime.files import written_whole
-from diwa_runtime.spec import Spec, check_same_spec
+from diwa_runtime.same_spec import check_same_spec
+from diwa_runtime.spec import Spec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.npy import open_array
 from diwa_trainer.devices.device import CPU
@@ -98,7 +99,7 @@ def open_as_seen(dataset: Path, world_model: Path, device: torch.device = CPU) -
     recordings = Dataset.open(dataset)
     model, file = load_world_model(world_model)
     model.to(device)
-    check_same_spec(recordings.spec, str(dataset), model.spec, str(world_model))
+    check_same_spec(recordings.spec, str(dataset), model.spec, str(world_model), "training")
     if model.sight is None:
         return recordings, model, file
     if file.about.get("dataset") != recordings.fingerprint:

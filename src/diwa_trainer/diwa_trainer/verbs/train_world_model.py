@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from diwa_runtime.config.bounds import BATCHES, COUNTS, RATES, WEIGHTS, WORKERS, check_bounds, check_together
 from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
-from diwa_runtime.spec import check_same_spec
+from diwa_runtime.same_spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.devices.device import CPU, Computing, Metrics, autocast, compiled, numbers, settled
 from diwa_trainer.devices.ranks import ALONE, Share, joined
@@ -138,7 +138,7 @@ def _open(config: TrainWorldModelConfig) -> tuple[Dataset, Eyes | None, dict[str
     if config.eyes is None:
         return dataset, None, inputs
     eyes, file = load_eyes(config.eyes)
-    check_same_spec(dataset.spec, str(config.dataset), eyes.spec, str(config.eyes))
+    check_same_spec(dataset.spec, str(config.dataset), eyes.spec, str(config.eyes), "training")
     if file.about["dataset"] != dataset.fingerprint:
         raise InputError(
             f"{config.eyes}: these eyes learned from another dataset than {config.dataset}; train them on it"
