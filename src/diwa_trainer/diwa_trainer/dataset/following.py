@@ -1,0 +1,172 @@
+"""How the hand follows its actions: with which gain, how many rows late, and in which rows it does not.
+
+The TCP's displacement from row to row is taken for a sum of what the actions around asked for, `moved[t] = sum over
+k of response[k] * asked[t - k]`, the same on all three axes. A hand that does in each row what its action asks for has
+a response of 1 at lag 0; an arm that follows late has it spread over the lags after. A response before lag 0 cannot be:
+then the actions are not where they belong.
+
+Actions resemble their neighbours, so that their mere correlation with the motion hardly tells one lag from the next.
+The response does, since each lag is weighed against the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diwa_runtime.spec import ActionScale
+from diwa_trainer.dataset.dataset import Dataset
+from diwa_trainer.dataset.description import Episode
+
+Float = NDArray[np.float64]
+Motion = tuple[Float, Float]
+"""Of an episode: what each row's action asks for, and how far the hand moved until the next row; both (T, 3) m."""
+
+LAGS = range(-2, 5)
+"""Rows from an action to a motion that may be its."""
+ONSET_SHARE = 0.25
+"""The motion begins at the first lag at which it is so much of the largest."""
+FOLLOWED_SHARE = 0.5
+"""Of what it should move, a hand that moves less does not follow."""
+LEAST_SHARE = 0.25
+"""Of the usual motion (root mean square); where less is asked for, nothing can be told."""
+NEIGHBOURS = 1
+"""Rows before and after that count as well, for one row alone is noise."""
+_FITS = 4
+"""Each without the rows in which the hand did not follow, by the fit before."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """How a hand follows its actions.
+
+    Attributes:
+        response: (7,) metres moved for each metre asked for, so many rows (`LAGS`) after the action.
+        explained: the share of the motion's squares that this explains, where the hand follows; 1 is all of it.
+        usual_m: root mean square of what the hand should move in a row, m.
+    """
+
+    response: Float
+    explained: float
+    usual_m: float
+
+    @property
+    def gain(self) -> float:
+        """Metres moved in the end for each metre asked for."""
+        return float(self.response.sum())
+
+    @property
+    def lag(self) -> int:
+        """How many rows after an action its motion begins: 0 in the row of the action, below 0 before it."""
+        size = np.abs(self.response)
+        return LAGS[int(np.argmax(size >= ONSET_SHARE * size.max()))]
+
+
+def motion_in(positions: NDArray[Any], actions: NDArray[Any], scale: ActionScale) -> Motion:
+    """Return what was asked for and what came of it in one episode.
+
+    Args:
+        positions: of the TCP (T, 3), m.
+        actions: accepted after each row (T, 7), in the Spec's units.
+        scale: what an action of 1 means.
+    """
+    asked = np.asarray(actions, np.float64)[:, :3] * scale.translation_m
+    moved = np.zeros_like(asked)
+    moved[:-1] = np.diff(np.asarray(positions, np.float64), axis=0)
+    return asked, moved
+
+
+def learn_following(episodes: Sequence[Motion]) -> Following | None:
+    """Fit the response by least squares over all episodes; None where there is no motion to learn it from.
+
+    Rows in which the hand does not follow, as it presses on something, are found and left out, by turns with the fit.
+    """
+    following: Following | None = None
+    for _ in range(_FITS):
+        found = _fitted(episodes, following)
+        if found is None:
+            break
+        following = found
+    return following
+
+
+def contact_rows(motion: Motion, following: Following) -> NDArray[np.bool_]:
+    """Return in which of an episode's rows the hand does not follow its action, bool (T,).
+
+    There it moves less than half as far as it should, over the row and its neighbours: it presses on something, carries
+    too much, or is at the end of its reach. The last row, after which nothing was seen, is none.
+    """
+    asked, moved = motion
+    expected, done = _expected(asked, following), _around(moved)
+    wanted = _around(expected)
+    size = np.einsum("ti,ti->t", wanted, wanted)
+    least = (LEAST_SHARE * following.usual_m * _around(np.ones((len(asked), 1)))[:, 0]) ** 2
+    found: NDArray[np.bool_] = (size > least) & (np.einsum("ti,ti->t", wanted, done) < FOLLOWED_SHARE * size)
+    found[-1:] = False
+    return found
+
+
+def motions(dataset: Dataset) -> Iterator[tuple[Episode, Motion]]:
+    """Yield each episode with what its actions asked for and what came of it."""
+    for episode in dataset.episodes:
+        rows = episode.rows
+        yield episode, motion_in(dataset.proprio[rows, :3], dataset.action[rows], dataset.spec.action_scale)
+
+
+def dataset_contact_rows(dataset: Dataset) -> NDArray[np.bool_]:
+    """Return in which of a dataset's rows the hand does not follow its action, by what is usual there; bool (N,)."""
+    found = np.zeros(len(dataset), np.bool_)
+    following = learn_following([motion for _, motion in motions(dataset)])
+    if following is not None:
+        for episode, motion in motions(dataset):
+            found[episode.rows] = contact_rows(motion, following)
+    return found
+
+
+def _fitted(episodes: Sequence[Motion], before: Following | None) -> Following | None:
+    """Fit by the normal equations, without the rows in which the hand did not follow by the fit before."""
+    size = len(LAGS)
+    square, product, total, rows = np.zeros((size, size)), np.zeros(size), 0.0, 0
+    for motion in episodes:
+        asked, moved = motion
+        kept = slice(LAGS[-1], len(asked) + LAGS[0] - 1)  # where there are actions at all lags, and a row after
+        around = np.stack([_shifted(asked, lag) for lag in LAGS], -1)[kept]
+        came = moved[kept]
+        if before is not None:
+            follows = ~contact_rows(motion, before)[kept]
+            around, came = around[follows], came[follows]
+        square += np.einsum("tik,til->kl", around, around)
+        product += np.einsum("tik,ti->k", around, came)
+        total += float(np.einsum("ti,ti->", came, came))
+        rows += len(came)
+    if not np.trace(square) > 0 or not total > 0:
+        return None
+    response = np.linalg.lstsq(square, product, rcond=1e-9)[0].astype(np.float64)
+    expected = float(response @ square @ response)
+    explained = float(2 * response @ product - expected) / total
+    return Following(response, explained, (expected / rows) ** 0.5)
+
+
+def _expected(asked: Float, following: Following) -> Float:
+    """Return how far the hand should move after each row (T, 3), m."""
+    return sum(
+        (share * _shifted(asked, lag) for lag, share in zip(LAGS, following.response, strict=True)),
+        np.zeros_like(asked),
+    )
+
+
+def _shifted(values: Float, rows: int) -> Float:
+    """Return values (T, ...) so many rows later; nothing where there were none."""
+    out = np.zeros_like(values)
+    if abs(rows) < len(values):
+        out[max(rows, 0) : len(values) + min(rows, 0)] = values[max(-rows, 0) : len(values) - max(rows, 0)]
+    return out
+
+
+def _around(values: Float) -> Float:
+    """Return the sums of each row's values (T, ...) and its neighbours'."""
+    return sum((_shifted(values, by) for by in range(-NEIGHBOURS, NEIGHBOURS + 1)), np.zeros_like(values))

@@ -1,0 +1,134 @@
+"""How the hand follows its actions is learned from motion, and where it does not follow is found, row by row."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from diwa_runtime.actions import HOLD_ACTION
+from diwa_runtime.spec import ActionScale, Spec
+from diwa_trainer.dataset import Dataset, DatasetWriter
+from diwa_trainer.dataset.following import (
+    LAGS,
+    Motion,
+    contact_rows,
+    dataset_contact_rows,
+    learn_following,
+    motion_in,
+)
+
+SCALE = ActionScale()
+RESPONSE = {0: 0.45, 1: 0.35, 2: 0.1}
+"""About the play table's."""
+
+
+def wandering(seed: int, rows: int = 400) -> np.ndarray:
+    """Actions (T, 7) that resemble their neighbours, as hands' do."""
+    noise = np.random.default_rng(seed).standard_normal((rows, 7))
+    for t in range(1, rows):
+        noise[t] = 0.9 * noise[t - 1] + np.sqrt(1 - 0.9**2) * noise[t]
+    noise[:, 6] = 1.0
+    return (0.5 * noise).astype(np.float32)
+
+
+def followed(actions: np.ndarray, response: dict[int, float], stuck: np.ndarray | None = None) -> np.ndarray:
+    """Positions (T, 3) of a hand with that response by lag, which does not move after the rows where it is stuck."""
+    asked = actions[:, :3].astype(float) * SCALE.translation_m
+    moved = np.zeros_like(asked)
+    for lag, share in response.items():
+        for t in range(len(asked)):
+            if 0 <= t - lag < len(asked):
+                moved[t] += share * asked[t - lag]
+    if stuck is not None:
+        moved[stuck] = 0.0
+    moved += np.random.default_rng(9).normal(0, 1e-5, moved.shape)
+    return np.concatenate([np.zeros((1, 3)), np.cumsum(moved, 0)[:-1]])
+
+
+def recorded(response: dict[int, float], factor: float = 1.0, episodes: int = 4) -> list[Motion]:
+    made = [wandering(seed) for seed in range(episodes)]
+    return [motion_in(followed(actions, response), factor * actions, SCALE) for actions in made]
+
+
+@pytest.mark.parametrize("shift", [-2, -1, 0, 1, 2])
+@pytest.mark.parametrize("factor", [1.0, 50.0])
+def test_lag_and_gain_are_those_of_the_hand_however_alike_neighbouring_actions_are(shift, factor):
+    found = learn_following(recorded({lag + shift: share for lag, share in RESPONSE.items()}, factor))
+
+    assert found is not None
+    assert found.lag == shift
+    assert found.gain == pytest.approx(0.9 / factor, rel=0.01)
+    expected = [RESPONSE.get(lag - shift, 0.0) / factor for lag in LAGS]
+    np.testing.assert_allclose(found.response, expected, atol=0.01 / factor)
+    assert found.explained > 0.99
+
+
+def test_a_slow_arm_is_not_late():
+    """Its motion is spread over many rows, but begins in the row of the action."""
+    after = np.arange(12) / 2.0
+    share = np.diff(1 - (1 + after) * np.exp(-after))  # of a critically damped arm with a time constant of two rows
+    found = learn_following(recorded(dict(enumerate(share))))
+    assert found is not None
+    assert found.lag == 0
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7])
+def test_rows_in_which_the_hand_is_held_are_found_and_do_not_count_as_its_gain(share):
+    rng = np.random.default_rng(3)
+    held = [np.repeat(rng.random(40) < share, 10) for _ in range(4)]  # ten rows at a time
+    motions = [
+        motion_in(followed(actions, RESPONSE, stuck), actions, SCALE)
+        for actions, stuck in zip(map(wandering, range(4)), held, strict=True)
+    ]
+
+    found = learn_following(motions)
+
+    assert found is not None
+    assert found.gain == pytest.approx(0.9, rel=0.03)
+    assert found.lag == 0
+    said, truth = np.concatenate([contact_rows(m, found) for m in motions]), np.concatenate(held)
+    assert truth[said].mean() > 0.93
+    asks = np.concatenate([np.linalg.norm(asked, axis=1) for asked, _ in motions]) > 0.01
+    assert said[truth & asks].mean() > 0.85
+
+
+def test_where_nothing_is_asked_for_and_after_the_last_row_nothing_can_be_told():
+    found = learn_following(recorded(RESPONSE))
+    assert found is not None
+    still = np.tile(HOLD_ACTION, (20, 1))
+    still[:, 0] = 0.02  # a hundredth of what is usual is no motion either
+    assert not contact_rows(motion_in(np.zeros((20, 3)), still, SCALE), found).any()
+    pressed = still + np.array([1, 0, 0, 0, 0, 0, 0], np.float32)
+    np.testing.assert_array_equal(
+        contact_rows(motion_in(np.zeros((20, 3)), pressed, SCALE), found), [*[True] * 19, False]
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_episodes_too_short_to_tell_and_hands_that_never_move_are_no_error(rows):
+    actions = wandering(0, rows)
+    assert learn_following([motion_in(np.zeros((rows, 3)), actions, SCALE)]) is None
+    assert learn_following([motion_in(np.ones((400, 3)), np.tile(HOLD_ACTION, (400, 1)), SCALE)]) is None
+    assert learn_following([]) is None
+    found = learn_following(recorded(RESPONSE))
+    assert found is not None
+    assert contact_rows(motion_in(np.zeros((rows, 3)), actions, SCALE), found).shape == (rows,)
+
+
+def test_a_dataset_s_rows_are_told_one_by_one_and_no_episode_by_its_neighbours(tmp_path):
+    stuck = np.zeros(400, bool)
+    stuck[100:140] = True
+    spec = Spec(scene=(), tasks=())
+    with DatasetWriter(tmp_path / "data", spec) as writer:
+        for seed in range(3):
+            actions = wandering(seed)
+            proprio = np.zeros((400, 15), np.float32)
+            proprio[:, :3] = followed(actions, RESPONSE, stuck if seed == 1 else None)
+            proprio[:, :3] += 5.0 * seed  # a jump between episodes is no motion
+            rows = {"stamp": np.arange(400), "proprio": proprio, "action": actions}
+            writer.add_episode({**rows, "scene": np.zeros((400, 0), np.float32)})
+    said = dataset_contact_rows(Dataset.open(tmp_path / "data"))
+
+    inside, outside = np.flatnonzero(stuck) + 400, np.setdiff1d(np.arange(1200), np.flatnonzero(stuck) + 400)
+    assert said[inside].mean() > 0.7
+    assert said[outside].sum() <= 2
