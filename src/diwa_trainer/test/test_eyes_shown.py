@@ -19,9 +19,9 @@ from diwa_trainer.verbs import train_eyes
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig
 from diwa_trainer.world.eyes.beside import CAPTION, GAP, LARGER
 from diwa_trainer.world.eyes.film import open_loop_film
-from diwa_trainer.world.eyes.judged import WORST
+from diwa_trainer.world.eyes.judged import WORST, judge
 from diwa_trainer.world.eyes.marked import marked_states
-from diwa_trainer.world.eyes.seen import rows_of
+from diwa_trainer.world.eyes.seen import rows_of, see
 from diwa_trainer.world.observations import Recorded
 
 
@@ -125,8 +125,22 @@ def test_estimates_and_lights_are_counted_beside_the_truth_of_held_out_rows(worl
     np.testing.assert_allclose(np.sum(drawer["counts"], 1), np.histogram(truth, edges)[0], atol=2)
     np.testing.assert_allclose(np.sum(drawer["counts"], 0), np.histogram(said, edges)[0], atol=2)
     assert sum(map(sum, drawer["counts"])) == len(rows)
-    # Lights never change in the toy, so they are always off and never seen otherwise.
-    assert report["lights"]["led"] == {"off": len(rows), "off_seen_on": 0, "on": 0, "on_seen_off": 0}
+    assert report["lights"] == {}, "what has never changed is no light"
+
+
+def test_what_tasks_watch_and_has_two_levels_is_counted_as_a_light(tmp_path):
+    dataset = Dataset.open(write_toy(tmp_path / "data", spec=spec_of("hybrid"), play=4, demonstrations=2))
+    lit = dataset.scene[:, DRAWER] > 0.1
+    dataset.arrays["scene"][:, SPEC.scene.index("led")] = np.where(lit, 5.0, 1.0)
+    _, (eyes,) = train_eyes._make(config_of(dataset.folder, tmp_path / "eyes"), dataset)
+    held_out = dataset.split(0.5, 0)[1]
+
+    report = judge(eyes, dataset, see(eyes, dataset, np.arange(len(dataset))), dataset.episodes, held_out, 0).report
+
+    assert set(report["lights"]) == {"led"}
+    assert {one["name"] for one in report["features"] if one["two_valued"]} == {"led"}
+    on = int(lit[rows_of(held_out)].sum())
+    assert (report["lights"]["led"]["on"], report["lights"]["led"]["off"]) == (on, len(rows_of(held_out)) - on)
 
 
 def test_the_world_model_is_measured_by_what_its_mode_predicts(world):
@@ -137,7 +151,7 @@ def test_the_world_model_is_measured_by_what_its_mode_predicts(world):
         assert report["flips"] == {}
         return
     assert list(report["features"]) == ["tcp", *SPEC.watched]
-    assert set(report["flips"]) == {"bulb", "led"}
+    assert report["flips"] == {}, "no light of the toy ever changes"
     assert report["features"]["drawer"]["moved_windows"] > 0
     assert report["features"]["drawer"]["moved"]["model"] is not None
 

@@ -61,7 +61,7 @@ def test_every_section_is_there_and_linked(page):
 
 def test_what_eyes_see_is_shown_where_there_are_cameras_alone(page, made, tmp_path):
     table = page.source[page.source.index('id="eyes"') :]
-    assert re.search(r"drawer \(cm\)</t[hd]><td>0.31</td><td>0.3</td><td>0.17</td>", table.replace("\n", "")), table[
+    assert re.search(r"drawer</t[hd]><td>0.0031</td><td>0.003</td><td>0.0017</td>", table.replace("\n", "")), table[
         :3000
     ]
 
@@ -82,7 +82,7 @@ def test_estimates_are_shown_beside_the_truth_and_the_worst_frames_as_pictures(p
     assert base64.b64decode(picture) == (made / "eyes/worst_0.png").read_bytes()
     values = next(table for table in page.tables if table[0] == ["", "recorded", "seen"])
     assert "play_003, step 17" in page.text
-    assert values[1:] == [["drawer (cm)", "12", "8.5"], ["led", "1", "0.04"]]
+    assert values[1:] == [["drawer", "0.12", "0.085"], ["led", "1", "0.04"]]
     assert ["static", "0.19", "0.2"] in next(table for table in page.tables if table[0][0] == "camera")
 
 
@@ -91,7 +91,7 @@ def test_of_a_code_learned_without_a_scene_the_report_says_what_is_not_known(run
     eyes = {"features": [], "error": {"held_out": 0.19, "learned": 0.2}, "marks": {"led": {"rows": 500, "right": 496}}}
     path.write_text(json.dumps(eyes))
     found = report(runs)
-    assert "is not known: the recordings hold no scene to compare it with" in found.text
+    assert "is not known: the recordings hold none to compare it with" in found.text
     assert ["led", "500", "99.2 %"] in next(table for table in found.tables if "read as marks tell" in table[0])
     path.write_text(json.dumps({name: value for name, value in eyes.items() if name != "marks"}))
     assert "is not known" in report(runs).text, "of an older version"
@@ -144,13 +144,14 @@ def test_data_with_its_drops_and_extreme_features(page):
 
 def test_open_loop_error_beside_its_baselines_and_for_what_moved(page):
     everything, moved = (table for table in page.tables if table[0][-1] == "linear, 50")
-    drawer = next(row for row in everything if row[0] == "drawer (cm)")
+    drawer = next(row for row in everything if row[0] == "drawer")
     assert drawer[1] == "256"
-    assert drawer[2:4] == ["0.6", "0.16"], "first frame and last frame of the context"
-    assert drawer[-3:] == ["1.3", "4", "12"], "model, constant, linear at 50 steps, in cm"
-    drawer = next(row for row in moved if row[0] == "drawer (cm)")
+    assert drawer[2:4] == ["0.006", "0.0016"], "first frame and last frame of the context"
+    assert drawer[-3:] == ["0.013", "0.04", "0.12"], "model, constant, linear at 50 steps"
+    drawer = next(row for row in moved if row[0] == "drawer")
     assert drawer[1:3] == ["23", "≥ 50"]
-    assert drawer[-3:] == ["3.2", "10", "30"]
+    assert drawer[-3:] == ["0.032", "0.1", "0.3"]
+    assert any(row[0] == "tcp (cm)" for row in everything)
     tiles = re.findall(r"<strong>([^<]*)</strong>([^<]*)", page.source[page.source.index('id="world-model"') :])
     assert tiles == [
         ("31", "steps of usable horizon (1.0 s), limited by led"),

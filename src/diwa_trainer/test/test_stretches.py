@@ -186,13 +186,13 @@ def test_imagined_episodes_start_at_the_rows_of_play_nearest_to_the_first_frames
 
 def starting(folder, shown, played, change=0.1) -> Dataset:
     """Two demonstrations and episodes of nine rows of play, by the hand's x and the scene that each stands still in."""
-    spec = Spec(scene=("drawer", "cup_z", "ball_z"), tasks=(TaskSpec("lift", "cup_z", change),))
+    spec = Spec(scene=("drawer", "cup_z", "ball_z", "ball_x"), tasks=(TaskSpec("lift", "cup_z", change),))
     with DatasetWriter(folder, spec) as writer:
         for number, (x, *scene) in enumerate([*shown, *played]):
             rows = {"stamp": np.arange(9), "proprio": np.zeros((9, 15), "f4"), "action": np.zeros((9, 7), "f4")}
             rows["proprio"][:, 0] = x
             about = {"kind": "demonstration", "task": "lift", "outcome": "success"} if number < len(shown) else {}
-            writer.add_episode({**rows, "scene": np.tile(np.float32(scene), (9, 1))}, **about)
+            writer.add_episode({**rows, "scene": np.tile(np.float32([*scene, 0]), (9, 1))}, **about)
     return Dataset.open(folder)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from diwa_trainer.report.charts import Series, density, line_chart
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, image, join, missing, table
-from diwa_trainer.report.model_sections import LENGTHS, unit_of
+from diwa_trainer.report.model_sections import unit_of
 from diwa_trainer.report.scales import Axis, number
 from diwa_trainer.runs.result_files import worst_picture
 
@@ -41,10 +41,11 @@ def _estimated(report: Mapping[str, Any], curve: str) -> Html:
         return (f"{feature['name']} ({unit})" if unit else feature["name"], *shown)
 
     header = ("", "held out", "for later verbs", "learned from")
-    first = [one for one in report["features"] if one["name"] in LENGTHS or one["two_valued"]]
+    watched = {*(report.get("estimates") or {}), *(report.get("lights") or {})}
+    first = [one for one in report["features"] if one["name"] in watched]
     note = (
         "Mean absolute error of one picture's estimate. The later verbs learn from estimates that may come from other "
-        "networks than the one that is kept (folds)."
+        "networks than the one that is kept (folds). What has no unit here is in the scene's own."
     )
     charts = [_estimate(name, found) for name, found in (report.get("estimates") or {}).items()]
     return join(
@@ -79,8 +80,8 @@ def _lights(lights: Mapping[str, Mapping[str, int]]) -> Html:
 def _coded(report: Mapping[str, Any], curve: str) -> Html:
     """What is known of a code that was learned without a scene."""
     said = (
-        "A code learned without a scene. How well drawers, slides and lights can be read from it is not known: the "
-        "recordings hold no scene to compare it with. Known is how well pictures are redrawn from it"
+        "A code learned without a scene. How well the scene's values can be read from it is not known: the "
+        "recordings hold none to compare it with. Known is how well pictures are redrawn from it"
     )
     marks = report.get("marks") or {}
     if not marks:
@@ -157,7 +158,7 @@ def _values(one: Mapping[str, Any]) -> Html:
     rows = []
     for name, pair in one["values"].items():
         unit, factor = unit_of(name)
-        values = (number(round(factor * pair[which], 1 if unit else 2)) for which in ("truth", "seen"))
+        values = (number(round(factor * pair[which], 1 if unit else 3)) for which in ("truth", "seen"))
         rows.append((f"{name} ({unit})" if unit else name, *values))
     return join([where, table(("", "recorded", "seen"), rows)])
 

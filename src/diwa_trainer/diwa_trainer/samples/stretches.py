@@ -7,7 +7,6 @@ nearly: they are the hard negatives that demonstrations cannot give.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.spec import TaskSpec
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.world.features import Features
+from diwa_trainer.world.rules import body_of, free_bodies
 
 RowNumbers = NDArray[np.int64]
 
@@ -26,8 +26,6 @@ ROWS_AFTER = 8
 """A stretch of play is at least one row longer: enough for two chunks."""
 RIDGE = 0.1
 """Added to the variances that a discriminant is made from: there are as few demonstrations as numbers that are seen."""
-FREE_POSE = r".*_(x|y|z|roll|pitch|yaw)"
-"""Names of the scene's values that are the pose of a free block."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +99,16 @@ def start_rows(
 
     The task's part of the scene must be as it was there. A row's distance is how far its worst feature lies outside of
     the range that the first frames span, in units of that range. The features are proprio and, where recorded, the
-    scene without its free blocks. Of the nearest rows, `count` are drawn, spread over the recordings.
+    scene without free bodies that no task watches. Of the nearest rows, `count` are drawn, spread over the recordings.
     """
     candidates, _ = _play_rows(dataset, dataset.spec.task(task), like, episodes)
     first = [episode.start for episode in like]
     values = Features(dataset.spec.proprio).raw_features(torch.from_numpy(dataset.proprio)).numpy()
     if "scene" in dataset.arrays:
-        watched = dataset.spec.watched
-        fixed = [i for i, name in enumerate(dataset.spec.scene) if name in watched or not re.fullmatch(FREE_POSE, name)]
-        values = np.concatenate([values, dataset.scene[:, fixed]], -1)
+        scene = Features(dataset.spec.scene)
+        free = free_bodies(dataset.spec.scene, dataset.spec.watched)
+        fixed = [i for i, name in enumerate(scene.names) if body_of(name) not in free]
+        values = np.concatenate([values, scene.raw_features(torch.from_numpy(dataset.scene)).numpy()[:, fixed]], -1)
     low, high = values[first].min(0), values[first].max(0)
     reach = np.maximum(high - low, 0.02)
     outside = np.maximum(np.maximum(low - values[candidates], values[candidates] - high), 0) / reach

@@ -7,10 +7,8 @@ that hardly vary would otherwise become targets of 100 deviations when a block t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,40 +17,9 @@ from torch import Tensor, nn
 
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import ANGLES, is_angle
+from diwa_trainer.world.rules import bodies_of, rule_of
 
 CLAMP = 4.0
-
-
-class FeatureRule(NamedTuple):
-    """How features of a name are standardised, weighed and coded; the first rule that matches counts."""
-
-    pattern: str
-    floor: float
-    weight: float
-    share: float
-
-
-# A value that tasks watch or lights show may be at its other end in a handful of rows: its floor is a quarter of its
-# travel at least, so that the clamp never cuts that end off and a decoded light can always be on. What tasks watch and
-# no rule knows by name is `_watched`.
-_RULES = (
-    # pattern of the name, floor of the deviation (SI units), weight in the world model's loss, share of its variables
-    (r"tcp_[xyz]", 0.02, 8.0, 8.0),
-    (r"tcp_rotation_\d", 0.05, 0.1, 0.8),
-    (r"joint_\d", 0.05, 0.1, 0.1),
-    (r"gripper_command", 0.2, 1.0, 1.0),
-    (r"gripper_width", 0.01, 2.0, 2.0),
-    (r"slider", 0.08, 8.0, 4.0),
-    (r"drawer", 0.055, 8.0, 4.0),
-    (r"button", 0.005, 4.0, 2.0),
-    (r"switch", 0.025, 4.0, 2.0),
-    (r"bulb|led", 0.25, 8.0, 1.0),
-    (r".*_rotation_\d", 0.3, 0.003, 0.05),
-    (r".*_[xyz]", 0.1, 0.003, 0.05),
-    (r".*", 0.05, 0.5, 0.5),
-)
-FEATURE_RULES = tuple(FeatureRule(*rule) for rule in _RULES)
-NOTHING: Mapping[str, float] = MappingProxyType({})
 
 
 def feature_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -79,16 +46,6 @@ def _columns(names: Sequence[str]) -> Iterator[tuple[str, int, bool]]:
         column += 3 if is_rotation else 1
 
 
-def _rule(name: str, watched: Mapping[str, float]) -> FeatureRule:
-    rule = next(rule for rule in FEATURE_RULES if re.fullmatch(rule.pattern, name))
-    return max(rule, _watched(name, watched[name]), key=lambda rule: rule.weight) if name in watched else rule
-
-
-def _watched(name: str, change: float) -> FeatureRule:
-    """Return the rule of a value that is to change by so much: it weighs what the drawer weighs."""
-    return FeatureRule(re.escape(name), change / 2, 8.0, 4.0)
-
-
 def _rotation_features(roll: Tensor, pitch: Tensor, yaw: Tensor) -> list[Tensor]:
     """First two columns of Rz(yaw) Ry(pitch) Rx(roll), the convention of `diwa_runtime.geometry`."""
     cr, sr, cp, sp, cy, sy = roll.cos(), roll.sin(), pitch.cos(), pitch.sin(), yaw.cos(), yaw.sin()
@@ -100,42 +57,66 @@ def _rotation_features(roll: Tensor, pitch: Tensor, yaw: Tensor) -> list[Tensor]
 class Features(nn.Module):
     """Standardised features of one raw vector (proprio or scene).
 
+    How they are standardised, weighed and coded is found by `fit` from recorded rows (`rules`), and travels with the
+    weights.
+
     Attributes:
         names: feature names, F of them.
         weight: (F,) weight of each in the world model's loss.
-        shares: each one's share of the world model's discrete variables, which decides how finely it is coded at first.
+        share: (F,) of the world model's discrete variables, which decides how finely each is coded at first.
     """
 
     mean: Tensor
     std: Tensor
     weight: Tensor
+    share: Tensor
 
-    def __init__(self, raw_names: Sequence[str], watched: Mapping[str, float] = NOTHING) -> None:
+    def __init__(self, raw_names: Sequence[str], watched: Mapping[str, float] | None = None) -> None:
         """Make features of a raw vector.
 
         Args:
             raw_names: of its values.
-            watched: by name, how much the values that tasks watch are to change, SI units.
+            watched: None for proprio; of a scene by name, how much the values that tasks watch are to change.
         """
         super().__init__()
         self.raw_names = tuple(raw_names)
         self.names = feature_names(raw_names)
-        self._rules = [_rule(name, watched) for name in self.names]
-        self.shares = tuple(rule.share for rule in self._rules)
+        self._watched = None if watched is None else dict(watched)
         self.register_buffer("mean", torch.zeros(len(self.names)))
         self.register_buffer("std", torch.ones(len(self.names)))
-        self.register_buffer("weight", torch.tensor([rule.weight for rule in self._rules]), persistent=False)
+        self.register_buffer("weight", torch.ones(len(self.names)))
+        self.register_buffer("share", torch.ones(len(self.names), dtype=torch.float64))
 
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """`share` as plain numbers."""
+        return tuple(self.share.tolist())
+
     @torch.no_grad()
     def fit(self, raw: NDArray[np.float32]) -> None:
-        """Set mean and floored deviation from raw rows (N, D)."""
+        """Set mean, floored deviation, weight and share from raw rows (N, D)."""
         features = self.raw_features(torch.as_tensor(np.asarray(raw, dtype=np.float32))).double()
-        floors = torch.tensor([rule.floor for rule in self._rules])
+        bodies = bodies_of(self.raw_names)
+        rules = [rule_of(name, features[:, i], self._watched, bodies) for i, name in enumerate(self.names)]
+        floor, weight, share = torch.tensor(rules, dtype=torch.float64).unbind(-1)
         self.mean.copy_(features.mean(0))
-        self.std.copy_(torch.maximum(features.std(0).float(), floors))
+        self.std.copy_(torch.maximum(features.std(0).float(), floor.float()))
+        self.weight.copy_(weight)
+        self.share.copy_(share)
+
+    def scale_as(self, other: Features) -> None:
+        """Standardise as others of the same names do."""
+        self.mean.copy_(other.mean)
+        self.std.copy_(other.std)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Files that are older than rules from data have neither; what was fitted stays, which only training uses.
+        for name in ("weight", "share"):
+            state_dict.setdefault(prefix + name, getattr(self, name))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def raw_features(self, raw: Tensor) -> Tensor:
         """Turn raw vectors (..., D) into features (..., F) in SI units."""

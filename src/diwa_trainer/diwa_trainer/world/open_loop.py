@@ -6,7 +6,7 @@ or flipped are reported apart.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.world.observations import action_at, observation_at
+from diwa_trainer.world.rules import has_two_levels
 from diwa_trainer.world.usable import LEAST_WINDOWS, usable_of_all, usable_steps
 from diwa_trainer.world.world_model import WorldModel
 
@@ -24,6 +25,8 @@ CONTEXT, HORIZON = 10, 50
 SHOWN_HORIZONS = (1, 5, 10, 25, 50)
 EXAMPLES = 4
 SHOWN_CODES = 4
+TCP_MOVED_M, CODE_MOVED = 0.02, 0.5
+"""What counts as moved, of the TCP and of a code in its deviations; of what tasks watch, half of what they ask for."""
 
 
 @torch.no_grad()
@@ -69,7 +72,8 @@ def open_loop_report(
     rows = dataset.windows(rng, windows, CONTEXT + HORIZON, measurable(episodes), fields=())["row"]
     predicted = predict(model, dataset, rows, CONTEXT, seed)
     series = _series(model, dataset, rows, predicted)
-    features = {name: _errors(truth, guess, name) for name, (truth, guess) in series.items()}
+    least = _least_moves(dataset, series)
+    features = {name: _errors(truth, guess, least[name]) for name, (truth, guess) in series.items()}
     usable = usable_of_all({name: feature["usable"] for name, feature in features.items()}, HORIZON)
     return {
         "context": CONTEXT,
@@ -77,7 +81,7 @@ def open_loop_report(
         "windows": windows,
         "features": features,
         "usable": usable and {"steps": usable[0], "seconds": usable[0] / dataset.spec.rate_hz, "limited_by": usable[1]},
-        "flips": {name: _flips(*series[name]) for name in series if name in ("bulb", "led")},
+        "flips": {name: _flips(*series[name], middle) for name, middle in _lights(model, dataset).items()},
         "examples": _examples(series),
     }
 
@@ -85,7 +89,7 @@ def open_loop_report(
 def _series(
     model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], predicted: Tensor
 ) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Truth and prediction (B, T, D) of the TCP's position and of each scene value that tasks watch or lights show.
+    """Truth and prediction (B, T, D) of the TCP's position and of each scene value that tasks watch.
 
     Without a scene, of the slowest parts of what eyes see.
     """
@@ -104,11 +108,26 @@ def _series(
     return series
 
 
+def _least_moves(dataset: Dataset, names: Iterable[str]) -> dict[str, float]:
+    """By what each quantity moves at least where it is said to have moved, in its own units."""
+    watched = {name: change / 2 for name, change in dataset.spec.watched.items()}
+    return {name: watched.get(name, CODE_MOVED) for name in names} | {"tcp": TCP_MOVED_M}
+
+
+def _lights(model: WorldModel, dataset: Dataset) -> dict[str, float]:
+    """What tasks watch and has two levels in the recordings, and the middle between them."""
+    if model.scene is None:
+        return {}
+    columns = {name: dataset.scene[:, dataset.spec.scene.index(name)] for name in dataset.spec.watched}
+    lights = {name: column for name, column in columns.items() if has_two_levels(torch.from_numpy(column))}
+    return {name: float(column.min() / 2 + column.max() / 2) for name, column in lights.items()}
+
+
 def _numpy(values: Tensor) -> NDArray[np.float64]:
     return values.double().numpy(force=True)
 
 
-def _errors(truth: NDArray[np.float64], guess: NDArray[np.float64], name: str) -> dict[str, Any]:
+def _errors(truth: NDArray[np.float64], guess: NDArray[np.float64], least_move: float) -> dict[str, Any]:
     last = truth[:, CONTEXT - 1 : CONTEXT]
     velocity = last - truth[:, CONTEXT - 2 : CONTEXT - 1]
     future = truth[:, CONTEXT:]
@@ -118,7 +137,7 @@ def _errors(truth: NDArray[np.float64], guess: NDArray[np.float64], name: str) -
         "constant": _distance(np.broadcast_to(last, future.shape), future),
         "linear": _distance(last + velocity * ahead, future),
     }
-    moved = tables["constant"].max(1) > (0.02 if name == "tcp" else 0.05 if np.ptp(truth) < 0.9 else 0.5)
+    moved = tables["constant"].max(1) > least_move
     at = np.array(SHOWN_HORIZONS) - 1
     mean = _distance(np.broadcast_to(truth.mean((0, 1)), future.shape), future)
     moved_curve = {who: table[moved].mean(0) for who, table in (tables | {"mean": mean}).items()} if moved.any() else {}
@@ -138,9 +157,11 @@ def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
     return np.linalg.norm(a - b, axis=-1)
 
 
-def _flips(truth: NDArray[np.float64], guess: NDArray[np.float64]) -> dict[str, Any]:
+def _flips(truth: NDArray[np.float64], guess: NDArray[np.float64], middle: float) -> dict[str, Any]:
     """Of windows in which a light differs at the end: how many the model foresaw; of the others: false flips."""
-    before, after, foreseen = truth[:, CONTEXT - 1, 0] > 0.5, truth[:, -1, 0] > 0.5, guess[:, -1, 0] > 0.5
+    before, after, foreseen = (
+        values > middle for values in (truth[:, CONTEXT - 1, 0], truth[:, -1, 0], guess[:, -1, 0])
+    )
     flipped = before != after
     return {
         "flipped": int(flipped.sum()),

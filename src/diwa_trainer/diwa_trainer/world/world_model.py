@@ -110,7 +110,7 @@ class WorldModel(nn.Module):
     @property
     def _parts(self) -> tuple[Features | Eyes, ...]:
         """Whose numbers are decoded: proprio's, and what is beside it: the scene's or the eyes'."""
-        beside = self.scene if self.eyes is None else self.eyes
+        beside = self.eyes if self.scene is None else self.scene
         return (self.proprio,) if beside is None else (self.proprio, beside)
 
     @property
@@ -126,10 +126,10 @@ class WorldModel(nn.Module):
     def fit_features(self, dataset: Dataset) -> None:
         """Set the standardisation and where the states start (`ordinal`) from recorded rows."""
         self.proprio.fit(dataset.proprio)
-        if isinstance(self.eyes, SceneEyes):  # what is seen and what is predicted are of one scale
-            self.scene_features.load_state_dict(self.eyes.scene.state_dict())
-        elif self.scene is not None:
+        if self.scene is not None:
             self.scene.fit(dataset.scene)
+            if isinstance(self.eyes, SceneEyes):  # what is seen and what is predicted are of one scale
+                self.scene.scale_as(self.eyes.scene)
         if self.pictures is not None:
             self.pictures.fit(dataset)
         if self.rssm.shortcut is not None:

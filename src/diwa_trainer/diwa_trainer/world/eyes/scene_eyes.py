@@ -20,6 +20,7 @@ from diwa_trainer.world.eyes.decoder import OtherCameras, PictureDecoder
 from diwa_trainer.world.eyes.eyes import Batch, Eyes, EyesConfig
 from diwa_trainer.world.features import CLAMP, Features
 from diwa_trainer.world.observations import Recorded
+from diwa_trainer.world.rules import has_two_levels
 
 LEAST_WEIGHT = 0.05
 """Of a feature in the loss, as a share of the weightiest: free blocks count little for a policy, but are seen."""
@@ -32,7 +33,7 @@ class SceneEyes(Eyes):
 
     Attributes:
         scene: the features; the world model's behind these eyes are the same.
-        two_valued: (F,) bool, features that have only ever had two values, as lights do; classified, not estimated.
+        two_valued: (F,) bool, features of two levels, as lights have; classified, not estimated.
         values: (2, F) standardised, the lower and the upper value of those.
     """
 
@@ -61,14 +62,14 @@ class SceneEyes(Eyes):
         return self.scene.shares
 
     def fit_features(self, dataset: Dataset) -> None:
-        """Set the standardisation, and which features have two values only."""
+        """Set the standardisation, and which features have two levels."""
         self.proprio.fit(dataset.proprio)
         self.scene.fit(dataset.scene)
         self.decoder.fit(dataset)
         self.others.fit(dataset)
         seen = self.scene(torch.from_numpy(dataset.scene))
         self.values.copy_(torch.stack([seen.amin(0), seen.amax(0)]))
-        self.two_valued.copy_(((seen == self.values[0]) | (seen == self.values[1])).all(0))
+        self.two_valued.copy_(torch.tensor([has_two_levels(values) for values in seen.unbind(-1)]))
 
     def say(self, raw: Tensor) -> Tensor:
         """Turn features and logits (B, F) into standardised features (B, F)."""
