@@ -169,7 +169,7 @@ def live_run(seconds: float, small: bool) -> LiveRun:
 
 
 def _start_policy(skill: Path) -> subprocess.Popen[bytes]:
-    flags = {"skills": f"[{skill}]", "autostart": "true", "log_folder": '""'}
+    flags = {"skills": f"[{skill}]", "autostart": "true", "log_folder": '""', "blocked_s": 0.0}  # it goes nowhere
     words = [word for name, value in flags.items() for word in ("-p", f"{name}:={value}")]
     code = "from diwa_policy_node.node import main; main()"
     environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -37,6 +37,12 @@ PARAMETERS = {
         0.0,
         1.0,
     ),
+    "blocked_s": Parameter(
+        _LIMITS.blocked_s, "s that the hand does not follow until the goal ends; 0 = for ever", 0.0, 60.0
+    ),
+    "blocked_share": Parameter(
+        _LIMITS.blocked_share, "share of what was asked for that a hand goes that follows", 0.0, 1.0
+    ),
     "stuck_after_s": Parameter(
         _LIMITS.stuck_after_s, "s of one and the same picture until a camera is stuck", 0.1, 60.0
     ),
@@ -94,7 +100,7 @@ def settings_of(values: dict[str, Any]) -> PolicySettings:
     limits = RunLimits(
         **chosen(
             "hold_after_s", "give_up_after_s", "first_observation_s", "unanswered_s", "least_rate", "success_frames",
-            "success_release", "stuck_after_s", "stuck_moved_m", "overlapped", "shadow",
+            "success_release", "blocked_s", "blocked_share", "stuck_after_s", "stuck_moved_m", "overlapped", "shadow",
         ),
         seams=SeamLimits(**chosen("acceleration", "rotation_acceleration", "blend_ticks")),
         gate=gate,

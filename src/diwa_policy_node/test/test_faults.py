@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import signal
 import subprocess
@@ -473,3 +474,27 @@ def test_a_stop_of_the_robot_ends_the_goal(make_rig: Callable[..., Rig], skills:
     robot.mode = RobotState.MODE_STOPPED
     assert rig.result(handle) == (Outcome.STOPPED, "the robot is stopped; call robot/release")
     assert rig.run() == (Outcome.REFUSED, "the robot is stopped; call robot/release")
+
+
+def test_an_arm_that_is_held_ends_the_goal_as_blocked_and_the_next_may_come(
+    make_rig: Callable[..., Rig], skills: Path, tmp_path: Path
+) -> None:
+    def a_hand_that_stays(state: RobotState) -> RobotState:
+        state.tcp_pose.position.x = 0.0
+        return state
+
+    rig = make_rig(skills, **PATIENT, blocked_s=0.6, log_folder=str(tmp_path / "logs"))
+    robot = rig.robot()
+    robot.spoil = a_hand_that_stays
+    rig.bring_up()
+
+    outcome, reason = rig.run()
+
+    assert outcome is Outcome.BLOCKED
+    assert "the hand no longer follows: in 0.6 s it was to go" in reason
+    assert "mostly along +x of its base, and went 0.0;" in reason
+    held(rig, robot, len(robot.commands))
+    (log,) = (tmp_path / "logs").iterdir()
+    assert json.loads(log.read_text().splitlines()[-1])["outcome"] == "BLOCKED"
+    robot.spoil = lambda state: state
+    assert rig.run(timeout=0.2)[0] is Outcome.TIMEOUT

@@ -16,6 +16,7 @@ from test_stream_watch import feed
 
 from diwa_policy_node.skills.episode import SkillEpisode
 from diwa_policy_node.skills.goal import Goal, RunLimits
+from diwa_policy_node.skills.hand_watch import HandWatch
 from diwa_policy_node.skills.overlap import SeamLimits
 from diwa_policy_node.skills.robot_watch import RobotWatch
 from diwa_policy_node.skills.start_gate import GateLimits
@@ -49,8 +50,8 @@ def test_every_parameter_of_the_node_is_the_limit_of_its_name() -> None:
 
     of_runs: dict[str, Any] = {
         "hold_after_s": 0.15, "give_up_after_s": 0.45, "first_observation_s": 2.5, "unanswered_s": 0.7,
-        "least_rate": 0.6, "success_frames": 5, "success_release": 0.35, "stuck_after_s": 0.9, "stuck_moved_m": 0.07,
-        "overlapped": True, "shadow": True,
+        "least_rate": 0.6, "success_frames": 5, "success_release": 0.35, "blocked_s": 2.5, "blocked_share": 0.2,
+        "stuck_after_s": 0.9, "stuck_moved_m": 0.07, "overlapped": True, "shadow": True,
     }  # fmt: skip
     seams: dict[str, Any] = {"acceleration": 3.0, "rotation_acceleration": 5.0, "blend_ticks": 4}
     gate = {"allow_far_start": True, "allow_moved_camera": False}
@@ -164,7 +165,7 @@ def test_the_count_of_frames_begins_anew_below_the_release_that_is_set(
 def test_a_skills_own_time_is_in_its_robots_periods() -> None:
     manifest = SimpleNamespace(max_steps=60, spec=Spec(rate_hz=5.0))
     session: Any = SimpleNamespace(bundle=SimpleNamespace(manifest=manifest))
-    assert SkillEpisode(GOAL, 0, session, 0).timeout_s == 12.0
+    assert SkillEpisode(GOAL, 0, session, 0, HandWatch(Spec(), 0, 0)).timeout_s == 12.0
 
 
 def test_a_robot_of_a_slow_rate_has_three_periods_to_take_a_command() -> None:

@@ -56,6 +56,7 @@ class Robot:
             write_skill(folder, name, drawer, spec=self.spec)
         bundles = {path.name: Bundle.load(path) for path in sorted(folder.iterdir())}
         self.now_ns, self.tick, self.drawer, self.thinking_ns = 5 * SECOND, 0, 0.0, 0
+        self.x, self.is_held = 0.0, False
         self.last: Decision | None = None
         self.decisions: list[Decision] = []
         self.runner = SkillRunner(bundles, limits, self.clock, lambda: self.now_ns + START_NS - 5 * SECOND)
@@ -71,7 +72,9 @@ class Robot:
         self.now_ns += self.period
         stamp = START_NS + self.tick * self.period
         last = self.last.action if self.last is not None and self.last.send and obeys else np.zeros(7)
-        message = robot_state(stamp, accepted=np.repeat([0.02, 0.05], 3) * last[:6])
+        accepted = np.repeat([0.02, 0.05], 3) * last[:6]
+        self.x += 0.0 if self.is_held else accepted[0]
+        message = robot_state(stamp, self.x, accepted)
         self.runner.on_robot(RobotMode.MOVING, self.last.stamp_ns if self.last is not None and obeys else 0)
         scene = scene_state(stamp + self.scene_ahead_ns, self.drawer)
         self.runner.on_message("scene/state", scene, self.now_ns)

@@ -34,6 +34,7 @@ class Outcome(IntEnum):
     REFUSED = 4
     STOPPED = 5
     FAULT = 6
+    BLOCKED = 7
 
 
 SPEC_TOPIC = "robot/spec"

@@ -120,8 +120,9 @@ def test_sections_without_content_are_left_out(page, tmp_path):
     assert "1 run of open_drawer: 1 success" in found.text
 
 
-def test_older_fault_is_drawn_too(tmp_path):
-    write_log(tmp_path / "logs", Outcome.FAULT, started="20260131T110000.000000Z")
+@pytest.mark.parametrize("outcome", [Outcome.FAULT, Outcome.BLOCKED])
+def test_older_fault_is_drawn_too(tmp_path, outcome):
+    write_log(tmp_path / "logs", outcome, started="20260131T110000.000000Z")
     write_log(tmp_path / "logs")
     assert report(tmp_path / "logs").charts == 2 + 6 * 2
 

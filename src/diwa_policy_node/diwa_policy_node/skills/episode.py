@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from diwa_policy_node.skills.goal import Decision, Goal
+from diwa_policy_node.skills.hand_watch import HandWatch
 from diwa_runtime.bundle.session import PolicySession
 from diwa_runtime.rows.streams import NANOSECONDS
 
@@ -24,12 +25,14 @@ class SkillEpisode:
         fired: so many observations in a row have looked like success.
         probability: of success, by the newest observation; None = there was none.
         last: the newest decision.
+        hand: tells whether it goes where it is told.
     """
 
     goal: Goal
     index: int
     session: PolicySession
     begun_ns: int
+    hand: HandWatch
     observed_ns: int | None = None
     first_stamp: int = 0
     sent: deque[int] = field(default_factory=deque)

@@ -31,6 +31,9 @@ class RunLimits:
         success_frames: so many observations in a row must look like success.
         success_release: the count starts anew only when the probability falls below the bundle's threshold by this
             share of it.
+        blocked_s, blocked_share: a hand that went less than this share of what was asked for, over so long, is blocked;
+            0 s: nothing is. In 180 demonstrations of the simulated table no press lasts longer than 0.07 s, nor than
+            0.2 s by a share of 0.3.
         stuck_after_s, stuck_moved_m: a camera with one picture for so long, while the arm moved so far, is stuck.
         overlapped: plan the next chunk while this one runs.
         shadow: say what would be done, and do nothing.
@@ -43,6 +46,8 @@ class RunLimits:
     least_rate: float = 0.75
     success_frames: int = 2
     success_release: float = 0.1
+    blocked_s: float = 1.5
+    blocked_share: float = 0.1
     stuck_after_s: float = 0.5
     stuck_moved_m: float = 0.03
     overlapped: bool = False

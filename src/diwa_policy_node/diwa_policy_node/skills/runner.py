@@ -15,6 +15,7 @@ import numpy as np
 
 from diwa_policy_node.skills.episode import SkillEpisode
 from diwa_policy_node.skills.goal import Decision, Ended, Goal, RunLimits
+from diwa_policy_node.skills.hand_watch import HandWatch
 from diwa_policy_node.skills.observations import Observations, gap_reason
 from diwa_policy_node.skills.overlap import OverlappedSession, ThreadPlanner
 from diwa_policy_node.skills.robot_watch import RobotWatch
@@ -210,7 +211,8 @@ class SkillRunner:
             else OverlappedSession(bundle, self._planner, goal.seed, self.limits.seams)
         )
         self.observations.begin_skill()
-        self._episode = SkillEpisode(goal, index, session, begun_ns=now_ns)
+        hand = HandWatch(self.spec, self.limits.blocked_s, self.limits.blocked_share)
+        self._episode = SkillEpisode(goal, index, session, now_ns, hand)
 
     def _end(self, outcome: Outcome, reason: str) -> None:
         episode, self._episode = self._episode, None
@@ -246,6 +248,7 @@ class SkillRunner:
             raise _Over(Outcome.FAULT, why)
         for row in rows[:-1]:  # the arm held meanwhile: time passed for the policy, but nothing is to be sent
             episode.session.step(row.values, row.executed)
+            episode.hand.objection(row)
             self.steps += 1
         newest = rows[-1]
         if self.observations.is_faulty(newest.stamp):
@@ -278,6 +281,8 @@ class SkillRunner:
         if episode.has_succeeded(self.limits.success_frames, self.limits.success_release):
             self._on_success(episode, received_ns)
             return None
+        if (blocked := episode.hand.objection(row)) is not None and not self.limits.shadow:
+            raise _Over(Outcome.BLOCKED, blocked)
         if over:
             raise _Over(Outcome.TIMEOUT, f"{episode.skill!r} was not achieved within {episode.timeout_s:.1f} s")
         ended_ns = self._clock_ns()

@@ -55,9 +55,9 @@ def newest(runs: Sequence[Run]) -> Html:
 
 
 def faults(runs: Sequence[Run]) -> Html:
-    """Charts of the runs that ended in a fault, the newest first; empty if there is none."""
+    """Charts of the runs that ended in a fault or blocked, the newest first; empty if there is none."""
     shown = _newest(runs)
-    failed = [run for run in reversed(runs) if run.outcome is Outcome.FAULT]
+    failed = [run for run in reversed(runs) if run.outcome in (Outcome.FAULT, Outcome.BLOCKED)]
     return join(
         element("p", f"{_heading(run)}; charts above") if run in shown else details(_heading(run), _over_time(run))
         for run in failed

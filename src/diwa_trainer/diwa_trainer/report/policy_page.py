@@ -24,7 +24,7 @@ def render(runs: Sequence[Run]) -> str:
         ("success", "Success", success(runs)),
         ("timing", "Timing", policy_charts.timing(runs)),
         ("newest", "The newest run of each skill", policy_charts.newest(runs)),
-        ("faults", "Runs that ended in a fault", policy_charts.faults(runs)),
+        ("faults", "Runs that ended in a fault, or blocked", policy_charts.faults(runs)),
         ("shadow", "Shadow mode: policy beside operator", policy_charts.shadow(runs)),
         ("runs", "All runs", all_runs(runs)),
         ("bundles", "Bundles and settings", bundles(runs)),
