@@ -67,6 +67,20 @@ def quaternion_to_matrix(quaternion: Array) -> Array:
     return _matrix(rows)
 
 
+def rotation_vector(matrix: Array) -> Array:
+    """Return axis times angle (3,), rad, of a rotation matrix (3, 3)."""
+    axis = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
+    sine, cosine = float(np.linalg.norm(axis)), (float(np.trace(matrix)) - 1) / 2
+    if sine > 1e-9:
+        return axis * (np.arctan2(sine, cosine) / sine)
+    if cosine > 0:
+        return axis
+    # Half a turn: the axis is the column of (R + 1) / 2 that is longest.
+    columns = (matrix + np.eye(3)) / 2
+    column = columns[:, int(np.argmax(np.diag(columns)))]
+    return np.pi * column / np.linalg.norm(column)
+
+
 def quaternion_to_euler(quaternion: Array) -> Array:
     """Turn unit quaternions (..., 4) as (x, y, z, w) into Euler angles (..., 3) rad."""
     return matrix_to_euler(quaternion_to_matrix(quaternion))

@@ -36,7 +36,7 @@ def _collect(argv: Sequence[str]) -> None:
     # MuJoCo and rosbags take a second to load; a wrong verb should not.
     try:
         from diwa_sim.collect import CollectConfig
-        from diwa_sim.collect import collect as collect_bags
+        from diwa_sim.collection import collect as collect_bags
     except (ImportError, RuntimeError) as error:  # as MuJoCo's of a MUJOCO_GL that it does not know
         raise ConfigError(f"the simulator cannot be loaded ({one_line(error)})") from error
 

@@ -25,7 +25,7 @@ from diwa_runtime.events import EventKind
 from diwa_runtime.files import TEMPORARY_SUFFIX, onto_disk, written_whole
 from diwa_runtime.interfaces import message_definitions
 from diwa_runtime.robot_messages import Fields
-from diwa_runtime.spec import ActionScale
+from diwa_runtime.spec import Spec
 from diwa_sim.rendering import device
 from diwa_sim.snapshot import Snapshot
 
@@ -106,7 +106,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
     def __init__(
         self,
         folder: Path | str,
-        scale: ActionScale | None = None,
+        spec: Spec | None = None,
         notes: Mapping[str, str] | None = None,
         place: Place = written_whole,
     ) -> None:
@@ -114,7 +114,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
 
         Args:
             folder: the bag, which must not be there yet.
-            scale: what an action of 1 means.
+            spec: says how a snapshot's scene is named, and what an action of 1 means; none: the play table's.
             notes: text by name, kept in the bag's metadata as rosbag2's custom data.
             place: what becomes of a bag that is cut off: `written_whole` removes it, `kept_on_failure` does not.
 
@@ -124,7 +124,7 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self.folder = Path(folder)
         if os.path.lexists(self.folder) and not (self.folder.is_dir() and not any(self.folder.iterdir())):
             raise InputError(f"{self.folder}: is there already; a bag is never written over, choose another name")
-        self._scale = scale or ActionScale()
+        self._spec = spec or Spec()
         self._notes = dict(notes or {})
         self._place = place
         self._store = typestore()
@@ -186,9 +186,10 @@ class BagWriter(AbstractContextManager["BagWriter"]):
 
     def write_snapshot(self, snapshot: Snapshot, stamp_ns: int) -> None:
         """Write all topics of one instant."""
-        self.write(messages.ROBOT_STATE, messages.robot_state(snapshot, stamp_ns, self._scale), stamp_ns)
+        self.write(messages.ROBOT_STATE, messages.robot_state(snapshot, stamp_ns, self._spec.action_scale), stamp_ns)
         self.write(messages.JOINT_STATES, messages.joint_states(snapshot, stamp_ns), stamp_ns)
-        self.write(messages.SCENE_STATE, messages.scene_state(snapshot.scene, stamp_ns), stamp_ns)
+        scene = messages.scene_state(snapshot.scene, stamp_ns, self._spec.scene)
+        self.write(messages.SCENE_STATE, scene, stamp_ns)
         for camera, image in snapshot.images.items():
             if device_topic(camera) not in self._connections:
                 self.write((device_topic(camera), DEVICE_TYPE), {"data": device()}, stamp_ns)

@@ -39,8 +39,11 @@ class Expert(ABC):
     """One task's scripted policy.
 
     Attributes:
+        at_once: whether a touch is enough: who lets go only then has done the task.
         done: whether the task's predicate holds since the first observation.
     """
+
+    at_once = False
 
     def __init__(
         self,
@@ -97,6 +100,13 @@ class Expert(ABC):
     @abstractmethod
     def goal(self, tcp: Array, scene: Array) -> Goal:
         """Say where to go from TCP (3,) in a scene (24,)."""
+
+    def progress(self, start: Array, now: Array) -> float:
+        """Return the share of the way to success, or to the end of the travel where that comes first; 1 is there."""
+        index, travel = SCENE_NAMES.index(self.task.field), self.layout.ranges[self.task.field]
+        room = travel - start[index] if self._forwards else start[index]
+        moved = self._direction * float(now[index] - start[index])
+        return moved / max(1e-6, min(abs(self.task.change), 0.97 * float(room)))
 
 
 class DrawerExpert(Expert):
@@ -156,11 +166,16 @@ class SwitchExpert(Expert):
             return Goal(contact, CLOSED)
         return _approach(tcp, contact, self._SAFE_HEIGHT_M, CLOSED)
 
+    def progress(self, start: Array, now: Array) -> float:  # noqa: ARG002 (the bulb follows the lever's half)
+        needed = self.layout.ranges["switch"] / 2
+        return self._direction * float(now[_SWITCH] - needed) / needed + 1.0
+
 
 class ButtonExpert(Expert):
     """Press the button from above with closed fingers; let go before a second press."""
 
     _SAFE_HEIGHT_M = 0.54
+    at_once = True
 
     def contact(self, scene: Array) -> Array:
         return self.layout.button_top - np.array([0.0, 0.0, scene[_BUTTON]])
@@ -172,6 +187,9 @@ class ButtonExpert(Expert):
         if abs(away[0]) < 0.022 and abs(away[1]) < 0.022:
             return Goal(self.layout.button_top - np.array([0.0, 0.0, 0.04]), CLOSED, speed=0.45)
         return _approach(tcp, self.layout.button_top, self._SAFE_HEIGHT_M, CLOSED)
+
+    def progress(self, start: Array, now: Array) -> float:  # noqa: ARG002 (a press has no start)
+        return float(now[_BUTTON]) / (self.layout.ranges["button"] / 2)
 
 
 def make_expert(

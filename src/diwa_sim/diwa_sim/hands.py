@@ -32,7 +32,7 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.events import TOPIC, EventKind
 from diwa_runtime.rows.streams import nanoseconds_of
 from diwa_runtime.spec import SCENE_NAMES, Spec, TaskSpec
-from diwa_sim.collect import FIRST_SEED
+from diwa_sim.collection import FIRST_SEED
 from diwa_sim.demonstrations import DEMONSTRATION_NOISE, demonstration
 from diwa_sim.experts import Expert
 from diwa_sim.model import Layout

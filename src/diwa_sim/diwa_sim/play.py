@@ -6,7 +6,7 @@ reward needs hands that are where success looks like without its having happened
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,14 +14,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.actions import ACTION_SIZE
-from diwa_runtime.spec import SCENE_NAMES, Spec, TaskSpec
-from diwa_sim.experts import Expert
-from diwa_sim.model import Layout
+from diwa_runtime.spec import Spec, TaskSpec
 from diwa_sim.snapshot import Snapshot
 
 PLAY_STEPS = 320
 FREE = "free"
 """The name of a segment that follows no skill."""
+
+
+class Skill(Protocol):
+    """What players need of an expert: `experts.Expert`, or that of another simulator."""
+
+    at_once: bool
+    """Whether a touch is enough: who lets go only then has done the task."""
+    done: bool
+    """Whether the task's predicate holds since the first observation."""
+
+    def act(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """Return the action (7,) for an observation with ``proprio`` and ``scene``."""
+
+    def contact(self, scene: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return where the TCP (3,) meets what it will move, in a scene (S,)."""
+
+    def progress(self, start: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+        """Return the share of the way to success, or to the end of the travel where that comes first; 1 is there."""
+
+
+class Reach(Protocol):
+    """What players need of a table's layout."""
+
+    @property
+    def ranges(self) -> Mapping[str, float]:
+        """How far the scene's joints go; what has no entry is 0 or 1."""
 
 
 class PlayedTable(Protocol):
@@ -32,8 +56,8 @@ class PlayedTable(Protocol):
         """Its Spec."""
 
     @property
-    def layout(self) -> Layout:
-        """Where the handles are."""
+    def layout(self) -> Reach:
+        """How far its joints go."""
 
     def reset(self, *, seed: int | None = None) -> Any:
         """Begin an episode."""
@@ -44,7 +68,7 @@ class PlayedTable(Protocol):
     def snapshot(self) -> Snapshot:
         """Return the current instant."""
 
-    def expert(self, noise: float = 0.0, rng: np.random.Generator | None = None, task: str | None = None) -> Expert:
+    def expert(self, noise: float = 0.0, rng: np.random.Generator | None = None, task: str | None = None) -> Skill:
         """Return a scripted policy."""
 
 
@@ -119,9 +143,9 @@ class _NearMiss:
     progress: float
     distance_m: float
 
-    def reached(self, expert: Expert, start: Snapshot, now: Snapshot) -> bool:
+    def reached(self, expert: Skill, start: Snapshot, now: Snapshot) -> bool:
         near = float(np.linalg.norm(now.tcp_position - expert.contact(now.scene))) < self.distance_m
-        return near or _progress(expert, start.scene, now.scene) > self.progress
+        return near or expert.progress(start.scene, now.scene) > self.progress
 
 
 @dataclass
@@ -157,7 +181,7 @@ class Player:
         task = self._draw_task()
         noise = float(self.rng.choice(self.settings.noise))
         expert = self.env.expert(noise, self.rng, task=task.name)
-        near_miss = self._draw_near_miss(task) if self.rng.random() < self.settings.near_miss else None
+        near_miss = self._draw_near_miss(expert) if self.rng.random() < self.settings.near_miss else None
         watch = _Watch(self.env)
         start = self.env.snapshot()
         linger = int(self.rng.integers(self.settings.linger_steps + 1))
@@ -170,7 +194,7 @@ class Player:
             yield PlayStep(self.env.snapshot(), task.name, watch.newly_achieved())
             if near_miss is not None and near_miss.reached(expert, start, self.env.snapshot()):
                 break
-            if expert.done or _progress(expert, start.scene, self.env.snapshot().scene) >= 1.0:
+            if expert.done or expert.progress(start.scene, self.env.snapshot().scene) >= 1.0:
                 linger -= 1
             if linger < 0:
                 break
@@ -189,10 +213,11 @@ class Player:
 
         What to touch is drawn first: a light has one task at a time that can be done, a drawer often two.
         """
-        scene, ranges = self.env.snapshot().scene, self.env.layout.ranges
+        scene, spec = self.env.snapshot().scene, self.env.contract
         able: dict[str, list[TaskSpec]] = {}
-        for task in self.env.contract.tasks:
-            if _room(task, scene, ranges) > 0.2:
+        for task in spec.tasks:
+            value = float(scene[spec.scene.index(task.field)])
+            if _room(task, value, self.env.layout.ranges) > 0.2:
                 able.setdefault(task.field, []).append(task)
         tasks = list(able.values())[int(self.rng.integers(len(able)))]
         return tasks[int(self.rng.integers(len(tasks)))]
@@ -204,9 +229,8 @@ class Player:
         level = float(self.rng.choice(self.settings.misjudged_m))
         return level * np.array([1.0, 1.0, 0.5]) * self.rng.standard_normal(3)
 
-    def _draw_near_miss(self, task: TaskSpec) -> _NearMiss:
-        # A press is over within a step: whoever lets go of the button only then has flipped the LED.
-        approach_only = self.rng.random() < 0.35 or task.field == "led"
+    def _draw_near_miss(self, expert: Skill) -> _NearMiss:
+        approach_only = self.rng.random() < 0.35 or expert.at_once
         return _NearMiss(
             progress=float(self.rng.uniform(0.15, 0.95)),
             distance_m=float(self.rng.uniform(0.02, 0.06)) if approach_only else 0.0,
@@ -226,28 +250,13 @@ class _Watch:
         fresh = tuple(
             task.name
             for task in self._env.contract.tasks
-            if task.name not in self._seen and task.achieved(self._start, now, SCENE_NAMES)
+            if task.name not in self._seen and task.achieved(self._start, now, self._env.contract.scene)
         )
         self._seen.update(fresh)
         return fresh
 
 
-def _room(task: TaskSpec, scene: NDArray[np.float64], ranges: dict[str, float]) -> float:
-    """How far the task's field can still move its way, as a share of what success takes."""
-    value = float(scene[SCENE_NAMES.index(task.field)])
+def _room(task: TaskSpec, value: float, ranges: Mapping[str, float]) -> float:
+    """How far the task's field can still move its way from a value, as a share of what success takes."""
     room = ranges.get(task.field, 1.0) - value if task.change > 0 else value
     return room / abs(task.change)
-
-
-def _progress(expert: Expert, start: NDArray[np.float64], now: NDArray[np.float64]) -> float:
-    """Share of the way to success, or to the end of the travel where that comes first; 1 is there."""
-    field_, ranges = expert.task.field, expert.layout.ranges
-    sign = 1.0 if expert.task.change > 0 else -1.0
-    if field_ == "led":
-        return float(now[SCENE_NAMES.index("button")]) / (ranges["button"] / 2)
-    if field_ == "bulb":
-        index, needed = SCENE_NAMES.index("switch"), ranges["switch"] / 2
-        return sign * float(now[index] - needed) / needed + 1.0
-    index = SCENE_NAMES.index(field_)
-    room = ranges[field_] - start[index] if sign > 0 else start[index]
-    return sign * float(now[index] - start[index]) / max(1e-6, min(abs(expert.task.change), 0.97 * float(room)))

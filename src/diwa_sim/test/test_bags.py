@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +22,15 @@ from diwa_runtime.errors import ConfigError, InputError, StorageError
 from diwa_runtime.events import EventKind
 from diwa_runtime.files import remove_orphans, written_whole
 from diwa_runtime.robot_messages import ROBOT_STATE
+from diwa_runtime.spec import ActionScale, Spec, TaskSpec
 from diwa_sim.__main__ import main
 from diwa_sim.bags import BagWriter, kept_on_failure, typestore
-from diwa_sim.collect import CollectConfig, collect, plan
+from diwa_sim.collect import CollectConfig
+from diwa_sim.collection import collect, plan
 from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
 from diwa_trainer.ingest.bags import Bag, find_bags, reader_of
+from diwa_trainer.ingest.ingestion import ingest
 
 CHUNK_BYTES, RECORD_HEAD_BYTES = 2**20, 31
 DISK_BYTES = 5 * CHUNK_BYTES // 2
@@ -74,6 +78,20 @@ def test_a_bag_is_one_that_ros_reads_with_all_topics(tmp_path):
     assert metadata["relative_file_paths"] == ["play.mcap"]
     assert metadata["custom_data"] == {"who": "test"}
     assert [path.name for path in tmp_path.iterdir()] == ["play"]
+
+
+def test_a_bag_of_another_spec_has_its_names_and_its_units(tmp_path):
+    """As of another simulator: the rows that come of it have its scene, and the actions that were taken."""
+    scale = ActionScale(translation_m=0.05, rotation_rad=0.5)
+    spec = Spec(cameras=(), scene=("lid", "lamp"), tasks=(TaskSpec("open_lid", "lid", 0.5),), action_scale=scale)
+    with BagWriter(tmp_path / "play", spec=spec) as bag:
+        for number in range(5):
+            bag.write_snapshot(replace(snapshot(number), scene=np.array([0.25, 1.0])), stamp_of(number))
+
+    dataset = ingest([tmp_path / "play"], tmp_path / "dataset", spec, report=lambda _: None)
+
+    np.testing.assert_allclose(dataset.scene, [[0.25, 1.0]] * len(dataset))
+    np.testing.assert_allclose(dataset.action[:-1, :6], 0.5, rtol=1e-6)
 
 
 def fill(folder, snapshots, place=written_whole, error=None):

@@ -7,7 +7,6 @@ Near walls and joint ends everything slows down towards standstill, never clips,
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from enum import IntFlag
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_bridge.arm.limits import ServoLimits
-from diwa_runtime.geometry import euler_to_matrix, towards, wrapped
+from diwa_runtime.geometry import euler_to_matrix, rotation_vector, towards, wrapped
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import ActionScale
 
@@ -161,13 +160,13 @@ class Servo:
 
     def lead(self, state: ArmState) -> Array:
         """Return how far the target is ahead of the arm (6,): m, and a rotation vector in rad."""
-        turn = _rotation_vector(euler_to_matrix(self._euler) @ euler_to_matrix(state.euler).T)
+        turn = rotation_vector(euler_to_matrix(self._euler) @ euler_to_matrix(state.euler).T)
         return np.concatenate([self._position - state.position, turn])
 
     def _velocity(self, step: Array, turn: Array) -> Array:
         """Return the twist (6,) that moves the target by a step and a turn of its Euler angles in a control period."""
         rotation = euler_to_matrix(self._euler + turn) @ euler_to_matrix(self._euler).T
-        return np.concatenate([step, _rotation_vector(rotation)]) * self.limits.rate_hz
+        return np.concatenate([step, rotation_vector(rotation)]) * self.limits.rate_hz
 
     def _is_silent(self, now_ns: int) -> bool:
         return self._commanded_ns is None or now_ns - self._commanded_ns > self.limits.silence_s * NANOSECONDS
@@ -282,17 +281,3 @@ def _beyond(at: Array, low: Array, high: Array) -> dict[str, float]:
 def _damped_inverse(jacobian: Array) -> Array:
     """Return the inverse (7, 6) of a Jacobian (6, 7), which stays finite where the arm is stretched out."""
     return jacobian.T @ np.linalg.inv(jacobian @ jacobian.T + _DAMPING**2 * np.eye(6))
-
-
-def _rotation_vector(matrix: Array) -> Array:
-    """Return axis times angle (3,), rad, of a rotation matrix (3, 3)."""
-    axis = np.array([matrix[2, 1] - matrix[1, 2], matrix[0, 2] - matrix[2, 0], matrix[1, 0] - matrix[0, 1]]) / 2
-    sine, cosine = float(np.linalg.norm(axis)), (float(np.trace(matrix)) - 1) / 2
-    if sine > 1e-9:
-        return axis * (math.atan2(sine, cosine) / sine)
-    if cosine > 0:
-        return axis
-    # Half a turn: the axis is the column of (R + 1) / 2 that is longest.
-    columns = (matrix + np.eye(3)) / 2
-    column = columns[:, int(np.argmax(np.diag(columns)))]
-    return math.pi * column / np.linalg.norm(column)
