@@ -120,3 +120,16 @@ def test_scales_are_only_where_it_starts(untrained, data):
     assert model.rssm.shortcut is not None
     for layer in (*model.rssm.shortcut.children(), model.read):
         assert layer.weight.grad.abs().max() > 0
+
+
+def test_the_scales_of_a_feature_are_drawn_apart_in_equal_steps(untrained):
+    owners = [untrained.feature_names[i] for i in apportion([s for p in untrained._parts for s in p.shares], 32)]
+    of_hand = [i for i, name in enumerate(owners) if name == "tcp_x"]
+    alone = [i for i, name in enumerate(owners) if owners.count(name) == 1]
+
+    assert len(of_hand) > 2
+    assert set(untrained.rssm.drawn_with[of_hand].tolist()) == {of_hand[0]}
+    expected = torch.arange(len(of_hand)) / len(of_hand)
+    torch.testing.assert_close(untrained.rssm.drawn_apart[of_hand], expected)
+    assert untrained.rssm.drawn_with[alone].tolist() == alone
+    assert not untrained.rssm.drawn_apart[alone].any()

@@ -112,6 +112,31 @@ def test_the_same_seed_gives_the_same_bits() -> None:
         assert torch.equal(first, second)
 
 
+def test_variables_that_are_drawn_apart_share_one_draw_and_are_each_drawn_evenly() -> None:
+    """Systematic sampling: of three variables of one feature, thirds of the unit interval are met once each."""
+    rssm = make_rssm()
+    assert rssm.config.variables >= 4
+    rssm.drawn_with[:3], rssm.drawn_apart[:3] = 0, torch.tensor([0.0, 1 / 3, 2 / 3])
+    drawn = rssm.uniforms(torch.Size([20_000]), torch.zeros(1), torch.Generator().manual_seed(0))
+
+    thirds = (3 * drawn[:, :3]).floor().sort(-1).values
+    assert torch.equal(thirds, torch.tensor([0.0, 1.0, 2.0]).expand(20_000, 3))
+    assert drawn.amin() >= 0
+    assert drawn.amax() < 1
+    spread = drawn.sort(0).values[::2000]
+    torch.testing.assert_close(spread, torch.linspace(0, 0.9, 10)[:, None].expand(spread.shape), atol=0.02, rtol=0)
+    alone = torch.corrcoef(drawn[:, [0, 3]].T)[0, 1]
+    assert abs(float(alone)) < 0.03
+
+
+def test_files_that_say_nothing_of_it_have_every_variable_drawn_by_itself() -> None:
+    rssm = make_rssm()
+    older = {name: value for name, value in rssm.state_dict().items() if not name.startswith("drawn")}
+    rssm.load_state_dict(older)
+    assert rssm.drawn_with.tolist() == list(range(rssm.config.variables))
+    assert not rssm.drawn_apart.any()
+
+
 @torch.no_grad()
 def test_the_filter_goes_the_way_of_a_window_step_by_step() -> None:
     rssm = make_rssm()

@@ -71,3 +71,6 @@ def start_as_scales(rssm: RSSM, read: nn.Linear, owners: Sequence[int], marks: T
         network.bias[:coded].copy_(offset)
     for moved_by in (shortcut.action, shortcut.hidden):
         moved_by.weight.zero_()
+    for variable, feature in enumerate(owners):
+        first, of = owners.index(feature), owners.count(feature)
+        rssm.drawn_with[variable], rssm.drawn_apart[variable] = first, (variable - first) / of

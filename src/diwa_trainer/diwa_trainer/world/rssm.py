@@ -85,8 +85,22 @@ class Shortcut(nn.Module):
         self.expected = nn.Linear(features, stochastic, bias=False)
 
 
+def _each_drawn_alone(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Files of an older version do not say which variables are drawn apart: none was."""
+    for name in ("drawn_with", "drawn_apart"):
+        state.setdefault(prefix + name, getattr(module, name))
+
+
 class RSSM(nn.Module):
-    """Posterior and prior over latents; with `features` > 0 it has a `Shortcut` for so many, else it is DreamerV2's."""
+    """Posterior and prior over latents; with `features` > 0 it has a `Shortcut` for so many, else it is DreamerV2's.
+
+    Attributes:
+        drawn_with, drawn_apart: (S,) with which variable each shares its draw, and by how much its own is shifted
+            (systematic sampling): the scales of one feature are drawn apart, so that their mean hardly scatters.
+    """
+
+    drawn_with: Tensor
+    drawn_apart: Tensor
 
     def __init__(self, config: RSSMConfig, embedding_size: int, action_size: int, features: int = 0) -> None:
         super().__init__()
@@ -107,6 +121,9 @@ class RSSM(nn.Module):
             nn.Linear(hidden, config.stochastic),
         )
         self.shortcut = Shortcut(features, config.stochastic, action_size, hidden) if features else None
+        self.register_buffer("drawn_with", torch.arange(config.variables))
+        self.register_buffer("drawn_apart", torch.zeros(config.variables))
+        self.register_load_state_dict_pre_hook(_each_drawn_alone)
 
     def initial(self, batch: int) -> Tensor:
         """Return the latents (B, Z) before the first frame."""
@@ -234,4 +251,5 @@ class RSSM(nn.Module):
 
     def uniforms(self, batch: torch.Size, like: Tensor, generator: Source) -> Tensor:
         """Draw what chooses the states (*batch, S)."""
-        return uniform((*batch, self.config.variables), generator, like.device, like.dtype)
+        drawn = uniform((*batch, self.config.variables), generator, like.device, like.dtype)
+        return (drawn[..., self.drawn_with] + self.drawn_apart.to(drawn.dtype)) % 1
