@@ -16,9 +16,18 @@ from torch import Tensor
 
 from diwa_runtime.actions import ACTION_SIZE
 from diwa_trainer.deploy.graphs import policy_graph
-from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
 from diwa_trainer.policy.imagination import imagine
-from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, make_losses, mean_log_prob, update_actor, update_critic
+from diwa_trainer.policy.ppo import (
+    Batch,
+    Critic,
+    PPOConfig,
+    base_means,
+    make_losses,
+    mean_log_prob,
+    update_actor,
+    update_critic,
+)
 from diwa_trainer.world.rssm import RSSM, RSSMConfig
 
 PAPER_RSSM = RSSMConfig(deterministic=1024, variables=32, classes=32, hidden=1000)
@@ -132,7 +141,7 @@ def ppo_update(
 ) -> Callable[[Effort], tuple[float, float]]:
     """Milliseconds of one minibatch's update of actor and critic.
 
-    With the BC term, our share of drawing the frozen policy's chains is counted: once an iteration for each row, which
+    With the BC term, our share of asking the frozen policy is counted: once an iteration for each row, whose answer
     then serves in every epoch.
     """
 
@@ -158,10 +167,8 @@ def ppo_update(
 
         our_seconds, their_seconds = alternate(ours, lambda: learner.update(plain_rows, generator), effort)
         if bc_weight:
-            drawing = median_seconds(
-                lambda: continue_chain(policies.pretrained, rows.latents, rows.chains[:, 0], generator), effort
-            )
-            our_seconds += drawing / config.epochs
+            asking = median_seconds(lambda: base_means(policies.pretrained, rows.latents, rows.chains), effort)
+            our_seconds += asking / config.epochs
         return 1e3 * our_seconds, 1e3 * their_seconds
 
     return measure
@@ -175,8 +182,8 @@ def make_rows(policies: Policies, count: int, config: PPOConfig, generator: torc
     chains = sample(policies.pretrained, policies.tuned, latents, noise, explore=True).chain
     log_probs = mean_log_prob(policies.tuned.chain_log_prob(latents, chains), config)
     advantages, returns = torch.randn(2, count, generator=generator)
-    bc_chains = continue_chain(policies.pretrained, latents, chains[:, 0], generator) if config.bc_weight else None
-    return Batch(latents, chains, log_probs, advantages, returns, bc_chains)
+    means = base_means(policies.pretrained, latents, chains)
+    return Batch(latents, chains, log_probs, advantages, returns, means, config.bc_weight)
 
 
 _DPPO = "plain PyTorch as DPPO has it: the whole network on every row, the frozen net asked everywhere"

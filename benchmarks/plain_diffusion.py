@@ -113,15 +113,24 @@ class PlainPolicy:
         Every (row, denoising step) becomes a row of its own, with a copy of its latent.
         """
         steps = chain.shape[1] - 1
+        log_prob: Tensor = self.transitions(latent, chain).log_prob(chain[:, 1:].flatten(0, 1))
+        return log_prob.unflatten(0, (-1, steps))
+
+    def transitions(self, latent: Tensor, chain: Tensor) -> Normal:
+        """Return the distributions of the chains' K' steps, a row each: (N, Z), (N, K'+1, D) -> N * K' rows of D."""
+        steps = chain.shape[1] - 1
         t = torch.arange(steps - 1, -1, -1).repeat(len(chain))
-        latents = latent.repeat_interleave(steps, 0)
-        before, after = chain[:, :-1].flatten(0, 1), chain[:, 1:].flatten(0, 1)
-        return self.step_log_prob(latents, before, after, t).unflatten(0, (-1, steps))
+        return self.step(latent.repeat_interleave(steps, 0), chain[:, :-1].flatten(0, 1), t)
 
     def step_log_prob(self, latent: Tensor, before: Tensor, after: Tensor, t: Tensor) -> Tensor:
         """Log-densities (N, D) of single steps t (N,) from chunks `before` (N, D) to `after` under latents (N, Z)."""
+        log_prob: Tensor = self.step(latent, before, t).log_prob(after)
+        return log_prob
+
+    def step(self, latent: Tensor, before: Tensor, t: Tensor) -> Normal:
+        """Return the distributions of what single steps t (N,) lead to from chunks `before` (N, D)."""
         std = torch.tensor([self.std(step, explore=True) for step in range(self.config.denoising_steps)])[t]
-        return Normal(self.mean(before, t, latent), std[:, None]).log_prob(after)
+        return Normal(self.mean(before, t, latent), std[:, None])
 
 
 @functools.cache

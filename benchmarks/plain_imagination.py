@@ -88,4 +88,5 @@ def plain_imagine(
         lives.append(live)
         latent = torch.where(live[:, None], after, latent)
         live = live & ~success
-    return Rollout(torch.stack(latents), torch.stack(chains), torch.stack(rewards), torch.stack(lives), latent)
+    left = torch.zeros_like(torch.stack(lives))
+    return Rollout(torch.stack(latents), torch.stack(chains), torch.stack(rewards), torch.stack(lives), left, latent)

@@ -2,8 +2,8 @@
 
 From the equations of DPPO and DiWA. Two forms: DPPO's own, whose minibatches are (env step, denoising step) pairs from
 anywhere in the rollout, and the DiWA authors', whose minibatches are env steps with all K' denoising steps of each. In
-both, latents are copied for every row, and with the BC term whole chains of the frozen policy are drawn in every
-minibatch.
+both, latents are copied for every row, and with their BC term whole chains of the frozen policy are drawn in every
+minibatch. Ours is that term's expectation, which `plain_actor_loss` has from torch's own KL.
 
 Dimensions: N env steps or M rows of a minibatch, K' fine-tuned denoising steps, D numbers in a chunk, Z latent.
 """
@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from plain_diffusion import PlainPolicy
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from diwa_trainer.policy.diffusion import draw_noise
 from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig
@@ -48,15 +49,21 @@ def plain_clip(config: PPOConfig, i: int, steps: int) -> float:
 
 
 def plain_actor_loss(policy: PlainPolicy, batch: Batch, config: PPOConfig) -> Tensor:
-    """Clipped surrogate over N * K' rows, plus the BC term where the batch has chains of the frozen policy."""
+    """Clipped surrogate over N * K' rows, plus the batch's weight times the mean KL of all transitions' numbers."""
     steps = batch.chains.shape[1] - 1
     step = torch.arange(steps).repeat(len(batch.latents))
     new = mean_of_clamped(policy.log_prob(batch.latents, batch.chains).flatten(0, 1), config)
     advantages = normalised(batch.advantages).repeat_interleave(steps)
     loss = surrogate(new - batch.log_probs.flatten(), advantages, step, steps, config)
-    if batch.bc_chains is None:
+    if not batch.bc_weight:
         return loss
-    return loss - config.bc_weight * mean_of_clamped(policy.log_prob(batch.latents, batch.bc_chains), config).mean()
+    apart = kl_divergence(
+        *(
+            which.transitions(batch.latents, batch.chains)
+            for which in (policy, replace(policy, tuned=policy.pretrained))
+        )
+    )
+    return loss + batch.bc_weight * apart.mean()
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,6 @@ class Pairs:
         before, after: chunks (M, D) around the denoising step.
         step: (M,) which of the K' steps, 0 the noisiest.
         log_probs, advantages, returns: (M,).
-        bc_chains: (M, K'+1, D) of the frozen policy at the latents, or None.
     """
 
     latents: Tensor
@@ -78,7 +84,6 @@ class Pairs:
     log_probs: Tensor
     advantages: Tensor
     returns: Tensor
-    bc_chains: Tensor | None = None
 
 
 def make_pairs(batch: Batch, generator: torch.Generator) -> Pairs:
@@ -95,7 +100,6 @@ def make_pairs(batch: Batch, generator: torch.Generator) -> Pairs:
         batch.log_probs[row, step],
         batch.advantages[row],
         batch.returns[row],
-        None if batch.bc_chains is None else batch.bc_chains[row],
     )
 
 
@@ -104,10 +108,7 @@ def plain_pair_loss(policy: PlainPolicy, pairs: Pairs, config: PPOConfig) -> Ten
     steps = policy.config.finetuned_steps
     elementwise = policy.step_log_prob(pairs.latents, pairs.before, pairs.after, steps - 1 - pairs.step)
     log_ratio = mean_of_clamped(elementwise, config) - pairs.log_probs
-    loss = surrogate(log_ratio, normalised(pairs.advantages), pairs.step, steps, config)
-    if pairs.bc_chains is None:
-        return loss
-    return loss - config.bc_weight * mean_of_clamped(policy.log_prob(pairs.latents, pairs.bc_chains), config).mean()
+    return surrogate(log_ratio, normalised(pairs.advantages), pairs.step, steps, config)
 
 
 def mean_of_clamped(elementwise: Tensor, config: PPOConfig) -> Tensor:
@@ -148,10 +149,14 @@ class PlainLearner:
 
     def update(self, rows: Batch | Pairs, generator: torch.Generator) -> None:
         """Learn from one minibatch in place; with a BC weight its chains are drawn here."""
+        if isinstance(rows, Pairs):
+            actor_loss = plain_pair_loss(self.policy, rows, self.config)
+        else:
+            actor_loss = plain_actor_loss(self.policy, replace(rows, bc_weight=0.0), self.config)
         if self.config.bc_weight:
-            rows = replace(rows, bc_chains=frozen_chains(self.policy, rows.latents, generator))
-        loss = plain_pair_loss if isinstance(rows, Pairs) else plain_actor_loss
-        actor_loss = loss(self.policy, rows, self.config)  # type: ignore[arg-type]
+            chains = frozen_chains(self.policy, rows.latents, generator)
+            cloned = mean_of_clamped(self.policy.log_prob(rows.latents, chains), self.config).mean()
+            actor_loss = actor_loss - self.config.bc_weight * cloned
         value_loss = 0.5 * F.mse_loss(self.critic(rows.latents), rows.returns)
         self.actor_optimizer.zero_grad()
         self.critic_optimizer.zero_grad()

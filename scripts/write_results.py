@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import read_yaml
@@ -21,7 +22,7 @@ from diwa_runtime.kinds import NUMBER, fault_in
 from diwa_runtime.reading import reason_of
 from diwa_trainer.evaluation.results import sum_up
 from diwa_trainer.evaluation.statistics import wilson_interval
-from diwa_trainer.runs.result_files import EVALUATION, METRICS, read_metrics, read_result
+from diwa_trainer.runs.result_files import EVALUATION, METRICS, VERDICT, read_metrics, read_result
 from diwa_trainer.runs.run import CONFIG
 
 mpl.use("svg")
@@ -74,9 +75,10 @@ def judged(task_folder: Path, policy: str) -> tuple[list[int], list[float]]:
 def curve(task_folder: Path, policy: str) -> list[tuple[int, float, float]]:
     """Points (iteration, imagined success, real success) of a fine-tuned policy, the base policy as iteration 0."""
     steps, imagined = judged(task_folder, policy)
+    kept = read_result(task_folder / policy / VERDICT)["chosen"]["iteration"]
     points = []
     for step, success in zip(steps, imagined, strict=True):
-        name = "base" if step == 0 else policy if step == max(steps) else f"{policy}_{step:04d}"
+        name = "base" if step == 0 else policy if step == kept else f"{policy}_{step:04d}"
         evaluation = task_folder / f"evaluation_{name}" / EVALUATION
         if evaluation.exists():
             counts = read_result(evaluation)
@@ -175,7 +177,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
             f"Made by `make results`. Success over {episodes} episodes of {seeds} training seed(s), from",
             f"{results['starts']} different starts{shared}, with 95 % Wilson intervals;",
             "base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside, one for each",
-            "training seed. Always the last iteration. What these starts had been seen by before: [the demo](demo.md).",
+            "training seed. Always the policy that the [verdict](verdict.md) kept.",
             "In mode `state`; [from cameras](results_cameras.md).",
             f"Environment steps during fine-tuning: {results['env_steps_during_finetune']}. Mean gain over the tasks:",
             f"{100 * sum(gains) / len(gains):+.1f} points.",
@@ -184,6 +186,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
+            *verdicts(tables),
             *ablation(tables),
             "## Imagined and real",
             f"![Real against imagined success]({SCATTER.relative_to(DOCS)})",
@@ -192,6 +195,33 @@ def page(results: dict[str, Any], seeds: int) -> str:
             "",
         ]
     )
+
+
+def verdicts(tables: dict[str, Any]) -> list[str]:
+    """Return the part on what imagination said of the kept policies, beside what came, a row a training seed."""
+    rows, gaps, missed = [], [], []
+    for task, table in tables.items():
+        for one in table["by_training_seed"]:
+            said, tuned = one["finetuned"]["verdict"], one["finetuned"]
+            low, high = said["interval95"]
+            gaps.append(said["imagined"] - rate(tuned))
+            missed.append(abs(said["rate"] - rate(tuned)))
+            rows.append(
+                f"| {task} | {said['decision']} | {said['iteration']} | {said['imagined_base']:.2f} / "
+                f"{rate(one['base']):.2f} | {said['imagined']:.2f} | {said['rate']:.2f} [{low:.2f}, {high:.2f}] | "
+                f"{rate(tuned):.2f} |"
+            )
+    return [
+        "## The verdict before deployment, and what came",
+        "Imagined success, and what was to be expected of the kept policy once the base policy had been evaluated.",
+        f"In the mean imagined success of the kept policies lies {np.mean(gaps):+.2f} from the real one, and what was",
+        f"expected {np.mean(missed):.2f} off.",
+        "",
+        "| task | verdict | iteration kept | base, imagined / real | kept, imagined | expected | real |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
 
 
 def ablation(tables: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ VERBS = (
     "finetune",
     "evaluate",
     "export",
+    "verdict",
     "report",
     "pipeline",
 )

@@ -29,7 +29,7 @@ from diwa_policy_node.goal_server import GoalServer
 from diwa_policy_node.robot_link import RobotLink
 from diwa_policy_node.settings import PolicySettings, declare_settings
 from diwa_policy_node.skills.goal import Decision, Goal
-from diwa_policy_node.skills.loading import load_skills, warm_up
+from diwa_policy_node.skills.loading import load_skills, verdict_of, warm_up
 from diwa_policy_node.skills.runner import SkillRunner
 from diwa_ros.peers import full_name
 from diwa_ros.process import ros_process, spin_until, spin_until_told, told_to_stop
@@ -141,6 +141,9 @@ class PolicyNode(LifecycleNode):
         self.robot.check(next(iter(skills.values())).spec)
         for name, bundle in skills.items():
             self.get_logger().info(f"{name} from {bundle.source}: {1e3 * warm_up(bundle):.1f} ms an inference")
+            trusted, said = verdict_of(bundle)
+            if said:
+                (self.get_logger().info if trusted else self.get_logger().warning)(said)
         self.runner = SkillRunner(skills, self.settings.limits)
         self.robot.listen(self.runner, self._on_decision, self._conclude_if_ended)
         self._check_timer = self.create_timer(CHECK_S, self.on_check, clock=self._steady)

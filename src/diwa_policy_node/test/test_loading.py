@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from toy_bundle import ToyWeights, toy_graphs, toy_manifest
 
-from diwa_policy_node.skills.loading import load_skills, warm_up
-from diwa_runtime.bundle import write_bundle
+from diwa_policy_node.skills.loading import load_skills, verdict_of, warm_up
+from diwa_runtime.bundle import Bundle, write_bundle
 from diwa_runtime.errors import BundleError, SpecMismatchError
 from diwa_runtime.spec import Spec
 
@@ -30,6 +30,32 @@ def test_bundles_are_found_by_themselves_and_in_a_folder(tmp_path: Path) -> None
         "open_drawer": "open_drawer", "close_drawer": "close_drawer", "turn_on_led": "turn_on_led",
     }  # fmt: skip
     assert warm_up(skills["open_drawer"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("verdict", "trusted", "said"),
+    [
+        (None, True, ""),
+        (
+            {"decision": "accept", "why": "0.5 to 0.9"},
+            True,
+            "open_drawer: verdict of its fine-tuning: accept; 0.5 to 0.9",
+        ),
+        (
+            {"decision": "collect", "why": "leaves\nit"},
+            False,
+            "open_drawer: verdict of its fine-tuning: collect; leaves it",
+        ),
+        ({"decision": "reject", "why": "no"}, False, "open_drawer: verdict of its fine-tuning: reject; no"),
+    ],
+)
+def test_what_fine_tuning_thought_of_a_policy_is_said(
+    tmp_path: Path, verdict: object, trusted: bool, said: str
+) -> None:
+    spec = Spec()
+    manifest = replace(toy_manifest(spec, 4), skill="open_drawer", provenance={"verdict": verdict})
+    write_bundle(tmp_path / "a", manifest, toy_graphs(spec, ToyWeights.random(spec, 4)))
+    assert verdict_of(Bundle.load(tmp_path / "a")) == (trusted, said)
 
 
 def test_two_bundles_for_one_skill_are_refused(tmp_path: Path) -> None:

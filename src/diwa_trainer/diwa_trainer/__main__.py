@@ -29,6 +29,7 @@ VERBS = {
     "finetune": "FinetuneConfig",
     "evaluate": "EvaluateConfig",
     "export": "ExportConfig",
+    "verdict": "VerdictConfig",
     "report": "ReportConfig",
     "pipeline": "PipelineConfig",
 }
@@ -61,6 +62,7 @@ train_reward = _entry("train_reward")
 finetune = _entry("finetune")
 evaluate = _entry("evaluate")
 export = _entry("export")
+verdict = _entry("verdict")
 report = _entry("report")
 pipeline = _entry("pipeline")
 

@@ -93,7 +93,7 @@ class Learner:
         for group in self.actor_optimizer.param_groups:
             group["lr"] = rate
         rollout = play(self.pretrained, self.policy, episodes, generator, explore=True)
-        batch = make_batch(rollout, self.policy, self.pretrained, self.critic, self.config, generator)
+        batch = make_batch(rollout, self.policy, self.pretrained, self.critic, self.config, self.config.bc_weight)
         return update(
             batch,
             self.policy,

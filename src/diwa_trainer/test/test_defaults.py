@@ -9,10 +9,11 @@ import pytest
 from diwa_runtime.bundle import session
 from diwa_runtime.spec import PROPRIO_NAMES, SCENE_NAMES, Spec
 from diwa_trainer.evaluation.settings import EvaluateConfig
-from diwa_trainer.policy import reward
+from diwa_trainer.policy import reward, support, verdict
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig
 from diwa_trainer.policy.reward import ClassifierConfig
+from diwa_trainer.policy.support import SupportConfig
 from diwa_trainer.samples import stretches
 from diwa_trainer.verbs import finetune, pretrain
 from diwa_trainer.verbs.finetune import FinetuneConfig
@@ -33,16 +34,18 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "denoising_steps": 20, "finetuned_steps": 10, "chunk": 4, "hidden": 256, "time_embedding": 16,
         "exploration_std": 0.1, "deterministic_std": 1e-3,
     },
+    SupportConfig: {"kind": "scene", "cell_m": 0.02, "levels": 1.0},
     ClassifierConfig: {"hidden": 256, "embedding": 64, "temperature": 0.5, "cross_entropy_weight": 0.5},
     PPOConfig: {
         "gamma": 0.999, "gae_lambda": 0.95, "gamma_denoising": 0.99, "clip": 0.01, "clip_base": 0.001, "clip_rate": 3.0,
         "log_prob_min": -5.0, "log_prob_max": 2.0, "epochs": 5, "minibatch": 512, "actor_learning_rate": 1e-4,
         "critic_learning_rate": 1e-3, "critic_warmup": 2, "critic_hidden": 256, "value_weight": 0.5, "bc_weight": 0.0,
-        "target_kl": 1.0, "horizon_bootstrap": False,
+        "kl_budget": None, "kl_dual_rate": 0.5, "target_kl": 1.0, "horizon_bootstrap": False,
     },
     TrainWorldModelConfig: {
         "updates": 6000, "batch": 32, "length": 24, "learning_rate": 1e-3,
-        "final_learning_rate": 0.02, "gradient_clip": 10.0, "validation": 0.1, "split_seed": 0, "seed": 0, "threads": 1,
+        "final_learning_rate": 0.02, "gradient_clip": 10.0, "validation": 0.1, "split_seed": 0,
+        "seed": 0, "threads": 1,
     },
     PretrainConfig: {
         "demonstrations": 50, "updates": 4000, "batch": 256, "learning_rate": 3e-4, "final_learning_rate": 0.05,
@@ -54,8 +57,8 @@ DEFAULTS: dict[type, dict[str, Any]] = {
         "threads": 1,
     },
     FinetuneConfig: {
-        "reward_kind": "classifier", "threshold": None, "iterations": 60, "episodes": 128, "chunks": 24,
-        "play_starts": 150, "judged_episodes": 256, "judge_every": 10, "keep_every": 0, "seed": 0, "threads": 1,
+        "reward_kind": "classifier", "threshold": None, "iterations": 160, "patience": 3, "episodes": 128, "chunks": 24,
+        "play_starts": 150, "judged_episodes": 256, "judge_every": 10, "seed": 0, "threads": 1,
     },
     EvaluateConfig: {
         "policy": "bundle", "environment": "diwa_sim:PlayTable-v0", "task": None, "episodes": 100,
@@ -76,6 +79,9 @@ CONSTANTS = [
     (world_model, "RANGE_ROWS", 10_000), (open_loop, "CONTEXT", 10), (open_loop, "HORIZON", 50),
     (reward, "THRESHOLDS", (0.5, 0.9, 0.97, 0.99)), (session, "NOISE_LIMIT", 3.0), (stretches, "ROWS_AFTER", 8),
     (pretrain, "FEWEST_DEMONSTRATIONS", 10), (pretrain, "VALIDATION_DRAWS", 4), (finetune, "START_ENCODINGS", 4),
+    (finetune, "BETTER", 0.01),
+    (support, "MOVING", 1 / 6), (verdict, "OUTSIDE", 0.25), (verdict, "GAP", 0.15), (verdict, "PRIOR_EPISODES", 8.0),
+    (verdict, "CARRIED", 0.5),
 ]  # fmt: skip
 
 

@@ -13,8 +13,8 @@ from diwa_trainer.dataset import Dataset
 from diwa_trainer.devices import device as device_module
 from diwa_trainer.devices.ahead import Ahead
 from diwa_trainer.devices.device import Computing, choose_device, compiled, numbers, settled
-from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain, draw_noise, sample
-from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, make_losses, mean_log_prob
+from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise, sample
+from diwa_trainer.policy.ppo import Batch, Critic, PPOConfig, base_means, make_losses, mean_log_prob
 from diwa_trainer.policy.reward import Classifier, ClassifierConfig
 from diwa_trainer.verbs import train_eyes
 from diwa_trainer.verbs.train_eyes import TrainEyesConfig
@@ -75,9 +75,8 @@ def test_losses_of_policy_and_reward_leave_nothing_on_the_cpu_and_wait_for_nothi
     latents, chunks = torch.zeros(6, 8, device=META), torch.zeros(6, TINY_POLICY.chunk, 7, device=META)
     chains, values = torch.zeros(6, TINY_POLICY.finetuned_steps + 1, size, device=META), torch.zeros(6, device=META)
     log_probs = mean_log_prob(policy.chain_log_prob(latents, chains), PPOConfig())
-    frozen = continue_chain(policy, latents, chains[:, 0], torch.Generator())
     losses = make_losses(policy, critic, PPOConfig(bc_weight=0.1))
-    batch = Batch(latents, chains, log_probs.detach(), values, values, frozen)
+    batch = Batch(latents, chains, log_probs.detach(), values, values, base_means(policy, latents, chains), 0.1)
 
     total = policy.loss(latents, chunks, torch.Generator()) + losses.actor(batch)[0] + losses.critic(batch)
     total = total + classifier.loss(latents, torch.zeros(6, dtype=torch.int64, device=META))

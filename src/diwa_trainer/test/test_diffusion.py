@@ -8,7 +8,7 @@ from torch.distributions import Normal
 
 from diwa_runtime.bundle.session import NOISE_LIMIT
 from diwa_trainer.deploy.graphs import PolicyGraph
-from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, Schedule, continue_chain, draw_noise, sample
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, Schedule, draw_noise, sample
 from diwa_trainer.policy.mish import mish
 
 LATENT, ROWS = 12, 6
@@ -108,16 +108,6 @@ def test_only_the_last_steps_are_the_tuned_net(policies, latent):
 
     assert torch.equal(before[:, 0], after[:, 0])
     assert (before[:, 1:] != after[:, 1:]).any(-1).all()
-
-
-def test_the_frozen_chain_goes_on_from_a_rollouts_own_start(policies, latent):
-    """Given the same noise, continuing a chain of the frozen policy is that chain."""
-    pretrained, _ = policies
-    steps = CONFIG.denoising_steps - CONFIG.finetuned_steps
-    noise = torch.cat([noise_for()[:, : steps + 1], draw_noise(CONFIG, (ROWS, CONFIG.finetuned_steps), seeded(9))], 1)
-    chain = sample(pretrained, pretrained, latent, noise, explore=True).chain
-
-    torch.testing.assert_close(continue_chain(pretrained, latent, chain[:, 0], seeded(9)), chain)
 
 
 def test_chain_log_probs_are_the_densities_written_out(policies, latent):

@@ -10,6 +10,7 @@ from toy import ToyTable, tiny_configs
 
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.evaluation.episodes import make_environment
+from diwa_trainer.policy.judging import Judging
 from diwa_trainer.runs.run import Run
 from diwa_trainer.verbs import finetune
 
@@ -85,13 +86,13 @@ def test_a_checkpoint_that_counted_no_steps_goes_on(config):
 
 
 def test_steps_of_the_preflight_and_of_judging_count(config, monkeypatch):
-    environment, judge = make_environment("toy:ToyTable-v0", {}, max_steps=5), finetune._judge
+    environment, judge = make_environment("toy:ToyTable-v0", {}, max_steps=5), Judging.of
 
     def judge_and_step(*arguments):
         step(environment)
         return judge(*arguments)
 
-    monkeypatch.setattr(finetune, "_judge", judge_and_step)
+    monkeypatch.setattr(Judging, "of", judge_and_step)
     assert tuned(config) == 1 + config.iterations // config.judge_every + 1
 
 

@@ -1,12 +1,13 @@
 """A bundle says and does what its parts are, and how long and from where its demonstrations went."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from toy import DRAWER, SPEC, TASK, tiny_configs
+from toy import DRAWER, SPEC, TASK, keep_the_last, tiny_configs
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.errors import InputError, SpecMismatchError
@@ -48,9 +49,11 @@ def data(tmp_path_factory) -> Path:
 def tuned(tmp_path_factory, toy_data, toy_runs) -> Path:
     """A fine-tuning of four iterations of which the second is kept, at a rate that shows."""
     config = tiny_configs(toy_data, toy_runs)["finetune"]
-    changes = {"ppo": dataclasses.replace(config.ppo, actor_learning_rate=0.01), "threshold": 0.9, "keep_every": 2}
+    changes = {"ppo": dataclasses.replace(config.ppo, actor_learning_rate=0.01), "threshold": 0.9, "judge_every": 2}
     config = dataclasses.replace(config, output=tmp_path_factory.mktemp("tuned") / "run", **changes)
-    finetune.run(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "choose", keep_the_last)
+        finetune.run(config)
     return config.output
 
 
@@ -58,6 +61,23 @@ def exported(data: Path, runs: Path, output: Path, **changes) -> Bundle:
     parts = {name: runs / folder for name, folder in (("world_model",) * 2, ("policy", "pretrained"), ("reward",) * 2)}
     export.run(ExportConfig(dataset=data, output=output, **{**parts, **changes}))
     return Bundle.load(output)
+
+
+def test_a_bundle_says_what_fine_tuning_thought_of_the_policy_that_it_kept(tmp_path, toy_data, toy_runs, tuned):
+    def said(name, **parts):
+        return exported(toy_data, toy_runs, tmp_path / name, **parts).manifest.provenance["verdict"]
+
+    kept = said("kept", finetuned=tuned)
+    verdict = json.loads((tuned / "verdict.json").read_text())
+    assert kept == {
+        "decision": verdict["decision"],
+        "why": verdict["why"],
+        "imagined": verdict["chosen"]["success"],
+        "imagined_base": verdict["candidates"][0]["success"],
+        "outside": verdict["chosen"]["outside"],
+    }
+    assert said("base") is None
+    assert said("other", finetuned=tuned, iteration=2) is None
 
 
 def test_a_bundle_knows_where_its_demonstrations_began_and_how_long_they_took(tmp_path, data, toy_runs):
@@ -116,7 +136,8 @@ def test_a_bundle_does_what_its_policies_do_and_says_which_they_are(tmp_path, da
     }
     sums = {name: sha256_of(path) for name, path in files.items()}
     fingerprint = Dataset.open(data).fingerprint
-    assert manifest.provenance == {"dataset": fingerprint, **sums, "iterations": iteration or 4}
+    provenance = {**manifest.provenance, "verdict": None}
+    assert provenance == {"dataset": fingerprint, **sums, "iterations": iteration or 4, "verdict": None}
     assert manifest.success_threshold == 0.9
     assert (manifest.chunk_length, manifest.denoising_steps) == (base.config.chunk, base.config.denoising_steps)
 

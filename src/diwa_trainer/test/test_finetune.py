@@ -5,8 +5,9 @@ import itertools
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,9 @@ from safetensors.torch import load_file
 from toy import DEMONSTRATIONS, DRAWER, TASK, TINY_POLICY, TINY_PPO, checkpoint_of, tiny_configs
 
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.policy import judging
 from diwa_trainer.policy.diffusion import DiffusionPolicy
+from diwa_trainer.policy.support import SupportConfig
 from diwa_trainer.runs.trained import FINETUNED, load_classifier, load_policy, save_classifier
 from diwa_trainer.verbs import finetune
 from diwa_trainer.verbs.finetune import FinetuneConfig
@@ -40,6 +43,7 @@ def sure(tmp_path_factory, toy_runs) -> Path:
 @pytest.fixture
 def config(tmp_path, toy_data, toy_runs, sure) -> FinetuneConfig:
     changes = {"episodes": EPISODES, "chunks": CHUNKS_AT_MOST, "iterations": ITERATIONS, "reward": sure}
+    changes |= {"support": SupportConfig("none")}  # what an untrained model decodes was never recorded
     return dataclasses.replace(
         tiny_configs(toy_data, toy_runs, seed=5)["finetune"], output=tmp_path / "run", judged_episodes=5, **changes
     )
@@ -56,17 +60,17 @@ def read(config: FinetuneConfig, name: str) -> dict[str, Any]:
 
 
 class Noted:
-    """A function of `finetune` that keeps what it was called with."""
+    """A function that keeps what it was called with."""
 
-    def __init__(self, monkeypatch, name: str) -> None:
+    def __init__(self, monkeypatch, name: str, module: ModuleType = finetune) -> None:
         self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-        function = getattr(finetune, name)
+        function = getattr(module, name)
 
         def noting(*arguments, **named):
             self.calls.append((arguments, named))
             return function(*arguments, **named)
 
-        monkeypatch.setattr(finetune, name, noting)
+        monkeypatch.setattr(module, name, noting)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     config, capsys, monkeypatch, kind, threshold, success
 ):
     """An untrained model never decodes an open drawer; the classifier is as sure of success as it is everywhere."""
-    distances = Noted(monkeypatch, "_kl_to_pretrained")
+    distances = Noted(monkeypatch, "kl_to_pretrained", judging)
     lines = tuned(config, reward_kind=kind, threshold=threshold)
 
     paid = [line for line in lines if "success" in line]
@@ -104,17 +108,19 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     assert all(f"[run] preflight: {warning}" in said for warning in preflight["warnings"])
     _, file = load_policy(config.output, FINETUNED, "finetune")
     assert file.about["threshold"] == (threshold or 0.95)
-    assert {name: value for name, value in lines[-1].items() if name != "step"}.items() <= summary.items()
+    assert summary["iteration"] == 0, "nothing became better, so the base policy is kept"
+    assert {name: value for name, value in lines[0].items() if name != "step"}.items() <= summary.items()
 
 
 def test_the_policy_explores_to_learn_and_is_judged_as_deployed_from_the_same_draws(config, monkeypatch):
     imagined, batches, updates = (Noted(monkeypatch, name) for name in ("imagine", "make_batch", "update"))
+    judgements = Noted(monkeypatch, "imagine", judging)
     tuned(config, judge_every=2)
     parts, _ = finetune._load(config)
 
     (policy, critic) = updates.calls[0][0][1:3]
-    learnt = [arguments for arguments, named in imagined.calls if named["explore"]]
-    judged = [arguments for arguments, named in imagined.calls if not named["explore"]]
+    learnt = [arguments for arguments, named in imagined.calls if named.get("explore", True)]
+    judged = [arguments for arguments, named in judgements.calls if not named["explore"]]
     assert len(learnt) == ITERATIONS
     assert all(call[2] is policy and len(call[4]) == EPISODES for call in learnt)
     assert not torch.equal(learnt[0][4], learnt[1][4])
@@ -129,11 +135,12 @@ def test_the_policy_explores_to_learn_and_is_judged_as_deployed_from_the_same_dr
     for call in learnt + judged:
         assert call[1] is base
         assert call[5] == CHUNKS_AT_MOST
-    for (_, acted, frozen, values, settings, _), _ in batches.calls:
+    for (_, acted, frozen, values, settings, weight), _ in batches.calls:
         assert acted is policy
         assert frozen is base
         assert values is critic
         assert settings is config.ppo
+        assert weight == config.ppo.bc_weight
     assert all(arguments[5] is config.ppo for arguments, _ in updates.calls)
     torch.testing.assert_close(base.state_dict(), parts.pretrained.state_dict())
 
@@ -153,21 +160,74 @@ def test_the_policy_begins_as_the_base_and_leaves_it(toy_runs):
     assert distances[0] == pytest.approx(0, abs=1e-6)
     assert abs(distances[-1]) > 1e-4
     name = "denoiser.out.weight"
-    base, tuned = (load_file(toy_runs / run / "policy.safetensors")[name] for run in ("pretrained", "finetuned"))
+    folders = toy_runs / "pretrained", max((toy_runs / "finetuned").glob("iteration_*"))
+    base, tuned = (load_file(folder / "policy.safetensors")[name] for folder in folders)
     assert not torch.equal(base, tuned)
 
 
-def test_kept_iterations_are_the_policies_of_their_time(config, capsys):
-    tuned(config, keep_every=3, iterations=7)
+def test_judged_policies_are_kept_as_they_were_at_their_time(config, capsys):
+    tuned(config, judge_every=3, iterations=7, patience=0)
 
     kept = {path.name: path for path in sorted(config.output.glob("iteration_*"))}
-    assert list(kept) == ["iteration_0003", "iteration_0006"]
-    folders = [config.policy, *kept.values(), config.output]
+    assert list(kept) == ["iteration_0003", "iteration_0006", "iteration_0007"]
+    folders = [config.policy, *kept.values()]
     weights = [load_file(folder / "policy.safetensors")["denoiser.out.weight"] for folder in folders]
     assert all(not torch.equal(*pair) for pair in itertools.pairwise(weights))
     files = [load_policy(folder, FINETUNED, "finetune")[1] for folder in folders[1:]]
     assert [file.about["iterations"] for file in files] == [3, 6, 7]
     assert re.findall(r"(\d)/7 iterations", capsys.readouterr().out) == ["5", "7"], "told now and then, and at the end"
+
+
+def succeeding(monkeypatch, success: Sequence[float]) -> None:
+    """Have policies judged as this successful, one after another."""
+    shares, of = iter(success), judging.Judging.of
+    monkeypatch.setattr(
+        judging.Judging, "of", lambda self, policy: of(self, policy) | {"judged_success_classifier": next(shares)}
+    )
+    monkeypatch.setattr(judging.Judging, "preflight", lambda _: {"base": {}, "by_threshold": [], "warnings": []})
+
+
+@pytest.mark.parametrize(
+    ("patience", "success", "ends", "chosen", "decision"),
+    [
+        (2, [0.1, 0.9, 0.2, 0.9, 0.9], 3, 1, "accept"),
+        (2, [0.1, 0.2, 0.9, 0.1, 0.9, 0.9], 4, 2, "accept"),
+        (0, [0.1, 0.2, 0.3, 0.9, 0.2, 0.1], 5, 3, "accept"),
+        (3, [0.5, 0.4, 0.3, 0.2, 0.9], 3, 0, "reject"),
+    ],
+)
+def test_it_ends_where_imagined_success_stands_still_and_keeps_the_chosen_policy(
+    config, monkeypatch, capsys, patience, success, ends, chosen, decision
+):
+    succeeding(monkeypatch, success)
+    tuned(config, iterations=5, judge_every=1, patience=patience, judged_episodes=50)
+
+    summary, verdict = read(config, "summary.json"), read(config, "verdict.json")
+    assert (summary["iterations"], summary["iteration"]) == (ends, chosen)
+    assert (verdict["decision"], verdict["chosen"]["iteration"]) == (decision, chosen)
+    assert [one["success"] for one in verdict["candidates"]] == success[: ends + 1]
+    assert summary["judged_success_classifier"] == success[chosen]
+    kept, file = load_policy(config.output, FINETUNED, "finetune")
+    assert file.about["iterations"] == chosen
+    folder = config.output / f"iteration_{chosen:04d}" if chosen else config.policy
+    torch.testing.assert_close(load_file(folder / "policy.safetensors"), kept.state_dict())
+    assert f"verdict: {decision}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["none", "hand", "scene"])
+def test_an_episode_that_leaves_the_recordings_ends_and_fails(config, monkeypatch, kind):
+    """An untrained model decodes hands where none was recorded; the reward would pay every one of its latents."""
+    settings = Noted(monkeypatch, "learn_support")
+    lines = tuned(config, threshold=0.85, support=SupportConfig(kind, cell_m=1e-3))
+
+    expected = (1.0, 0.0) if kind == "none" else (0.0, 1.0)
+    assert [(line["success"], line["outside"]) for line in lines if "success" in line] == [expected] * ITERATIONS
+    judged = [(line["judged_success_classifier"], line["judged_outside"]) for line in lines if "judged_outside" in line]
+    assert judged[-1] == expected
+    asked = [] if kind == "none" else [kind]
+    assert [arguments[3].kind for arguments, _ in settings.calls] == asked
+    warnings = read(config, "preflight.json")["warnings"]
+    assert any("leave what was recorded" in warning for warning in warnings) == (kind != "none")
 
 
 def test_a_resumed_fine_tuning_keeps_what_the_preflight_said(config):
@@ -227,9 +287,7 @@ def test_the_distance_to_the_base_is_that_of_the_gaussians_over_what_was_lived()
         means = [policy.fold(latents).mean(chains[:, i], t) for policy in (base, strayed)]
         nats += 0.5 * ((means[0] - means[1]) / base.exploration_std()[t]).square().sum(-1)
     assert not rollout.live.all()
-    assert finetune._kl_to_pretrained(base, strayed, rollout, rollout.live) == pytest.approx(
-        float(nats.mean()), rel=0.1
-    )
+    assert judging.kl_to_pretrained(base, strayed, rollout, rollout.live) == pytest.approx(float(nats.mean()))
 
 
 def test_success_and_length_of_imagined_episodes_are_means():
@@ -237,9 +295,10 @@ def test_success_and_length_of_imagined_episodes_are_means():
     policy = DiffusionPolicy(POLICY, LATENT)
     rollout = play(policy, policy, 50, torch.Generator().manual_seed(1), explore=True)
 
-    metrics = finetune._rollout_metrics(rollout, SimpleNamespace(extra={"imagined_steps": 7}))
+    metrics = finetune._rollout_metrics(rollout, SimpleNamespace(extra={"imagined_steps": 7, "bc_weight": 0.5}))
 
     assert 0 < float(rollout.success.sum()) < 50
+    assert metrics["bc_weight"] == 0.5
     assert metrics["success"] == pytest.approx(float(rollout.success.sum()) / 50)
     assert metrics["chunks"] == pytest.approx(float(rollout.live.sum()) / 50)
     assert metrics["imagined_steps"] == 7

@@ -73,6 +73,37 @@ def test_a_rollout_is_its_episodes_played_one_by_one(policies, explore):
         torch.testing.assert_close(rollout.final[b], point[0], atol=1e-5, rtol=1e-5)
 
 
+def test_an_episode_that_leaves_the_recordings_fails_and_ends_and_no_judge_hears_of_it(policies):
+    """Points may not be where x > 0.9, not even between a chunk's first and last action; some start there."""
+    starts, heard = draw_starts(EPISODES, seeded(3)), []
+
+    def judge(latent):
+        heard.append(latent)
+        return in_goal_or_far(latent)
+
+    def outside(path):
+        assert path.shape[1:] == (POLICY.chunk + 1, 2)
+        return (path[:, 1:, 0] > 0.9).any(1)
+
+    free = imagine(PointDynamics(), *policies, in_goal_or_far, starts, CHUNKS, seeded(4))
+    kept = imagine(PointDynamics(), *policies, judge, starts, CHUNKS, seeded(4), outside=outside)
+
+    left = kept.left.any(0)
+    assert 3 < int(left.sum()) < EPISODES - 3
+    assert int((left & free.success).sum()) > 2, "some would have succeeded"
+    assert not (kept.success & left).any()
+    for b in range(EPISODES):
+        if not left[b]:
+            assert torch.equal(kept.latents[:, b], free.latents[:, b])
+            assert bool(kept.success[b]) == bool(free.success[b])
+            continue
+        at = int(kept.left[:, b].int().argmax())
+        assert kept.lengths[b] == at + 1
+        assert int(kept.left[:, b].sum()) == 1
+        assert torch.equal(kept.final[b], kept.latents[at, b]), "it stays where it was known to be"
+        assert all(latent[b].isnan().all() for latent in heard[at:])
+
+
 def in_goal_or_far(point):
     """Succeed in the goal and far outside, so that an untrained policy meets both."""
     return in_goal(point) | (point.norm(dim=-1) > 1.2)

@@ -55,10 +55,10 @@ def settings_of(cls: type, prefix: str = "") -> dict[str, Any]:
 
 
 def test_fine_tuning_has_no_setting_that_could_name_an_environment():
-    """Offline means offline: beside numbers it takes its inputs' folders and the names of a reward and a device."""
+    """Offline means offline: beside numbers its inputs' folders, and the names of a reward, a support and a device."""
     settings = settings_of(FinetuneConfig)
     numbers = {int, float, bool, float | None}
 
     assert {name for name, kind in settings.items() if kind not in numbers} == {
-        "dataset", "world_model", "policy", "reward", "output", "reward_kind", "device",
+        "dataset", "world_model", "policy", "reward", "output", "reward_kind", "support.kind", "device",
     }  # fmt: skip

@@ -12,7 +12,17 @@ import numpy as np
 import pytest
 import yaml
 from test_ingest import START, messages_of, with_episode, write_bag
-from toy import TASK, TINY_MODEL, TINY_POLICY, TINY_PPO, Table, demonstration_action, episode, play_action
+from toy import (
+    TASK,
+    TINY_MODEL,
+    TINY_POLICY,
+    TINY_PPO,
+    Table,
+    demonstration_action,
+    episode,
+    keep_the_last,
+    play_action,
+)
 
 from diwa_runtime.config import load_config, to_plain
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
@@ -20,7 +30,7 @@ from diwa_trainer.__main__ import main
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.runs.run import Run
-from diwa_trainer.verbs import pipeline
+from diwa_trainer.verbs import finetune, pipeline
 from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pipeline import PipelineConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig
@@ -73,7 +83,7 @@ def settings(folder: Path, bags: list[Path], **changes) -> dict:
             "train_reward": {"play": 6, "updates": 4, "batch": 16, **EVERY},
             "finetune": {
                 "ppo": to_plain(TINY_PPO), "iterations": 4, "episodes": 8, "chunks": 3, "play_starts": 4,
-                "judged_episodes": 8, "save_every": 2, "keep_every": 2,
+                "judged_episodes": 8, "save_every": 2, "judge_every": 2, "patience": 0, "support": {"kind": "none"},
             },
             "evaluate": {"environment": "toy:ToyTable-v0", "episodes": 3, "max_steps": 8, "workers": 1, "videos": 1},
         },
@@ -98,7 +108,9 @@ def done(tmp_path_factory, bags) -> Path:
     folder = tmp_path_factory.mktemp("done")
     variants = {"anchored": {"ppo": {"bc_weight": 0.2}}}
     before = env_steps_taken()
-    pipeline.run(config(folder, bags, variants=variants, iterations_evaluated=[2]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "choose", keep_the_last)
+        pipeline.run(config(folder, bags, variants=variants, iterations_evaluated=[2]))
     assert env_steps_taken() > before, "evaluations take steps, before and between the fine-tunings"
     return folder / "pipeline"
 
@@ -169,7 +181,10 @@ def test_a_second_call_does_nothing_again(done, bags, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.parent != done} == before
 
 
-def test_a_policy_that_was_trained_anew_is_exported_anew_and_not_taken_for_the_one_evaluated(tmp_path, done, bags):
+def test_a_policy_that_was_trained_anew_is_exported_anew_and_not_taken_for_the_one_evaluated(
+    tmp_path, done, bags, monkeypatch
+):
+    monkeypatch.setattr(finetune, "choose", keep_the_last)
     shutil.copytree(done, tmp_path / "pipeline")
     for name in ("anchored", "bundle_anchored", "evaluation_anchored"):
         shutil.rmtree(tmp_path / "pipeline" / TASK / name)

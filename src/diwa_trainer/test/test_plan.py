@@ -28,7 +28,13 @@ CONFIG = PipelineConfig(
     stages={
         "pretrain": {"updates": 10, "batch": 20, "seed": 9, "policy": {"hidden": 8, "chunk": 2}, "output": "elsewhere"},
         "train_reward": {"updates": 11, "batch": 22},
-        "finetune": {"iterations": 12, "episodes": 24, "keep_every": 3, "ppo": {"epochs": 2, "clip": 0.5}},
+        "finetune": {
+            "iterations": 12,
+            "episodes": 24,
+            "judge_every": 3,
+            "patience": 0,
+            "ppo": {"epochs": 2, "clip": 0.5},
+        },
         "evaluate": {"episodes": 13, "max_steps": 26, "first_seed": 1000, "videos": 2},
     },
     task_stages={
@@ -117,11 +123,11 @@ def test_what_is_kept_on_the_way_is_evaluated_on_seeds_of_its_own_and_not_filmed
 
 
 @pytest.mark.parametrize(
-    ("iteration", "keep_every", "fits"),
-    [(12, 3, True), (3, 3, True), (15, 3, False), (3, 0, False), (4, 3, False)],
+    ("iteration", "judge_every", "patience", "fits"),
+    [(12, 3, 0, True), (3, 3, 0, True), (15, 3, 0, False), (3, 3, 2, False), (4, 3, 0, False)],
 )
-def test_an_iteration_can_be_evaluated_where_it_is_kept(iteration, keep_every, fits):
-    stages = {"finetune": {"iterations": 12, "keep_every": keep_every}}
+def test_an_iteration_can_be_evaluated_where_it_is_kept(iteration, judge_every, patience, fits):
+    stages = {"finetune": {"iterations": 12, "judge_every": judge_every, "patience": patience}}
     config = dataclasses.replace(CONFIG, stages=stages, task_stages={}, iterations_evaluated=(iteration,))
 
     if fits:

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_diffusion import plain_policy
-from plain_ppo import frozen_chains, make_pairs, plain_actor_loss, plain_advantages, plain_pair_loss
+from plain_ppo import make_pairs, plain_actor_loss, plain_advantages, plain_pair_loss
 from point_world import Learner, pretrain, success_rate
 
-from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, continue_chain, draw_noise, sample
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy, draw_noise, sample
 from diwa_trainer.policy.imagination import Rollout
 from diwa_trainer.policy.ppo import (
     Batch,
@@ -20,11 +20,13 @@ from diwa_trainer.policy.ppo import (
     PPOConfig,
     actor_loss,
     advantages,
+    base_means,
     clip_schedule,
     denoising_discount,
     make_batch,
     make_losses,
     mean_log_prob,
+    next_bc_weight,
     update,
     update_actor,
 )
@@ -45,6 +47,11 @@ def make_policy(seed):
         return DiffusionPolicy(POLICY, LATENT)
 
 
+def nowhere(chunks, episodes):
+    """No episode leaves the recordings."""
+    return torch.zeros(chunks, episodes, dtype=torch.bool)
+
+
 def nudged(policy, size, seed=5):
     """Return a copy whose weights are off by Gaussian noise of that size."""
     other, generator = copy.deepcopy(policy), seeded(seed)
@@ -62,9 +69,9 @@ def make_rows(pretrained, behaviour, bc_weight=0.05, rows=ROWS):
     chains = sample(pretrained, behaviour, latents, noise, explore=True).chain
     with torch.no_grad():
         log_probs = behaviour.chain_log_prob(latents, chains).clamp(-5, 2).mean(-1)
-    bc_chains = frozen_chains(plain_policy(pretrained, behaviour), latents, generator) if bc_weight else None
     adv, returns = torch.randn(2, rows, generator=generator)
-    return Batch(latents, chains, log_probs, adv, returns, bc_chains), config
+    means = base_means(pretrained, latents, chains)
+    return Batch(latents, chains, log_probs, adv, returns, means, bc_weight), config
 
 
 def optimizers(policy, critic):
@@ -133,7 +140,8 @@ def test_loss_and_gradients_are_the_plain_ones(bc_weight):
 
     assert 0.1 < metrics["clip_fraction"] < 0.95, "both branches of the surrogate are at work"
     torch.testing.assert_close(loss, expected, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(metrics["policy_loss"] + bc_weight * metrics.get("bc_loss", 0), loss.detach())
+    mean_kl = metrics["path_kl"] / batch.base_means[0].numel()
+    torch.testing.assert_close(metrics["policy_loss"] + bc_weight * mean_kl, loss.detach())
     net, twin = ours.denoiser, plain.tuned
     first = torch.cat([net.chunk_in.weight.grad, net.time_in.weight.grad, net.latent_in.weight.grad], 1)
     pairs = {
@@ -208,9 +216,8 @@ def test_rows_of_a_rollout(bootstrap):
     rewards = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     config = PPOConfig(gamma=0.9, gae_lambda=1.0, horizon_bootstrap=bootstrap, bc_weight=0.05)
 
-    batch = make_batch(
-        Rollout(latents, chains, rewards, live, final), pretrained, pretrained, critic, config, generator
-    )
+    rollout = Rollout(latents, chains, rewards, live, nowhere(3, 2), final)
+    batch = make_batch(rollout, pretrained, make_policy(2), critic, config, 0.05)
 
     end = 0.5 if bootstrap else 0.0
     returns = torch.tensor([0.9**3 * end, 0.9, 0.9**2 * end, 1.0, 0.9 * end])
@@ -220,7 +227,7 @@ def test_rows_of_a_rollout(bootstrap):
     assert torch.equal(batch.chains, chains[live])
     expected = pretrained.chain_log_prob(latents[live], chains[live]).clamp(-5, 2).mean(-1)
     torch.testing.assert_close(batch.log_probs, expected.detach())
-    assert torch.equal(batch.bc_chains[:, 0], batch.chains[:, 0])
+    assert batch.bc_weight == 0.05
     assert not batch.log_probs.requires_grad
 
 
@@ -230,34 +237,54 @@ def test_a_cut_episode_is_worth_what_the_critic_says_of_where_it_was_cut():
     latents, final = torch.zeros(3, 2, LATENT), torch.zeros(2, LATENT)
     latents[:, :, 0], final[:, 0] = torch.arange(6.0).view(3, 2), torch.tensor([7.0, 9.0])
     chains = torch.randn(3, 2, 11, 28, generator=generator)
-    rollout = Rollout(latents, chains, torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool), final)
+    rollout = Rollout(latents, chains, torch.zeros(3, 2), torch.ones(3, 2, dtype=torch.bool), nowhere(3, 2), final)
     config = PPOConfig(gamma=0.5, gae_lambda=0.0, horizon_bootstrap=True)
 
-    batch = make_batch(rollout, policy, policy, lambda latent: latent[..., 0], config, generator)
+    batch = make_batch(rollout, policy, policy, lambda latent: latent[..., 0], config, 0.0)
 
     assert batch.returns.view(3, 2).tolist() == [[1.0, 1.5], [2.0, 2.5], [3.5, 4.5]]
 
 
-def test_the_chains_to_stay_near_are_the_frozen_policy_s():
+def test_the_policy_to_stay_near_is_the_frozen_one():
     pretrained, policy, latents = make_policy(1), make_policy(2), torch.randn(1, 2, LATENT, generator=seeded(8))
     chains, live = torch.randn(1, 2, 11, 28, generator=seeded(9)), torch.ones(1, 2, dtype=torch.bool)
-    rollout = Rollout(latents, chains, torch.zeros(1, 2), live, latents[0])
+    rollout = Rollout(latents, chains, torch.zeros(1, 2), live, nowhere(1, 2), latents[0])
 
-    batch = make_batch(rollout, policy, pretrained, Critic(LATENT, 8), PPOConfig(bc_weight=0.1), seeded(3))
+    batch = make_batch(rollout, policy, pretrained, Critic(LATENT, 8), PPOConfig(), 0.1)
 
-    torch.testing.assert_close(batch.bc_chains, continue_chain(pretrained, latents[0], chains[0, :, 0], seeded(3)))
-    assert not batch.bc_chains.requires_grad
+    of_frozen = plain_policy(pretrained, pretrained).transitions(latents[0], chains[0]).loc.unflatten(0, (2, 10))
+    torch.testing.assert_close(batch.base_means, of_frozen, atol=1e-5, rtol=1e-4)
 
 
-def test_without_a_bc_weight_no_frozen_chains_are_drawn():
-    pretrained, generator = make_policy(1), seeded(8)
-    latents, chains = torch.randn(1, 2, LATENT, generator=generator), torch.randn(1, 2, 11, 28, generator=generator)
-    rollout = Rollout(latents, chains, torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), latents[0])
-    before = generator.get_state()
+def test_an_episode_that_left_the_recordings_is_worth_nothing_from_there_on():
+    """Two episodes that the critic thinks worth 5 anywhere, with its word counting at the horizon; one left at once."""
+    policy, latents = make_policy(1), torch.randn(2, 2, LATENT, generator=seeded(8))
+    chains, live = torch.randn(2, 2, 11, 28, generator=seeded(9)), torch.tensor([[True, True], [True, False]])
+    left = torch.tensor([[False, True], [False, False]])
+    rollout = Rollout(latents, chains, torch.zeros(2, 2), live, left, latents[0])
+    config = PPOConfig(gamma=1.0, gae_lambda=1.0, horizon_bootstrap=True)
 
-    batch = make_batch(rollout, pretrained, pretrained, Critic(LATENT, 8), PPOConfig(bc_weight=0.0), generator)
-    assert batch.bc_chains is None
-    assert torch.equal(generator.get_state(), before)
+    batch = make_batch(rollout, policy, policy, lambda latent: torch.full(latent.shape[:-1], 5.0), config, 0.0)
+
+    assert batch.returns.tolist() == [5.0, 0.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "path_kl", "weight", "expected"),
+    [
+        (None, 9.0, 0.05, 0.05),
+        (4.0, 4.0, 0.05, 0.05),
+        (4.0, 8.0, 0.05, 0.05 * math.exp(0.5)),
+        (4.0, 2.0, 0.05, 0.05 * math.exp(-0.25)),
+        (4.0, 1e9, 0.05, 0.05 * math.exp(1.0)),
+        (4.0, 8.0, 0.0, 1e-3 * math.exp(0.5)),
+        (4.0, 0.0, 1e-3, 1e-3 * math.exp(-0.5)),
+        (4.0, 9.0, 9.9, 10.0),
+    ],
+)
+def test_the_bc_weight_follows_the_budget(budget, path_kl, weight, expected):
+    config = PPOConfig(kl_budget=budget)
+    assert next_bc_weight(weight, path_kl, config) == pytest.approx(expected)
 
 
 def test_warm_up_trains_the_critic_alone():
@@ -371,7 +398,7 @@ def test_epochs_stop_when_the_policy_has_gone_too_far():
 
 
 def test_the_bc_term_alone_brings_a_strayed_policy_back():
-    """Without advantages only the frozen policy's chains teach: the distance to it shrinks."""
+    """Without advantages only the frozen policy teaches: the distance to it shrinks."""
     pretrained = make_policy(1)
     strayed = nudged(pretrained, 0.05)
     batch, config = make_rows(pretrained, strayed, bc_weight=1.0, rows=256)
@@ -380,8 +407,7 @@ def test_the_bc_term_alone_brings_a_strayed_policy_back():
 
     def distance():
         with torch.no_grad():
-            ours, theirs = (p.chain_log_prob(batch.latents, batch.bc_chains) for p in (strayed, pretrained))
-        return (theirs - ours).clamp(min=0).mean()
+            return (base_means(strayed, batch.latents, batch.chains) - batch.base_means).square().mean()
 
     before = distance()
     update(batch, strayed, critic, *optimizers(strayed, critic), replace(config, epochs=60), seeded())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from diwa_trainer.verbs.finetune import preflight_warnings
+from diwa_trainer.policy.judging import preflight_warnings
 
 
 @pytest.mark.parametrize(

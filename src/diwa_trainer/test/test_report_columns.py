@@ -190,7 +190,9 @@ def test_starts_are_shown_and_policies_are_paired_by_them(made, tmp_path):
         (f"{TASK}/finetuned", "approx_kl", "KL of an update (approximate)"),
         (f"{TASK}/finetuned", "explained_variance", "Explained variance of the critic"),
         (f"{TASK}/finetuned", "value_loss", "Loss of the critic"),
-        (f"{TASK}/finetuned", "bc_loss", "Behaviour-cloning loss"),
+        (f"{TASK}/finetuned", "outside", "Imagined episodes that left the recordings"),
+        (f"{TASK}/finetuned", "path_kl", "KL to the base policy, of each iteration"),
+        (f"{TASK}/finetuned", "bc_weight", "Weight of the BC term"),
     ],
 )  # fmt: skip
 def test_a_metric_is_drawn_in_its_chart(made, tmp_path, run, metric, chart):

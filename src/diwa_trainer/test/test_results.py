@@ -54,6 +54,22 @@ def test_before_and_after_are_compared_start_by_start(pipeline):
     assert tuned["imagined_success"] == {"decoded": 0.75}
 
 
+def test_the_verdict_stands_beside_what_came(pipeline, capsys):
+    base, kept = ({"iteration": n, "success": share, "outside": 0.1, "kl": 1.0} for n, share in ((0, 0.5), (20, 0.9)))
+    said = {"decision": "accept", "why": "0.5 to 0.9", "chosen": kept, "candidates": [base, kept]}
+    write(pipeline / TASK / "finetuned" / "verdict.json", **said)
+
+    results = sum_up(pipeline, [TASK], ["finetuned", "anchored"])
+
+    verdict = results["tasks"][TASK]["finetuned"]["verdict"]
+    assert (verdict["decision"], verdict["iteration"], verdict["imagined"]) == ("accept", 20, 0.9)
+    assert verdict["rate"] == pytest.approx(0.9), "half of the base policy's episodes succeeded, as imagined"
+    assert verdict["interval95"][0] < 0.9 < verdict["interval95"][1]
+    assert "verdict" not in results["tasks"][TASK]["anchored"]
+    print_table(results)
+    assert "accept, 90 %" in capsys.readouterr().out
+
+
 def test_time_and_imagined_steps_are_told_by_stage(pipeline):
     results = sum_up(pipeline, [TASK], ["finetuned", "anchored"])
 

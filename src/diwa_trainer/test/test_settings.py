@@ -123,8 +123,12 @@ def test_as_many_updates_are_made_and_logged_as_asked_for(toy_runs, verb):
 
 
 @pytest.mark.parametrize("run", ["world_model", "pretrained", "finetuned"])
-def test_a_run_ends_with_what_it_measured_last(toy_runs, run):
-    last, summary = lines(toy_runs / run)[-1], json.loads((toy_runs / run / "summary.json").read_text())
+def test_a_run_ends_with_what_it_measured_last_or_of_the_policy_that_it_kept(toy_runs, run):
+    """Nothing becomes better in four iterations, so fine-tuning keeps the base policy, which it judged first."""
+    last, summary = (
+        lines(toy_runs / run)[0 if run == "finetuned" else -1],
+        json.loads((toy_runs / run / "summary.json").read_text()),
+    )
     measured = {name: value for name, value in last.items() if name.startswith(("held_out", "judged", "kl_to"))}
 
     assert measured

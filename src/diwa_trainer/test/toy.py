@@ -23,6 +23,7 @@ from diwa_trainer.dataset import DatasetWriter
 from diwa_trainer.policy.diffusion import DiffusionConfig
 from diwa_trainer.policy.ppo import PPOConfig
 from diwa_trainer.policy.reward import ClassifierConfig
+from diwa_trainer.policy.verdict import Candidate, Verdict
 from diwa_trainer.runs.run import Run, TrainState
 from diwa_trainer.verbs import finetune, pretrain, train_reward, train_world_model
 from diwa_trainer.verbs.finetune import FinetuneConfig
@@ -231,3 +232,8 @@ def train_all(data: Path, runs: Path) -> Path:
     for verb, config in tiny_configs(data, runs).items():
         TRAINERS[verb](config)
     return runs
+
+
+def keep_the_last(candidates: Sequence[Candidate], _episodes: int) -> Verdict:
+    """Choose the last policy, for fine-tunings so short that nothing becomes better; stands in for `choose`."""
+    return Verdict("accept", "it is the last", candidates[-1], tuple(candidates))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,15 @@ def bundle_folders(folder: Path) -> list[Path]:
     if not found:
         raise BundleError(f"{folder}: no bundle there, and none in its folders; name one that `export` wrote")
     return found
+
+
+def verdict_of(bundle: Bundle) -> tuple[bool, str]:
+    """Say whether fine-tuning trusted the policy of a bundle, and in one line what it said; "" if it said nothing."""
+    verdict = bundle.manifest.provenance.get("verdict")
+    if not isinstance(verdict, Mapping):
+        return True, ""
+    decision, why = (" ".join(str(verdict.get(name, "")).split()) for name in ("decision", "why"))
+    return decision == "accept", f"{bundle.manifest.skill}: verdict of its fine-tuning: {decision}; {why}"
 
 
 def warm_up(bundle: Bundle) -> float:

@@ -9,7 +9,8 @@ from typing import Any
 from diwa_runtime.errors import InputError
 from diwa_trainer.evaluation.comparison import Paired, counts_of, successes_of
 from diwa_trainer.evaluation.statistics import wilson_interval
-from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, read_result
+from diwa_trainer.policy.verdict import Candidate, Tally, calibrate
+from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, VERDICT, read_result
 
 
 def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[str, Any]:
@@ -18,7 +19,8 @@ def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[
     Returns:
         ``env_steps_during_finetune`` and, for each task, ``base`` and each fine-tuned policy as ``{"successes",
         "episodes", "interval95"}``, the paired test (`mcnemar_p`, with the number of ``gained`` and ``lost`` starts),
-        ``imagined_steps`` and the ``seconds`` of each stage.
+        what fine-tuning said of it (``verdict``: ``decision``, and the ``rate`` with its ``interval95`` that was to be
+        expected given the base policy's evaluation), ``imagined_steps`` and the ``seconds`` of each stage.
     """
     tables = {task: _task(folder / task, policies) for task in tasks}
     return {
@@ -37,7 +39,7 @@ def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
     for policy in policies:
         evaluation = read_result(folder / f"evaluation_{policy}" / EVALUATION)
         summary = read_result(folder / policy / SUMMARY, "seconds", "env_steps", "imagined_steps")
-        table[policy] = counts_of(evaluation) | _paired(base, evaluation)
+        table[policy] = counts_of(evaluation) | _paired(base, evaluation) | _verdict(folder / policy, base)
         env_steps += summary["env_steps"]
         seconds[f"finetune {policy}" if policy != policies[0] else "finetune"] = summary["seconds"]
         if policy == policies[0]:
@@ -48,6 +50,18 @@ def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
             if name.startswith("judged_success_")
         }
     return table | {"seconds": seconds, "env_steps": env_steps}
+
+
+def _verdict(folder: Path, base: dict[str, Any]) -> dict[str, Any]:
+    """What fine-tuning said of the policy that it kept; nothing where it is older than that."""
+    if not (folder / VERDICT).exists():
+        return {}
+    said = read_result(folder / VERDICT)
+    imagined, kept = (Candidate(**one) for one in (said["candidates"][0], said["chosen"]))
+    expected = calibrate(imagined, kept, None, Tally(base["successes"], base["episodes"]))
+    found = {name: said[name] for name in ("decision", "why")}
+    found |= {"iteration": kept.iteration, "imagined": kept.success, "imagined_base": imagined.success}
+    return {"verdict": {**found, "rate": expected.rate, "interval95": list(expected.interval95)}}
 
 
 def _seconds(folder: Path) -> float:
@@ -64,7 +78,8 @@ def _paired(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
 def print_table(results: dict[str, Any]) -> None:
     """Print before and after of every task."""
     print(
-        f"\n{'task':<20} {'base':>16} {'fine-tuned':>16} {'gained/lost':>12} {'McNemar p':>10} {'imagined steps':>15}"
+        f"\n{'task':<20} {'base':>16} {'fine-tuned':>16} {'gained/lost':>12} {'McNemar p':>10} {'imagined steps':>15} "
+        f"{'verdict, expected':>18}"
     )
     gains = []
     for task, table in results["tasks"].items():
@@ -72,7 +87,8 @@ def print_table(results: dict[str, Any]) -> None:
         gains.append(_rate(tuned) - _rate(base))
         print(
             f"{task:<20} {_cell(base):>16} {_cell(tuned):>16} {tuned['gained']:>6}/{tuned['lost']:<5} "
-            f"{tuned['mcnemar_p']:>10.1e} {table['imagined_steps']:>15,}"
+            f"{tuned['mcnemar_p']:>10.1e} {table['imagined_steps']:>15,} "
+            f"{_said(tuned):>18}"
         )
     steps = results["env_steps_during_finetune"]
     print(f"mean gain {sum(gains) / len(gains):+.1f} points, in {steps} environment steps\n")
@@ -80,6 +96,11 @@ def print_table(results: dict[str, Any]) -> None:
 
 def _rate(counts: dict[str, Any]) -> float:
     return 100 * counts["successes"] / counts["episodes"]
+
+
+def _said(tuned: dict[str, Any]) -> str:
+    verdict = tuned.get("verdict")
+    return f"{verdict['decision']}, {100 * verdict['rate']:.0f} %" if verdict else "-"
 
 
 def _cell(counts: dict[str, Any]) -> str:

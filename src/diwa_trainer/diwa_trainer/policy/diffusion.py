@@ -160,6 +160,15 @@ class DiffusionPolicy(nn.Module):
         std[0] = 0
         return std
 
+    def transition_std(self) -> Tensor:
+        """Standard deviation of each of the last K' denoising steps when exploring, noisiest first (K', 1)."""
+        return self.exploration_std()[: self.config.finetuned_steps].flip(0)[:, None]
+
+    def transition_log_prob(self, chain: Tensor, means: Tensor) -> Tensor:
+        """Log-densities, elementwise, of a chain (B, K'+1, D) whose transitions have these means (B, K', D)."""
+        std = self.transition_std()
+        return -0.5 * ((chain[..., 1:, :] - means) / std).square() - std.log() - 0.5 * LOG_2PI
+
     def chain_log_prob(self, latent: Tensor, chain: Tensor) -> Tensor:
         """Log-densities of a chain's K' transitions, elementwise: (B, Z), (B, K'+1, D) -> (B, K', D)."""
         return self.fold(latent).chain_log_prob(chain)
@@ -180,15 +189,17 @@ class Folded:
         constants = (s.sqrt_recip_alpha_bar[t], s.sqrt_recip_minus_one[t], s.mean_x0[t], s.mean_xt[t])
         return self._mean(noisy, self.latent_share + self.table[t], constants)
 
-    def chain_log_prob(self, chain: Tensor) -> Tensor:
-        """As `DiffusionPolicy.chain_log_prob`; the latent's share serves all K' steps of a row."""
+    def chain_means(self, chain: Tensor) -> Tensor:
+        """Means of a chain's K' transitions (B, K', D)."""
         t = torch.arange(chain.shape[-2] - 2, -1, -1, device=chain.device)
         s = self.policy.schedule
         constants = (s.sqrt_recip_alpha_bar, s.sqrt_recip_minus_one, s.mean_x0, s.mean_xt)
         share = self.latent_share[..., None, :] + self.table[t]
-        mean = self._mean(chain[..., :-1, :], share, tuple(c[t, None] for c in constants))
-        std = self.policy.exploration_std()[t, None]
-        return -0.5 * ((chain[..., 1:, :] - mean) / std).square() - std.log() - 0.5 * LOG_2PI
+        return self._mean(chain[..., :-1, :], share, tuple(c[t, None] for c in constants))
+
+    def chain_log_prob(self, chain: Tensor) -> Tensor:
+        """As `DiffusionPolicy.chain_log_prob`; the latent's share serves all K' steps of a row."""
+        return self.policy.transition_log_prob(chain, self.chain_means(chain))
 
     def _mean(self, noisy: Tensor, share: Tensor, constants: tuple[Tensor, ...]) -> Tensor:
         recip, minus_one, mean_x0, mean_xt = constants
@@ -233,22 +244,6 @@ def sample(
         if t < config.finetuned_steps:
             chain.append(x)
     return Sample(x.unflatten(-1, (config.chunk, ACTION_SIZE)), torch.stack(chain, 1))
-
-
-@torch.no_grad()
-def continue_chain(policy: DiffusionPolicy, latent: Tensor, start: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw the last K' denoising steps anew from `policy` with exploration noise: (B, Z), (B, D) -> (B, K'+1, D).
-
-    `start` is the chunk after the first K - K' steps. Those steps are the pre-trained net's alone, so the start of any
-    rollout's chain is also a sample of the pre-trained policy's own chains at that latent.
-    """
-    config = policy.config
-    folded, std = policy.fold(latent), policy.exploration_std()
-    noise = draw_noise(config, (len(latent), config.finetuned_steps), generator, latent.device)
-    chain = [start]
-    for i, t in enumerate(range(config.finetuned_steps - 1, -1, -1)):
-        chain.append(folded.mean(chain[-1], t) + std[t] * noise[:, i])
-    return torch.stack(chain, 1)
 
 
 def draw_noise(config: DiffusionConfig, shape: tuple[int, ...], source: Source, device: torch.device = CPU) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from diwa_runtime.actions import GRIPPER
 from diwa_trainer.devices.ranks import ALONE, Share
 from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise, sample
+from diwa_trainer.policy.support import Outside
 from diwa_trainer.world.rssm import RSSM
 
 
@@ -25,25 +26,27 @@ class Rollout:
         latents: (H, B, Z) at which a chunk was drawn; after an episode's success, where it was cut.
         chains: (H, B, K'+1, D); zeros after an episode's success.
         rewards: (H, B), 1 where the chunk ended in success.
-        live: (H, B) bool, false after an episode's success.
-        final: (B, Z) latents after the last chunk (of episodes that succeeded: where they were cut).
+        live: (H, B) bool, false after an episode's end.
+        left: (H, B) bool, true where in that chunk the episode left the recordings' reach, which ended it as a failure.
+        final: (B, Z) latents after the last chunk (of episodes that ended: where they were cut).
     """
 
     latents: Tensor
     chains: Tensor
     rewards: Tensor
     live: Tensor
+    left: Tensor
     final: Tensor
 
     def gathered(self, share: Share) -> Rollout:
         """Return the episodes of all processes."""
         if share.count == 1:
             return self
-        latents, chains, rewards, live = (
+        latents, chains, rewards, live, left = (
             share.gather(part.transpose(0, 1)).transpose(0, 1)
-            for part in (self.latents, self.chains, self.rewards, self.live)
+            for part in (self.latents, self.chains, self.rewards, self.live, self.left)
         )
-        return Rollout(latents, chains, rewards, live, share.gather(self.final))
+        return Rollout(latents, chains, rewards, live, left, share.gather(self.final))
 
     @property
     def success(self) -> Tensor:
@@ -74,6 +77,7 @@ def imagine(
     generator: torch.Generator,
     *,
     explore: bool = True,
+    outside: Outside | None = None,
     share: Share = ALONE,
 ) -> Rollout:
     """Roll the policy out from latents (B, Z) for at most `chunks` chunks; success ends an episode.
@@ -88,17 +92,22 @@ def imagine(
     latents, lives = start.new_empty(chunks, *start.shape), live.new_empty(chunks, batch)
     whole = share.part(generator, batch * share.count)
     chains = start.new_zeros(chunks, batch, config.finetuned_steps + 1, config.size)
-    rewards = start.new_zeros(chunks, batch)
+    rewards, left = start.new_zeros(chunks, batch), live.new_zeros(chunks, batch)
     for h in range(chunks):
         latents[h], lives[h] = latent, live
         noise = draw_noise(config, (batch, config.denoising_steps + 1), whole, start.device)
         going = live.nonzero().squeeze(1)
         drawn = sample(pretrained, finetuned, latent[going], noise[going], explore=explore)
-        after, source = latent[going], share.going(generator, live)
+        path, source = [latent[going]], share.going(generator, live)
         for action in accept(drawn.chunk).unbind(1):
-            after = dynamics.imagine_step(after, action, source)
+            path.append(dynamics.imagine_step(path[-1], action, source))
         chains[h, going] = drawn.chain
-        latent = latent.index_copy(0, going, after)
-        success = reward(latent) & live
+        if outside is not None:
+            left[h, going] = outside(torch.stack(path, 1))
+        stays = ~left[h, going]
+        latent = latent.index_copy(0, going[stays], path[-1][stays])
+        live = live & ~left[h]
+        gone = left[: h + 1].any(0)  # of what lies beyond the recordings no judge knows anything
+        success = reward(latent.masked_fill(gone[:, None], torch.nan)) & live
         rewards[h], live = success, live & ~success
-    return Rollout(latents, chains, rewards, lives, latent)
+    return Rollout(latents, chains, rewards, lives, left, latent)

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 
 from diwa_runtime.config.bounds import RATES, WEIGHTS, WIDTHS, check_bounds
 from diwa_trainer.devices.ranks import ALONE, Share
-from diwa_trainer.policy.diffusion import DiffusionPolicy, continue_chain
+from diwa_trainer.policy.diffusion import DiffusionPolicy
 from diwa_trainer.policy.imagination import Rollout
 from diwa_trainer.policy.mish import mish
+
+LEAST_BC_WEIGHT, MOST_BC_WEIGHT = 1e-3, 10.0
+"""Bounds of a BC weight that tunes itself."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,16 @@ class PPOConfig:
     critic_warmup: int = 2
     critic_hidden: int = 256
     value_weight: float = 0.5
-    bc_weight: float = 0.0
+    bc_weight: float = field(
+        default=0.0, metadata={"help": "weight of the BC term, the path KL to the base policy; with a budget: at first"}
+    )
+    kl_budget: float | None = field(
+        default=None,
+        metadata={
+            "help": "nats a chunk that the policy may go from the base policy: the BC term's weight tunes itself"
+        },
+    )
+    kl_dual_rate: float = field(default=0.5, metadata={"help": "how fast that weight follows"})
     target_kl: float = 1.0
     horizon_bootstrap: bool = False
 
@@ -51,6 +63,7 @@ class PPOConfig:
         check_bounds(self, epochs=(1, 1000), minibatch=(2, 1 << 20), critic_hidden=WIDTHS, critic_warmup=(0, 10**9))
         check_bounds(self, actor_learning_rate=RATES, critic_learning_rate=RATES, value_weight=WEIGHTS)
         check_bounds(self, clip=WEIGHTS, clip_base=WEIGHTS, clip_rate=(0, 100))  # its exponential is a number
+        check_bounds(self, kl_budget=(1e-3, 1e6), kl_dual_rate=(1e-3, 10))
         check_bounds(self, log_prob_min=(-1e6, 1e6), log_prob_max=(self.log_prob_min, 1e6), target_kl=(-1e6, 1e6))
 
 
@@ -109,7 +122,8 @@ class Batch:
 
     Attributes:
         latents: (N, Z).  chains: (N, K'+1, D).  log_probs: (N, K') under the policy that acted.
-        advantages, returns: (N,).  bc_chains: (N, K'+1, D) of the pre-trained policy, or None without the BC term.
+        advantages, returns: (N,).  base_means: (N, K', D) of the pre-trained policy's transitions along the chains.
+        bc_weight: of the BC term.
     """
 
     latents: Tensor
@@ -117,18 +131,19 @@ class Batch:
     log_probs: Tensor
     advantages: Tensor
     returns: Tensor
-    bc_chains: Tensor | None
+    base_means: Tensor
+    bc_weight: float
 
     def rows(self, index: Tensor | slice) -> Batch:
         """Return the rows of a minibatch, or of a share of it."""
-        bc_chains = None if self.bc_chains is None else self.bc_chains[index]
         return Batch(
             self.latents[index],
             self.chains[index],
             self.log_probs[index],
             self.advantages[index],
             self.returns[index],
-            bc_chains,
+            self.base_means[index],
+            self.bc_weight,
         )
 
 
@@ -144,12 +159,12 @@ def make_batch(
     pretrained: DiffusionPolicy,
     critic: Critic,
     config: PPOConfig,
-    generator: torch.Generator,
+    bc_weight: float,
 ) -> Batch:
-    """Turn a rollout into the rows of an update; the frozen policy's chains are drawn here, once an iteration."""
+    """Turn a rollout into the rows of an update; the frozen policy is asked here, once an iteration."""
     values = critic(rollout.latents)
     next_values = torch.cat([values[1:], critic(rollout.final)[None]])
-    terminated = rollout.rewards > 0
+    terminated = (rollout.rewards > 0) | rollout.left
     ended = terminated.clone()
     ended[-1] = True
     if not config.horizon_bootstrap:
@@ -157,29 +172,38 @@ def make_batch(
     advantage = advantages(rollout.rewards, values, next_values, terminated, ended, config.gamma, config.gae_lambda)
     live = rollout.live
     latents, chains = rollout.latents[live], rollout.chains[live]
-    bc_chains = continue_chain(pretrained, latents, chains[:, 0], generator) if config.bc_weight else None
     return Batch(
         latents,
         chains,
         mean_log_prob(policy.chain_log_prob(latents, chains), config),
         advantage[live],
         (advantage + values)[live],
-        bc_chains,
+        base_means(pretrained, latents, chains),
+        bc_weight,
     )
+
+
+@torch.no_grad()
+def base_means(pretrained: DiffusionPolicy, latents: Tensor, chains: Tensor) -> Tensor:
+    """Return the means (N, K', D) that the pre-trained policy gives the transitions of chains (N, K'+1, D)."""
+    return pretrained.fold(latents).chain_means(chains)
 
 
 def actor_loss(
     policy: DiffusionPolicy, batch: Batch, config: PPOConfig, share: Share = ALONE
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate over (N, K') ratios plus the BC term (eq. 11, in the authors' code's form).
+    """Clipped surrogate over (N, K') ratios plus the BC term (eq. 11).
 
-    A row's latent share of the first layer serves its own chain and the frozen policy's. Of many processes each
-    computes the loss of its share of the batch's rows; advantages are normalised over all of them.
+    The paper's BC term is minus the mean log-density of chains that the pre-trained policy draws. All transitions share
+    their deviation, so its expectation is, but for a constant, the KL between the two policies' transitions: half the
+    squared distance of their means in deviations. Here it is taken along the chains that were lived, without a draw.
+    Of many processes each computes the loss of its share of the batch's rows; advantages are normalised over all.
     """
     steps, device, mine = batch.chains.shape[1] - 1, batch.chains.device, batch.rows(share.rows)
     mean = partial(_mean, rows=len(batch.latents) / share.count)
     folded = policy.fold(mine.latents)
-    log_ratio = mean_log_prob(folded.chain_log_prob(mine.chains), config) - mine.log_probs
+    means = folded.chain_means(mine.chains)
+    log_ratio = mean_log_prob(policy.transition_log_prob(mine.chains, means), config) - mine.log_probs
     ratio = log_ratio.exp()
     normalised = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
     advantage = normalised[share.rows, None] * denoising_discount(config, steps).to(device)
@@ -191,11 +215,22 @@ def actor_loss(
         "approx_kl": mean(ratio - 1 - log_ratio).detach(),
         "clip_fraction": mean(((ratio - 1).abs() > clip).float()).detach(),
     }
-    if mine.bc_chains is not None:
-        bc_loss = -mean(mean_log_prob(folded.chain_log_prob(mine.bc_chains), config))
-        loss = loss + config.bc_weight * bc_loss
-        metrics["bc_loss"] = bc_loss.detach()
+    kl = ((means - mine.base_means) / policy.transition_std()).square() / 2
+    metrics["path_kl"] = mean(kl.detach().sum((-2, -1)))
+    if batch.bc_weight:
+        loss = loss + batch.bc_weight * mean(kl)
     return loss, metrics
+
+
+def next_bc_weight(weight: float, path_kl: float, config: PPOConfig) -> float:
+    """Return the BC term's weight in the next iteration (dual ascent on its logarithm).
+
+    It grows while the path KL (nats a chunk) is above the budget and falls while it is below; without one it stays.
+    """
+    if config.kl_budget is None:
+        return weight
+    excess = min(path_kl / config.kl_budget, 3.0) - 1
+    return min(max(weight, LEAST_BC_WEIGHT) * math.exp(config.kl_dual_rate * excess), MOST_BC_WEIGHT)
 
 
 def critic_loss(critic: Critic, batch: Batch, share: Share = ALONE) -> Tensor:

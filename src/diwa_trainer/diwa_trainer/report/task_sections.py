@@ -10,6 +10,7 @@ from diwa_trainer.report.gather import BASE, FINETUNED, Evaluation, RunFolder, R
 from diwa_trainer.report.html import Html, details, element, grid, join, lines, missing, table
 from diwa_trainer.report.result_sections import final_evaluations, iteration_of
 from diwa_trainer.report.scales import Axis
+from diwa_trainer.report.verdict_section import verdict
 
 HELD_OUT = ("demonstrations", "play")
 PAPER, PAPER_MEANS, PAPER_THRESHOLD = "paper's mean (Table S.4)", (0.89, 0.98), 0.5
@@ -66,6 +67,7 @@ def finetuning(runs: Runs) -> Html:
             parts += [element("h3", task.name), missing(f"{task.name}/finetuned", "finetune")]
         for name, run in task.finetunes.items():
             parts.append(element("h3", task.name if name == FINETUNED else f"{task.name}, {name}"))
+            parts.append(verdict(task, name, run))
             parts.append(_preflight(task, name, run))
             parts.append(_curves(task, name, run))
     return join(parts) if parts else missing("a task's finetuned run", "finetune")
@@ -195,7 +197,9 @@ def _curves(task: TaskRuns, name: str, run: RunFolder) -> Html:
         _chart(run, "KL of an update (approximate)", "approx_kl", Axis("mean per dimension", log=True)),
         _chart(run, "Explained variance of the critic", "explained_variance", Axis("", high=1)),
         _chart(run, "Loss of the critic", "value_loss", Axis("", log=True)),
-        _chart(run, "Behaviour-cloning loss", "bc_loss", Axis("")),
+        _chart(run, "Imagined episodes that left the recordings", "outside", Axis("", low=0, percent=True)),
+        _chart(run, "KL to the base policy, of each iteration", "path_kl", Axis("nats a chunk", low=0)),
+        _chart(run, "Weight of the BC term", "bc_weight", Axis("")),
     )
     return grid([success, *(chart for chart in main if chart)])
 
@@ -212,19 +216,25 @@ def _imagined(run: RunFolder) -> list[Series]:
 
 def _real(task: TaskRuns, name: str, run: RunFolder) -> Series:
     """Real success of the base, of kept iterations and of the final policy, where they were evaluated."""
-    last = max((int(row["step"] or 0) for row in run.metrics), default=0)
     found: list[tuple[int, Evaluation]] = []
     for evaluation in task.evaluations.values():
         kept = iteration_of(evaluation)
         if evaluation.name == BASE:
             found.append((0, evaluation))
         elif evaluation.name == name:
-            found.append((last, evaluation))
+            found.append((_iterations(evaluation, run), evaluation))
         elif kept is not None and evaluation.name.rpartition("_")[0] == name:
             found.append((kept, evaluation))
     found.sort(key=lambda pair: pair[0])
     intervals = [(e.data["interval95"][0], e.data["interval95"][1]) for _, e in found]
     return Series("real", [step for step, _ in found], [e.rate for _, e in found], "truth", True, True, intervals)
+
+
+def _iterations(evaluation: Evaluation, run: RunFolder) -> int:
+    """After how many iterations the policy that was kept in the end was; the last, where its bundle does not say."""
+    provenance = (evaluation.data.get("bundle") or {}).get("provenance", {})
+    last = max((int(row["step"] or 0) for row in run.metrics), default=0)
+    return int(provenance.get("iterations", last)) if provenance.get("verdict") else last
 
 
 def _chart(run: RunFolder, title: str, metric: str, y: Axis, dots: bool = False) -> str:

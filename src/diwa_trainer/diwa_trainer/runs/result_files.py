@@ -30,7 +30,7 @@ from diwa_runtime.kinds import (
 from diwa_runtime.reading import parse_json, read_bytes, read_json, reason_of
 
 FORMAT_VERSION = 1
-SUMMARY, EVALUATION, METRICS = "summary.json", "evaluation.json", "metrics.jsonl"
+SUMMARY, EVALUATION, METRICS, VERDICT = "summary.json", "evaluation.json", "metrics.jsonl", "verdict.json"
 OPEN_LOOP_FILM = "open_loop.mp4"
 FILM_LIMIT_BYTES = 64 << 20
 
@@ -42,6 +42,7 @@ def worst_picture(number: int) -> str:
 
 _RECORDS = list_of(MAPPING)
 _ERRORS = list_of(NUMBER)
+_CANDIDATE = ("iteration", "success", "outside", "kl")
 _BY_WHOM = ("model", "constant", "linear")
 _SERIES = list_of(list_of(NUMBER, 1), 1, 10_000)
 
@@ -102,6 +103,11 @@ KEYS: Mapping[str, Mapping[str, Kind]] = {
             for name in ("precision", "recall", "fires_in_succeeded", "fires_in_failed")
         },
         "held_out.*.by_threshold": list_of(MAPPING), "held_out.*": MAPPING, "held_out": MAPPING,
+    },
+    VERDICT: {
+        "decision": TEXT, "why": TEXT,
+        **{f"chosen.{name}": NUMBER for name in _CANDIDATE}, "chosen": MAPPING,
+        **{f"candidates.*.{name}": NUMBER for name in _CANDIDATE}, "candidates": list_of(MAPPING, 1),
     },
     "preflight.json": {
         "base.*": SHARE.or_null(), "base": MAPPING, "by_threshold.*.threshold": SHARE,

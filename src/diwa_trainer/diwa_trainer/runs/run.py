@@ -48,7 +48,8 @@ TENSORBOARD = "tensorboard"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 CHECKPOINT, WEIGHTS, STATE = "checkpoint", "weights.safetensors", "state.pt"
 _WRITTEN_WHOLE = re.compile(
-    rf"{CHECKPOINT}_\d+|{re.escape(CONFIG)}|(inputs|summary|data|eyes|open_loop|reward|preflight|evaluation|comparison)\.json|"
+    rf"{CHECKPOINT}_\d+|{re.escape(CONFIG)}|"
+    r"(inputs|summary|data|eyes|open_loop|reward|preflight|verdict|evaluation|comparison)\.json|"
     r"(eyes|world_model|policy|reward)\.safetensors|seen\.npy|worst_\d+\.png|open_loop\.mp4|seed_\d+\.mp4"
 )
 """Names of what a run writes under a temporary name first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,8 +17,10 @@ from diwa_runtime.files import remove_orphans_of
 from diwa_trainer.dataset.cameras import camera_sources
 from diwa_trainer.deploy.graphs import make_graphs
 from diwa_trainer.runs.artifacts import Artifact, check_lineage, check_world_model
+from diwa_trainer.runs.result_files import VERDICT, read_result
 from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_classifier, load_policy, open_as_seen
 from diwa_trainer.samples.stretches import demonstrations
+from diwa_trainer.verbs.finetune import iteration_folder
 from diwa_trainer.world.features import CLAMP
 
 PATIENCE = 2
@@ -36,7 +39,9 @@ class ExportConfig:
     finetuned: Path | None = field(
         default=None, metadata={"help": "run folder of finetune; none: export the base policy"}
     )
-    iteration: int | None = field(default=None, metadata={"help": "a kept iteration of finetune; none: the last"})
+    iteration: int | None = field(
+        default=None, metadata={"help": "a kept iteration of finetune; none: the one that its verdict chose"}
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self, iteration=COUNTS)
@@ -53,10 +58,8 @@ def run(config: ExportConfig) -> None:
     classifier, reward_file = load_classifier(config.reward)
     finetuned, policy_file = pretrained, base_file
     if config.finetuned is not None:
-        folder = (
-            config.finetuned if config.iteration is None else config.finetuned / f"iteration_{config.iteration:04d}"
-        )
-        finetuned, policy_file = load_policy(folder, FINETUNED, "finetune --keep-every")
+        folder = config.finetuned if config.iteration is None else config.finetuned / iteration_folder(config.iteration)
+        finetuned, policy_file = load_policy(folder, FINETUNED, "finetune")
     check_lineage(model_file, base_file, reward_file)
     _check_finetuned(model_file, base_file, policy_file)
     task = base_file.about["task"]
@@ -78,6 +81,7 @@ def run(config: ExportConfig) -> None:
             "reward": reward_file.sha256,
             "finetuned": policy_file.sha256 if config.finetuned is not None else None,
             "iterations": policy_file.about.get("iterations", 0),
+            "verdict": _verdict(config),
         },
         chunk_length=finetuned.config.chunk,
         denoising_steps=finetuned.config.denoising_steps,
@@ -94,6 +98,16 @@ def run(config: ExportConfig) -> None:
         return
     write_bundle(config.output, manifest, make_graphs(model, pretrained, finetuned, classifier))
     print(f"[{config.output.name}] bundle of {task} written", flush=True)
+
+
+def _verdict(config: ExportConfig) -> dict[str, Any] | None:
+    """What fine-tuning said of the policy that it kept; None for a base policy, and for another kept iteration."""
+    if config.finetuned is None or config.iteration is not None or not (config.finetuned / VERDICT).is_file():
+        return None
+    verdict = read_result(config.finetuned / VERDICT)
+    base, chosen = verdict["candidates"][0], verdict["chosen"]
+    said = {name: verdict[name] for name in ("decision", "why")}
+    return {**said, "imagined": chosen["success"], "imagined_base": base["success"], "outside": chosen["outside"]}
 
 
 def _is_there(folder: Path, manifest: Manifest) -> bool:

@@ -7,36 +7,27 @@ The steps that were taken in any environment meanwhile are counted all the same;
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, WORKERS, check_between, check_bounds, check_together
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.devices.device import CPU, OnDevice
-from diwa_trainer.devices.ranks import ALONE, Share, joined
+from diwa_trainer.devices.ranks import Share, joined
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.policy.diffusion import DiffusionPolicy
 from diwa_trainer.policy.imagination import Rollout, imagine
-from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, make_losses, update
-from diwa_trainer.policy.reward import (
-    THRESHOLDS,
-    ClassifierReward,
-    FirstSuccess,
-    Judge,
-    Reward,
-    RewardKind,
-    Starts,
-    choose_reward,
-    make_rewards,
-)
+from diwa_trainer.policy.judging import Judging, Parts
+from diwa_trainer.policy.ppo import Critic, PPOConfig, make_batch, make_losses, next_bc_weight, update
+from diwa_trainer.policy.reward import RewardKind, Starts, choose_reward, make_rewards
+from diwa_trainer.policy.support import Outside, SupportConfig, learn_support, outside
+from diwa_trainer.policy.verdict import Candidate, Verdict, choose
 from diwa_trainer.runs.artifacts import check_lineage
+from diwa_trainer.runs.result_files import FORMAT_VERSION, VERDICT
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import (
     FINETUNED,
@@ -50,8 +41,9 @@ from diwa_trainer.samples.latents import encode_starts
 from diwa_trainer.samples.stretches import demonstrations, start_rows
 from diwa_trainer.world.world_model import WorldModel
 
-DISAGREEMENT, HEADROOM, FOOTHOLD = 0.2, 0.97, 0.02
 START_ENCODINGS = 4
+BETTER = 0.01
+"""So much must imagined success grow to count as better."""
 
 
 @dataclass(frozen=True)
@@ -69,45 +61,33 @@ class FinetuneConfig(OnDevice):
     )
     threshold: float | None = field(default=None, metadata={"help": "of the classifier; none: as it was trained for"})
     ppo: PPOConfig = field(default_factory=PPOConfig)
-    iterations: int = 60
+    support: SupportConfig = field(default_factory=SupportConfig)
+    iterations: int = field(default=160, metadata={"help": "at most; it ends where imagined success stands still"})
+    patience: int = field(
+        default=3, metadata={"help": "judgements without a better one until it ends; 0: it never ends early"}
+    )
     episodes: int = field(default=128, metadata={"help": "imagined episodes an iteration"})
     chunks: int = field(default=24, metadata={"help": "chunks an imagined episode at most"})
     play_starts: int = field(
         default=150, metadata={"help": "starts from play that look like demonstrations' first frames"}
     )
     judged_episodes: int = field(default=256, metadata={"help": "imagined episodes to judge a policy by"})
-    judge_every: int = 10
+    judge_every: int = field(default=10, metadata={"help": "iterations between judgements; each judged policy is kept"})
     seed: int = 0
     threads: int = 1
     save_every: int = 10
-    keep_every: int = field(
-        default=0, metadata={"help": "keep the policy every so many iterations, for `export --iteration`"}
-    )
 
     def __post_init__(self) -> None:
         check_between(self, threshold=(0, 1))
         check_bounds(self, iterations=COUNTS, episodes=(2, 1 << 16), chunks=(1, 4096), seed=SEEDS)
         check_bounds(self, play_starts=(0, 10**5), judged_episodes=BATCHES, judge_every=COUNTS)
-        check_bounds(self, threads=WORKERS, save_every=COUNTS, keep_every=(0, 10**9))
+        check_bounds(self, threads=WORKERS, save_every=COUNTS, patience=(0, 10**6))
         for episodes in ("episodes", "judged_episodes"):
             check_together(self, 1 << 20, "imagined chunks", episodes, "chunks")
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What fine-tuning is made of."""
-
-    model: WorldModel
-    pretrained: DiffusionPolicy
-    rewards: dict[str, Reward]
-    paid: Reward
-    starts: Starts
-    task: str
-    threshold: float
-
-
 def run(config: FinetuneConfig) -> None:
-    """Preflight, then iterations of imagining and updating; keep the last policy."""
+    """Preflight, then iterations of imagining and updating until nothing is gained; keep the policy to be trusted."""
     with joined(config, "episodes") as (device, share):
         _tune(config, device, share)
 
@@ -115,6 +95,7 @@ def run(config: FinetuneConfig) -> None:
 def _tune(config: FinetuneConfig, device: torch.device, share: Share) -> None:
     env_steps_before = env_steps_taken()
     parts, files = _load(config, device)
+    judging = Judging(parts, config.reward_kind, config.judged_episodes, config.chunks, config.seed + 1)
     with Run(config.output, config, files, share) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
@@ -123,17 +104,27 @@ def _tune(config: FinetuneConfig, device: torch.device, share: Share) -> None:
         env_steps_before -= state.extra.setdefault("env_steps", 0)  # those that a checkpoint counted are this run's too
         losses = make_losses(policy, critic, config.ppo, share)
         if not resumed and share.is_first:
-            write_json(run.folder / "preflight.json", _preflight(config, parts))
+            _say_first(run, judging)
         _count_env_steps(state, env_steps_before)
         while state.step < config.iterations:
             run.stop_if_interrupted(state)
-            if state.step % config.judge_every == 0 and share.is_first:
-                run.log(state.step, _judge(config, parts, policy))
+            if state.step % config.judge_every == 0:
+                _judge(run, judging, policy, state, files)
+                if share.any(_stands_still(config, state)):
+                    break
             starts = parts.starts.draw(config.episodes, state.generator).rows(share.rows)
-            judge = parts.paid.judge(starts)
-            rollout = _imagine(config, parts, policy, judge, starts, state.generator, explore=True, share=share)
-            rollout = rollout.gathered(share)
-            batch = make_batch(rollout, policy, parts.pretrained, critic, config.ppo, state.generator)
+            rollout = imagine(
+                parts.model.rssm,
+                parts.pretrained,
+                policy,
+                parts.paid.judge(starts),
+                starts.latents,
+                config.chunks,
+                state.generator,
+                outside=parts.outside,
+                share=share,
+            ).gathered(share)
+            batch = make_batch(rollout, policy, parts.pretrained, critic, config.ppo, state.extra["bc_weight"])
             metrics = update(
                 batch,
                 policy,
@@ -151,18 +142,19 @@ def _tune(config: FinetuneConfig, device: torch.device, share: Share) -> None:
             _count_env_steps(state, env_steps_before)
             metrics |= _rollout_metrics(rollout, state)
             run.log(state.step, metrics, show=_progress(config, parts, state.step, metrics, run))
-            if config.keep_every and state.step % config.keep_every == 0 and share.is_first:
-                _keep(run.folder / f"iteration_{state.step:04d}", parts, policy, files, state.step)
+            if "path_kl" in metrics:
+                state.extra["bc_weight"] = next_bc_weight(state.extra["bc_weight"], metrics["path_kl"], config.ppo)
             if state.step % config.save_every == 0:
                 run.save(state)
         if not share.is_first:
             return
-        final = _judge(config, parts, policy)
-        run.log(state.step, final)
-        _keep(run.folder, parts, policy, files, state.step)
+        _judge(run, judging, policy, state, files)
+        verdict = choose([_candidate(one, config.reward_kind) for one in state.extra["judged"]], config.judged_episodes)
+        _keep_chosen(run, verdict, judging.parts, policy, files)
         _count_env_steps(state, env_steps_before)
         steps = {name: state.extra[name] for name in ("env_steps", "imagined_steps")}
-        run.finish({"seconds": run.seconds, **steps, **final})
+        chosen = next(one for one in state.extra["judged"] if one["iteration"] == verdict.chosen.iteration)
+        run.finish({"seconds": run.seconds, "iterations": state.step, **steps, **chosen})
 
 
 def _load(config: FinetuneConfig, device: torch.device = CPU) -> tuple[Parts, dict[str, str]]:
@@ -183,12 +175,20 @@ def _load(config: FinetuneConfig, device: torch.device = CPU) -> tuple[Parts, di
         _starts(config, dataset, model, task),
         task,
         threshold,
+        _outside(config, dataset, model, task, pretrained.config.chunk),
     )
     files = {"dataset": dataset.fingerprint} | {
         name: file.sha256
         for name, file in (("world_model", model_file), ("policy", policy_file), ("reward", reward_file))
     }
     return parts, files
+
+
+def _outside(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: str, chunk: int) -> Outside | None:
+    if config.support.kind == "none":
+        return None
+    support = learn_support(dataset, model.spec.task(task), chunk, config.support, decoded=model.decodes_scene)
+    return outside(model, support)
 
 
 def _starts(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: str) -> Starts:
@@ -215,97 +215,63 @@ def _make(config: FinetuneConfig, parts: Parts) -> tuple[TrainState, DiffusionPo
         "critic": torch.optim.AdamW(critic.parameters(), config.ppo.critic_learning_rate, weight_decay=0.0, fused=True),
     }
     state = make_state({"policy": policy, "critic": critic}, optimizers, config.seed)
-    state.extra |= {"env_steps": 0, "imagined_steps": 0}
+    state.extra |= {"env_steps": 0, "imagined_steps": 0, "bc_weight": config.ppo.bc_weight, "judged": []}
     return state, policy, critic
 
 
-def _imagine(
-    config: FinetuneConfig,
-    parts: Parts,
-    policy: DiffusionPolicy,
-    judge: Judge,
-    starts: Starts,
-    generator: torch.Generator,
-    *,
-    explore: bool,
-    share: Share = ALONE,
-) -> Rollout:
-    networks, start = (parts.model.rssm, parts.pretrained, policy), starts.latents
-    return imagine(*networks, judge, start, config.chunks, generator, explore=explore, share=share)
+def _judge(run: Run, judging: Judging, policy: DiffusionPolicy, state: TrainState, files: dict[str, str]) -> None:
+    """Judge a policy, log what was found, keep the policy, and note it among those that could be kept in the end."""
+    judged: list[dict[str, float]] = state.extra["judged"]
+    if not run.share.is_first or (judged and judged[-1]["iteration"] == state.step):
+        return
+    metrics = judging.of(policy)
+    run.log(state.step, metrics)
+    state.extra["judged"] = [*judged, {"iteration": state.step, **metrics}]
+    if state.step:
+        _keep(run.folder / iteration_folder(state.step), judging.parts, policy, files, state.step)
 
 
-def _imagine_judged(
-    config: FinetuneConfig, parts: Parts, policy: DiffusionPolicy, rewards: Mapping[str, Reward]
-) -> tuple[Rollout, FirstSuccess]:
-    """Imagine episodes of a policy as deployed, the same draws every time, until each of `rewards` has seen success."""
-    generator = torch.Generator().manual_seed(config.seed + 1)
-    starts = parts.starts.draw(config.judged_episodes, generator)
-    judges = {name: reward.judge(starts) for name, reward in rewards.items()}
-    first = FirstSuccess(judges, config.judged_episodes, starts.latents.device)
-    return _imagine(config, parts, policy, first, starts, generator, explore=False), first
+def _candidate(judged: Mapping[str, float], reward_kind: RewardKind) -> Candidate:
+    return Candidate(
+        int(judged["iteration"]),
+        success=judged[f"judged_success_{reward_kind}"],
+        outside=judged["judged_outside"],
+        kl=judged["kl_to_pretrained"],
+    )
 
 
-def _judge(config: FinetuneConfig, parts: Parts, policy: DiffusionPolicy) -> dict[str, float]:
-    """Imagined success of a policy as deployed, by each reward apart, and how far it has gone from the base policy."""
-    rollout, first = _imagine_judged(config, parts, policy, parts.rewards)
-    metrics: dict[str, float] = {}
-    for name in parts.rewards:
-        metrics[f"judged_success_{name}"] = first.success(name)
-        metrics[f"judged_chunks_{name}"] = float(first.lengths(name).float().mean())
-    lengths = first.lengths(config.reward_kind)
-    paid = torch.arange(config.chunks, device=lengths.device)[:, None] < lengths
-    metrics["kl_to_pretrained"] = _kl_to_pretrained(parts.pretrained, policy, rollout, paid)
-    return metrics
+def _stands_still(config: FinetuneConfig, state: TrainState) -> bool:
+    """Whether imagined success has not become better for as many judgements as patience lasts."""
+    success = [_candidate(judged, config.reward_kind).success for judged in state.extra["judged"]]
+    best = 0
+    for index, share in enumerate(success):
+        if share > success[best] + BETTER:
+            best = index
+    return bool(config.patience) and len(success) - 1 - best >= config.patience
 
 
-@torch.no_grad()
-def _kl_to_pretrained(pretrained: DiffusionPolicy, policy: DiffusionPolicy, rollout: Rollout, counted: Tensor) -> float:
-    """KL(fine-tuned || pre-trained) of a chunk's K' denoising steps in nats, under the exploration deviations.
-
-    Over the chunks that are `counted`: bool (H, B).
-    """
-    latents, chains = rollout.latents[counted], rollout.chains[counted]
-    difference = policy.chain_log_prob(latents, chains) - pretrained.chain_log_prob(latents, chains)
-    return float(difference.sum((-2, -1)).mean())
+def _say_first(run: Run, judging: Judging) -> None:
+    report = judging.preflight()
+    write_json(run.folder / "preflight.json", report)
+    for warning in report["warnings"]:
+        print(f"[{run.folder.name}] preflight: {warning}", flush=True)
 
 
-def _preflight(config: FinetuneConfig, parts: Parts) -> dict[str, Any]:
-    """Seconds that can save minutes: what each reward says of the base policy before any update."""
-    judged = _judge(config, parts, parts.pretrained)
-    success = {name: judged[f"judged_success_{name}"] for name in parts.rewards}
-    warnings = preflight_warnings(success, config.reward_kind)
-    for warning in warnings:
-        print(f"[{config.output.name}] preflight: {warning}", flush=True)
-    return {"base": success, "by_threshold": _by_threshold(config, parts), "warnings": warnings}
+def _keep_chosen(run: Run, verdict: Verdict, parts: Parts, policy: DiffusionPolicy, files: dict[str, str]) -> None:
+    """Keep the policy that the verdict chose as the run's own, and say why."""
+    iteration = verdict.chosen.iteration
+    if iteration:
+        policy, _ = load_policy(run.folder / iteration_folder(iteration), FINETUNED, "finetune")
+    else:
+        policy = parts.pretrained
+    write_json(run.folder / VERDICT, {"format_version": FORMAT_VERSION, **verdict.to_json()})
+    _keep(run.folder, parts, policy, files, iteration)
+    print(f"[{run.folder.name}] verdict: {verdict.decision}; {verdict.why}", flush=True)
 
 
-def preflight_warnings(success: Mapping[str, float], paid: str) -> list[str]:
-    """Say what speaks against fine-tuning a base policy of this imagined `success` by reward, one of which is paid."""
-    warnings = []
-    if "decoded" in success and abs(success["classifier"] - success["decoded"]) > DISAGREEMENT:
-        warnings.append(
-            f"classifier and decoded scene disagree on the base policy ({success['classifier']:.2f} against "
-            f"{success['decoded']:.2f}): look at the reward before trusting imagined success"
-        )
-    if success[paid] > HEADROOM:
-        share = success[paid]
-        warnings.append(f"the base policy already succeeds in {share:.0%} of imagined episodes: no headroom")
-    if success[paid] < FOOTHOLD:
-        warnings.append(
-            "the base policy hardly ever succeeds in imagination, so there is nothing to learn from: train the world "
-            "model longer (its open_loop.json says which events it foresees), or give pretrain more updates"
-        )
-    return warnings
-
-
-def _by_threshold(config: FinetuneConfig, parts: Parts) -> list[dict[str, float]]:
-    """The classifier's verdict on the base policy at other thresholds, to calibrate it against the decoded scene."""
-    classifier = parts.rewards["classifier"]
-    assert isinstance(classifier, ClassifierReward)
-    thresholds = sorted({*THRESHOLDS, parts.threshold})
-    stricter = {str(threshold): dataclasses.replace(classifier, threshold=threshold) for threshold in thresholds}
-    _, first = _imagine_judged(config, parts, parts.pretrained, stricter)
-    return [{"threshold": threshold, "success": first.success(str(threshold))} for threshold in thresholds]
+def iteration_folder(iteration: int) -> str:
+    """Return the name of the folder of a kept policy."""
+    return f"iteration_{iteration:04d}"
 
 
 def _keep(folder: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:
@@ -320,7 +286,9 @@ def _count_env_steps(state: TrainState, before: int) -> None:
 
 def _rollout_metrics(rollout: Rollout, state: TrainState) -> dict[str, float]:
     return {
+        "bc_weight": float(state.extra["bc_weight"]),
         "success": float(rollout.success.float().mean()),
+        "outside": float(rollout.left.any(0).float().mean()),
         "chunks": float(rollout.lengths.float().mean()),
         "imagined_steps": float(state.extra["imagined_steps"]),
     }

@@ -193,10 +193,11 @@ def _plan_evaluation(
 
 
 def _check_kept(tuning: FinetuneConfig, iteration: int) -> None:
-    if iteration > tuning.iterations or not tuning.keep_every or iteration % tuning.keep_every:
+    if iteration > tuning.iterations or iteration % tuning.judge_every or tuning.patience:
         raise ConfigError(
             f"iterations_evaluated names {iteration}, but of {tuning.iterations} iterations finetune keeps every "
-            f"{tuning.keep_every}th; set stages.finetune.keep_every"
+            f"{tuning.judge_every}th{', until it ends early' if tuning.patience else ''}; "
+            "set judge_every of stages.finetune, and patience: 0"
         )
 
 
