@@ -11,7 +11,7 @@ import yaml
 from diwa_runtime import events
 from diwa_runtime.cameras import device_topic
 from diwa_runtime.robot import SPEC_TOPIC
-from diwa_runtime.spec import DEFAULT_STREAMS
+from diwa_runtime.stream_spec import DEFAULT_STREAMS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 DOCS = PACKAGE.parents[1] / "docs"

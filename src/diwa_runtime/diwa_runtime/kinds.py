@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diwa_runtime.spec import is_name
+from diwa_runtime.stream_spec import is_name
 
 MOST = 1e100
 """Beyond this no figure is drawn: sums and squares of what is smaller are numbers still."""

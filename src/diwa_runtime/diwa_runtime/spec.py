@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from diwa_runtime.config.bounds import PIXELS
 from diwa_runtime.config.values import config_from
 from diwa_runtime.errors import ConfigError, InputError, nearest, one_line
 from diwa_runtime.reading import parse_json, read_text, reason_of
+from diwa_runtime.stream_spec import DEFAULT_STREAMS, StreamSpec, check_choice, check_name, check_within
 
 SPEC_VERSION = 1
 SPEC_LIMIT_BYTES = 1 << 20
@@ -30,11 +30,6 @@ RATES_HZ = (0.01, 10_000.0)
 
 Mode = Literal["state", "vision", "hybrid"]
 MODES: tuple[Mode, ...] = ("state", "vision", "hybrid")
-Timeline = Literal["sensor", "receipt"]
-TIMELINES: tuple[Timeline, ...] = ("sensor", "receipt")
-Alignment = Literal["nearest", "hold", "integrate"]
-ALIGNMENTS: tuple[Alignment, ...] = ("nearest", "hold", "integrate")
-
 TCP_POSITION = ("tcp_x", "tcp_y", "tcp_z")
 """What every proprio begins with, m: actions move it, and runs are compared by it."""
 ROW_FIELDS = ("stamp", "proprio", "scene", "action")
@@ -59,38 +54,6 @@ def is_angle(name: str) -> bool:
     return name.rpartition("_")[2] in ANGLES
 
 
-def is_name(text: str) -> bool:
-    """Say whether a text can be part of a topic's, a folder's and a file's name."""
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) is not None
-
-
-def _check_name(what: str, name: str) -> None:
-    if not is_name(name):
-        raise InputError(f"Spec: {name!r} cannot name {what}; use letters, digits, '_', '-' and '.' only")
-
-
-def _check_choice(what: str, word: str, known: Sequence[str]) -> None:
-    if word not in known:
-        raise InputError(f"Spec: {what} is {word!r}, must be one of {', '.join(known)}{nearest(str(word), known)}")
-
-
-def _check_within(what: str, bounds: tuple[float, float], **values: float) -> None:
-    for name, value in values.items():
-        if not value > 0:
-            raise InputError(f"Spec: {name} of {what} must be positive, not {value!s:.24}")
-        if not bounds[0] <= value <= bounds[1]:
-            raise InputError(f"Spec: {name} of {what} must be from {bounds[0]:g} to {bounds[1]:g}, not {value!s:.24}")
-
-
-def _check_selection(what: str, path: str) -> None:
-    """Refuse what is none of ``PATH``, ``PATH|euler`` and ``PATH|values:names``, PATH ending in ``values``."""
-    where, bar, transform = path.partition("|")
-    values, colon, names = transform.partition(":")
-    by_name = bool(colon) and values == where.rpartition(".")[2] and names.isidentifier()
-    if not all(part.isidentifier() for part in where.split(".")) or (bar and transform != "euler" and not by_name):
-        raise InputError(f"Spec: {what}: {path!r} is no selection; use PATH, PATH|euler or PATH|values:names")
-
-
 def _check_unique(what: str, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -106,7 +69,7 @@ class ActionScale:
 
     def __post_init__(self) -> None:
         sizes = {"translation_m": self.translation_m, "rotation_rad": self.rotation_rad}
-        _check_within("action_scale", (1e-9, 1e3), **sizes)
+        check_within("action_scale", (1e-9, 1e3), **sizes)
 
 
 @dataclass(frozen=True)
@@ -118,10 +81,10 @@ class CameraSpec:
     width: int = 64
 
     def __post_init__(self) -> None:
-        _check_name("a camera", self.name)
+        check_name("a camera", self.name)
         if self.name in ROW_FIELDS:
             raise InputError(f"Spec: a camera cannot be named {self.name!r}, which every row has beside its images")
-        _check_within(f"camera {self.name!r}", PIXELS, height=self.height, width=self.width)
+        check_within(f"camera {self.name!r}", PIXELS, height=self.height, width=self.width)
 
 
 @dataclass(frozen=True)
@@ -136,8 +99,8 @@ class TaskSpec:
     change: float
 
     def __post_init__(self) -> None:
-        _check_name("a task", self.name)
-        _check_within(f"task {self.name!r}", (1e-9, 1e9), **{"|change|": abs(self.change)})
+        check_name("a task", self.name)
+        check_within(f"task {self.name!r}", (1e-9, 1e9), **{"|change|": abs(self.change)})
         if is_angle(self.field):
             raise InputError(
                 f"Spec: task {self.name!r} watches {self.field!r}, an angle, which jumps at +-pi; watch another value"
@@ -165,62 +128,6 @@ TASKS = (
 
 
 @dataclass(frozen=True)
-class StreamSpec:
-    """Where (a part of) one field of a row comes from.
-
-    Several streams may feed one field; their values are concatenated in the order given.
-
-    Attributes:
-        field: ``proprio``, ``scene``, ``action`` or a camera's name.
-        topic: topic name, relative to the robot's namespace.
-        type: ROS message type, ``package/msg/Name``.
-        select: dotted paths into the message; arrays are flattened; ``path|euler`` turns a quaternion message
-            into Euler xyz, ``path|values:names`` orders a value array by a parallel name array as the Spec's layout
-            names them; where a field has more than one part, as it names this part's own place. Empty for images.
-        timeline: order by the sensor's ``header.stamp`` or by the time of receipt.
-        align: ``nearest`` message to the tick, ``hold`` the last one at or before it, or ``integrate`` (sum) all that
-            came after this row's message up to and including the next row's.
-        max_age_s: a row whose message is further away than this is not made.
-    """
-
-    field: str
-    topic: str
-    type: str
-    select: tuple[str, ...] = ()
-    timeline: Timeline = "sensor"
-    align: Alignment = "nearest"
-    max_age_s: float = 0.1
-
-    def __post_init__(self) -> None:
-        what = f"stream {self.topic!r}"
-        _check_choice(f"timeline of {what}", self.timeline, TIMELINES)
-        _check_choice(f"align of {what}", self.align, ALIGNMENTS)
-        _check_within(what, (1e-6, 1e6), max_age_s=self.max_age_s)
-        for path in self.select:
-            _check_selection(what, path)
-            if ":" in path and self.field == "action":
-                raise InputError(f"Spec: {what}: an action has no names to select {path!r} by; name its paths in order")
-
-
-ROBOT_STATE_TYPE = "diwa_msgs/msg/RobotState"
-DEFAULT_STREAMS = (
-    StreamSpec(
-        "proprio",
-        "robot/state",
-        ROBOT_STATE_TYPE,
-        ("tcp_pose.position", "tcp_pose.orientation|euler", "gripper_width", "joint_positions", "gripper_command"),
-    ),
-    StreamSpec("scene", "scene/state", "diwa_msgs/msg/SceneState", ("values|values:names",)),
-    StreamSpec(
-        "action", "robot/state", ROBOT_STATE_TYPE, ("accepted_translation", "accepted_rotation"), align="integrate"
-    ),
-    StreamSpec("action", "robot/state", ROBOT_STATE_TYPE, ("gripper_command",), align="hold"),
-    StreamSpec("static", "camera/static/image/compressed", "sensor_msgs/msg/CompressedImage"),
-    StreamSpec("wrist", "camera/wrist/image/compressed", "sensor_msgs/msg/CompressedImage"),
-)
-
-
-@dataclass(frozen=True)
 class Spec:
     """The observation and action contract of one robot and its table."""
 
@@ -235,8 +142,8 @@ class Spec:
     version: int = SPEC_VERSION
 
     def __post_init__(self) -> None:
-        _check_choice("mode", self.mode, MODES)
-        _check_within("the Spec", RATES_HZ, rate_hz=self.rate_hz)
+        check_choice("mode", self.mode, MODES)
+        check_within("the Spec", RATES_HZ, rate_hz=self.rate_hz)
         if self.proprio[:3] != TCP_POSITION:
             raise InputError(
                 f"Spec: proprio begins with {', '.join(self.proprio[:3])}, must begin with {', '.join(TCP_POSITION)}"
@@ -291,7 +198,8 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` turns back into an equal Spec."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        plain = {**dataclasses.asdict(self), "streams": [stream.to_json() for stream in self.streams]}
+        return json.loads(json.dumps(plain))
 
     @classmethod
     def from_json(cls, data: Any, source: str = "Spec") -> Spec:

@@ -16,7 +16,8 @@ from diwa_runtime.rows.live import LiveAssembler
 from diwa_runtime.rows.row import stack_rows
 from diwa_runtime.rows.selection import Selector
 from diwa_runtime.rows.streams import stamp_of
-from diwa_runtime.spec import CameraSpec, Spec, StreamSpec
+from diwa_runtime.spec import CameraSpec, Spec
+from diwa_runtime.stream_spec import StreamSpec
 
 SECOND = 1_000_000_000
 PERIOD = SECOND // 30

@@ -7,7 +7,8 @@ import pytest
 
 from diwa_runtime.errors import InputError
 from diwa_runtime.rows.selection import NamesChangedError, Selector
-from diwa_runtime.spec import Spec, StreamSpec, TaskSpec
+from diwa_runtime.spec import Spec, TaskSpec
+from diwa_runtime.stream_spec import StreamSpec
 
 POSE = StreamSpec("proprio", "pose", "x/msg/Pose", ("position",))
 WIDTH = StreamSpec("proprio", "width", "x/msg/Width", ("width",))

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from diwa_runtime.errors import InputError
-from diwa_runtime.spec import SPEC_VERSION, ActionScale, CameraSpec, Spec, StreamSpec, TaskSpec
+from diwa_runtime.spec import SPEC_VERSION, ActionScale, CameraSpec, Spec, TaskSpec
+from diwa_runtime.stream_spec import StreamSpec
 
 LIFT = {"name": "lift_cup", "field": "cup_z", "change": 0.1}
 

@@ -25,7 +25,8 @@ from recorded_bags import (
 from diwa_runtime.errors import InputError
 from diwa_runtime.events import EventKind
 from diwa_runtime.rows.images import encode_jpeg
-from diwa_runtime.spec import CameraSpec, Spec, StreamSpec
+from diwa_runtime.spec import CameraSpec, Spec
+from diwa_runtime.stream_spec import StreamSpec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.ingest.ingestion import ingest
 

@@ -18,7 +18,8 @@ from diwa_runtime.errors import BundleError
 from diwa_runtime.geometry import wrapped
 from diwa_runtime.reading import parse_json
 from diwa_runtime.rows.images import THUMBNAIL_SIZE, thumbnail
-from diwa_runtime.spec import Spec, is_angle, is_name
+from diwa_runtime.spec import Spec, is_angle
+from diwa_runtime.stream_spec import is_name
 
 FORMAT_VERSION = 2
 GRAPHS = ("filter.onnx", "policy.onnx", "reward.onnx")

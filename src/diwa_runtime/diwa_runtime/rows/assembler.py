@@ -8,9 +8,12 @@ without drift. Which message is nearest is decided when it arrives, by the senso
 the next one.
 
 A row's `executed` is what was accepted after the previous row, up to and including this one; so `action[i]` of stacked
-rows is `executed[i + 1]`. Where up to the Spec's `max_gap_s` is missing, the last row is held, marked and counted;
-where more is missing, a new segment begins. Nothing is ever filled with zeros. Messages that do not stand in their
-place in time are left out and counted, by the rule of `diwa_runtime.rows.order`.
+rows is `executed[i + 1]`. Of a stream of actions that applies to the motion `after` its stamps it is what was stamped
+from the previous row on and before this one; live, a row does not wait for the action that answers it.
+
+Where up to the Spec's `max_gap_s` is missing, the last row is held, marked and counted; where more is missing, a new
+segment begins. Nothing is ever filled with zeros. Messages that do not stand in their place in time are left out and
+counted, by the rule of `diwa_runtime.rows.order`.
 """
 
 from __future__ import annotations
@@ -66,6 +69,8 @@ class Assembler:
                     "observations are 'nearest' or 'hold', actions 'integrate' or 'hold'"
                 )
         self._action_units = np.append(motion_units(spec.action_scale), 1.0)
+        self._factors = [stream.factor for stream in self.streams]
+        self._follow = [stream.applies == "after" for stream in self.streams]
         self._period = round(NANOSECONDS / spec.rate_hz)
         self._max_gap = round(spec.max_gap_s * NANOSECONDS)
         self.reset()
@@ -91,7 +96,7 @@ class Assembler:
         Args:
             index: into `streams`.
             stamp: ns on the stream's timeline.
-            value: (k,) float64, or a camera's payload of any kind.
+            value: (k,) float64 as selected, in the stream's own units, or a camera's payload of any kind.
             received: when it came, ns on any clock; what a row's `received` is made of.
 
         Raises:
@@ -111,6 +116,8 @@ class Assembler:
             return
         if index == self.reference:
             self._pending.append((stamp, stamp - order.before if order.before >= 0 else 0))
+        if self._factors[index] != 1.0:
+            value = value * self._factors[index]
         self._buffers[index].append(stamp, value, received)
 
     def _count(self, verdict: Verdict, topic: str) -> None:
@@ -149,10 +156,18 @@ class Assembler:
 
     def _is_certain(self, stamp: int) -> bool:
         given_up = self._reached[self.reference] - stamp > self._max_gap
-        return given_up or all(
-            reached >= stamp or order.newest == stamp
-            for reached, order in zip(self._reached, self._orders, strict=True)
-        )
+        return given_up or all(self._has_reached(index, stamp) for index in range(len(self.streams)))
+
+    def _has_reached(self, index: int, stamp: int) -> bool:
+        order = self._orders[index]
+        if self._reached[index] >= stamp or order.newest == stamp:
+            return True
+        # An action that follows this row may be the answer to it. Where those that answered earlier rows were stamped
+        # as these, nothing else is to be expected once the last row's is there; before the first row nothing counts.
+        if not self._follow[index] or order.newest < 0:
+            return False
+        answers = self._last is None or order.newest == self._last.stamp
+        return answers and self._buffers[index].interval() > 0.75 * self._period
 
     def _decide(self, stamp: int, interval: int) -> list[Row]:
         """Make the reference's message at `stamp` a row, with what is to be held before it, or nothing."""
@@ -220,6 +235,8 @@ class Assembler:
             return None
         if align == "nearest":
             return buffer.nearest(stamp, self._max_ages[index])
+        if align == "hold" and self._follow[index] and self._last is not None:
+            return buffer.held(stamp - 1, self._max_ages[index] + stamp - self._last.stamp)
         if align == "hold":
             return buffer.held(stamp, self._max_ages[index])
         return buffer.first_until(stamp)
@@ -233,17 +250,24 @@ class Assembler:
         return values.astype(np.float32)
 
     def _executed(self, after: int, until: int) -> NDArray[np.float32]:
-        """Return what was accepted after `after` up to and including `until`, in the Spec's units."""
+        """Return what was accepted from the row at `after` to the one at `until`, in the Spec's units."""
         parts: list[NDArray[np.float64]] = []
+        units = self._action_units
         for index, stream in enumerate(self.streams):
-            if stream.field == "action" and stream.align == "integrate":
-                parts.append(self._buffers[index].sum_between(after, until))
-            elif stream.field == "action":
-                parts.append(self._buffers[index].last_until(until))
+            if stream.field != "action":
+                continue
+            earlier = 1 if self._follow[index] else 0  # ns: from the one row on, and before the other
+            if stream.align == "integrate":
+                parts.append(self._buffers[index].sum_between(after - earlier, until - earlier))
+            else:
+                parts.append(self._buffers[index].last_until(until - earlier))
+            if stream.scale == "normalised":
+                at, size = sum(map(len, parts[:-1])), len(parts[-1])
+                units = np.concatenate([units[:at], np.ones(size), units[at + size :]])
         executed = np.concatenate(parts)
         if len(executed) != ACTION_SIZE:
             raise InputError(f"Spec: the streams of 'action' give {len(executed)} numbers, expected {ACTION_SIZE}")
-        return (executed / self._action_units).astype(np.float32)
+        return (executed / units).astype(np.float32)
 
 
 def assemble(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,13 +52,17 @@ class Buffer:
         return self.received[index] + max(0, stamp - self.stamps[index])
 
     def last_until(self, stamp: int) -> Any:
-        """Return the last value at or before `stamp`, however old; there must be one."""
-        return self.values[bisect_right(self.stamps, stamp) - 1]
+        """Return the last value at or before `stamp`, however old, or else the first; there must be one."""
+        return self.values[max(0, bisect_right(self.stamps, stamp) - 1)]
 
     def sum_between(self, after: int, until: int) -> NDArray[np.float64]:
         """Return the sum of the values with `after` < stamp <= `until`."""
         start, end = bisect_right(self.stamps, after), bisect_right(self.stamps, until)
         return sum(self.values[start:end], start=np.zeros_like(self.values[0]))
+
+    def interval(self) -> float:
+        """Return the mean time between two messages, ns; infinite where there are not two."""
+        return (self.stamps[-1] - self.stamps[0]) / (len(self.stamps) - 1) if len(self.stamps) > 1 else math.inf
 
     def forget_before(self, stamp: int) -> None:
         """Drop what no row at or after `stamp` can ask for."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from diwa_runtime.errors import InputError
 from diwa_runtime.geometry import quaternion_to_euler
-from diwa_runtime.spec import Spec, StreamSpec
+from diwa_runtime.spec import Spec
+from diwa_runtime.stream_spec import StreamSpec
 
 QUATERNION_TOLERANCE = 1e-2
 """How far a quaternion's norm may be from 1; beyond, its angles are NaN, so that the message counts as faulty."""

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from diwa_runtime.errors import InputError, nearest
 from diwa_runtime.rows.selection import Selection
-from diwa_runtime.spec import Spec, StreamSpec
+from diwa_runtime.spec import Spec
+from diwa_runtime.stream_spec import StreamSpec
 
 __all__ = ["LARGEST", "NANOSECONDS", "Selection", "is_sound", "nanoseconds_of", "stamp_of", "streams_of"]
 

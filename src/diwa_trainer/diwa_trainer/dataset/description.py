@@ -14,7 +14,8 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.files import FolderFormat
 from diwa_runtime.kinds import COUNT, MAPPING, NAME, TEXT, WHOLE, fault_in, list_of, one_of, pair_of, shown
 from diwa_runtime.reading import read_json, reason_of
-from diwa_runtime.spec import Spec, is_name
+from diwa_runtime.spec import Spec
+from diwa_runtime.stream_spec import is_name
 
 FORMAT_VERSION = 1
 DESCRIPTION = "dataset.json"

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from diwa_runtime.cameras import CameraSource
 from diwa_runtime.errors import DiwaError
-from diwa_runtime.spec import ROBOT_STATE_TYPE, Spec
+from diwa_runtime.spec import Spec
+from diwa_runtime.stream_spec import ROBOT_STATE_TYPE
 from diwa_trainer.dataset import Dataset, Dropped, Episode, Source
 from diwa_trainer.dataset.cameras import noted_sources
 

@@ -14,7 +14,8 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.rows.order import LAST_STAMP, Verdict
 from diwa_runtime.rows.selection import Selector
 from diwa_runtime.rows.streams import NANOSECONDS, nanoseconds_of, stamp_of, streams_of
-from diwa_runtime.spec import Spec, StreamSpec, Timeline
+from diwa_runtime.spec import Spec
+from diwa_runtime.stream_spec import StreamSpec, Timeline
 from diwa_trainer.ingest.bags import Bag
 from diwa_trainer.ingest.definitions import Read
 from diwa_trainer.ingest.marks import Cuts, Event, Marks

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diwa_runtime.rows.order import StampOrder, Verdict
-from diwa_runtime.spec import StreamSpec
+from diwa_runtime.stream_spec import StreamSpec
 
 MANY_STEPS_BACK = 0.05
 """A share of all messages; a clock that is set goes back more seldom."""
