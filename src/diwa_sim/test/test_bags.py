@@ -30,6 +30,7 @@ from diwa_sim.collection import collect, plan
 from diwa_sim.environment import PlayTable
 from diwa_sim.snapshot import Snapshot
 from diwa_trainer.ingest.bags import Bag, find_bags, reader_of
+from diwa_trainer.ingest.hand import Hand
 from diwa_trainer.ingest.ingestion import ingest
 
 CHUNK_BYTES, RECORD_HEAD_BYTES = 2**20, 31
@@ -417,3 +418,24 @@ def test_collect_says_in_one_line_that_the_physics_diverged(tmp_path, monkeypatc
 def test_collect_refuses_an_unknown_task_with_the_nearest():
     with pytest.raises(Exception, match="did you mean 'open_drawer'"):
         CollectConfig("bags", tasks=("open_draw",))
+
+
+def test_how_the_table_s_hand_follows_is_told_and_what_is_wrong_with_its_actions_found(tmp_path):
+    collect(CollectConfig(tmp_path / "bags", play_steps=1000, demonstrations=2, tasks=("open_drawer",), workers=1))
+    dataset = ingest([tmp_path / "bags"], tmp_path / "data", PlayTable().contract, report=lambda _: None)
+    hand, actions = Hand.of(dataset), dataset.action.copy()
+    assert not list(hand.warnings())
+    assert 0.9 < hand.following.gain < 1.05
+    assert 0.05 < hand.contacts / hand.rows < 0.35, "play presses on things"
+
+    def said(wrong):
+        dataset.arrays["action"] = wrong
+        return list(Hand.of(dataset).warnings())
+
+    (late,) = said(np.roll(actions, -1, axis=0))
+    assert "begins to move a row after its action" in late
+    (early,) = said(np.roll(actions, 1, axis=0))
+    assert "begins to move a row before its action" in early
+    (large,) = said(actions / 0.02)
+    assert '"scale": "normalised"' in large
+    assert len(said(np.roll(actions, -1, axis=0) / 0.02)) == 2

@@ -115,6 +115,30 @@ def test_episodes_too_short_to_tell_and_hands_that_never_move_are_no_error(rows)
     assert contact_rows(motion_in(np.zeros((rows, 3)), actions, SCALE), found).shape == (rows,)
 
 
+def test_a_hand_that_moves_by_itself_follows_nothing(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = {"stamp": np.arange(400), "proprio": rng.normal(0, 0.01, (400, 15)).cumsum(0), "action": wandering(1)}
+    rows["proprio"] = rows["proprio"].astype(np.float32)
+    with DatasetWriter(tmp_path / "data", Spec(scene=(), tasks=())) as writer:
+        writer.add_episode({**rows, "scene": np.zeros((400, 0), np.float32)})
+
+    found = learn_following([motion_in(rows["proprio"][:, :3], rows["action"], SCALE)])
+
+    assert found is not None
+    assert not found.is_clear
+    assert not dataset_contact_rows(Dataset.open(tmp_path / "data")).any()
+    assert all(following.is_clear for following in (learn_following(recorded(RESPONSE)),) if following)
+
+
+def test_what_many_rows_say_is_learned_from_some_of_them(monkeypatch):
+    motions = recorded(RESPONSE, episodes=20)
+    monkeypatch.setattr("diwa_trainer.dataset.following.FIT_ROWS", 1000)
+    found = learn_following(motions)
+    assert found is not None
+    assert 300 < found.rows <= 1200
+    assert found.gain == pytest.approx(0.9, rel=0.01)
+
+
 def test_a_dataset_s_rows_are_told_one_by_one_and_no_episode_by_its_neighbours(tmp_path):
     stuck = np.zeros(400, bool)
     stuck[100:140] = True

@@ -11,6 +11,7 @@ from diwa_runtime.errors import ConfigError
 from diwa_runtime.files import remove_orphans_of
 from diwa_runtime.spec import RATES_HZ, CameraSpec, Mode, Spec
 from diwa_trainer.dataset.description import DATASET
+from diwa_trainer.ingest.hand import Hand
 from diwa_trainer.ingest.ingestion import ingest, summary
 
 
@@ -36,6 +37,10 @@ class IngestConfig:
 
 def run(config: IngestConfig) -> None:
     """Ingest, and print what the dataset holds and what was left out."""
+
+    def report(line: str) -> None:
+        print(f"ingest: {line}", file=sys.stderr, flush=True)
+
     remove_orphans_of(config.output, DATASET)
     dataset = ingest(
         config.bags,
@@ -43,9 +48,13 @@ def run(config: IngestConfig) -> None:
         make_spec(config),
         skip_damaged=config.skip_damaged,
         workers=config.workers,
-        report=lambda line: print(f"ingest: {line}", file=sys.stderr, flush=True),
+        report=report,
     )
+    hand = Hand.of(dataset)
+    for warning in hand.warnings():
+        report(f"warning: {warning}")
     print(summary(dataset))
+    print(hand.summary())
     print(f"{config.output}: {len(dataset):,} rows, {len(dataset) / dataset.spec.rate_hz / 60:.1f} minutes")
 
 
