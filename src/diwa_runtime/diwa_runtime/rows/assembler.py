@@ -166,8 +166,10 @@ class Assembler:
         # as these, nothing else is to be expected once the last row's is there; before the first row nothing counts.
         if not self._follow[index] or order.newest < 0:
             return False
-        answers = self._last is None or order.newest == self._last.stamp
-        return answers and self._buffers[index].interval() > 0.75 * self._period
+        last, interval = self._last, self._buffers[index].interval()
+        if last is None:
+            return True
+        return order.newest == last.stamp and interval > 0.75 * self._period and stamp - last.stamp < 1.5 * interval
 
     def _decide(self, stamp: int, interval: int) -> list[Row]:
         """Make the reference's message at `stamp` a row, with what is to be held before it, or nothing."""

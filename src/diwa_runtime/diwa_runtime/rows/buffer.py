@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,8 +60,8 @@ class Buffer:
         return sum(self.values[start:end], start=np.zeros_like(self.values[0]))
 
     def interval(self) -> float:
-        """Return the mean time between two messages, ns; infinite where there are not two."""
-        return (self.stamps[-1] - self.stamps[0]) / (len(self.stamps) - 1) if len(self.stamps) > 1 else math.inf
+        """Return the mean time between two messages, ns; 0 where there are not two."""
+        return (self.stamps[-1] - self.stamps[0]) / max(1, len(self.stamps) - 1) if self.stamps else 0.0
 
     def forget_before(self, stamp: int) -> None:
         """Drop what no row at or after `stamp` can ask for."""
