@@ -13,6 +13,7 @@ VERBS = (
     "verdict",
     "report",
     "pipeline",
+    "sweep",
 )
 
 setup(
@@ -25,7 +26,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
     ],
     install_requires=["setuptools"],
-    extras_require={"test": ["pytest"]},
+    extras_require={"test": ["pytest"], "ray": ["ray"]},
     entry_points={"console_scripts": [f"{verb} = {NAME}.__main__:{verb}" for verb in VERBS]},
     zip_safe=False,
     maintainer="The DiWA authors",

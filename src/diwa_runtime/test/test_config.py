@@ -262,6 +262,15 @@ def test_the_preset_flag_wins_over_the_file_that_names_one(tmp_path: Path) -> No
     assert (config.limit, config.learning_rate) == (7, 1e-4)
 
 
+def test_what_is_put_over_by_dotted_name_wins_and_is_named_where_it_cannot_be(tmp_path: Path) -> None:
+    path = written(tmp_path, "ppo: {epochs: 2, clip: 0.5}\nkwargs: {start: far}")
+    over = {"ppo.epochs": 9, "kwargs.light": 1.4}
+    config = load_config(Finetune, [*BASE, "--config", path, "--ppo.epochs", "3"], PRESETS, over)
+    assert (config.ppo.epochs, config.ppo.clip, config.kwargs) == (9, 0.5, {"start": "far", "light": 1.4})
+    with pytest.raises(ConfigError, match=r"^the sweep: unknown setting 'ppo.epoch'; did you mean"):
+        load_config(Finetune, [*BASE, "--config", path], PRESETS, {"ppo.epoch": 9}, "the sweep")
+
+
 def test_a_missing_setting_names_its_flag() -> None:
     with pytest.raises(ConfigError, match="'data' is missing; give --data"):
         load_config(Finetune, [])

@@ -32,6 +32,7 @@ VERBS = {
     "verdict": "VerdictConfig",
     "report": "ReportConfig",
     "pipeline": "PipelineConfig",
+    "sweep": "SweepConfig",
 }
 
 
@@ -65,6 +66,7 @@ export = _entry("export")
 verdict = _entry("verdict")
 report = _entry("report")
 pipeline = _entry("pipeline")
+sweep = _entry("sweep")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

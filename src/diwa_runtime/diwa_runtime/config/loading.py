@@ -37,13 +37,26 @@ __all__ = ["config_from", "load_config", "to_plain", "to_yaml"]
 Presets = Mapping[str, Mapping[str, Any]]
 
 
-def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None = None) -> Config:
+def load_config(
+    cls: type[Config],
+    argv: Sequence[str],
+    presets: Presets | None = None,
+    over: Mapping[str, Any] | None = None,
+    over_source: str = "settings",
+) -> Config:
     """Build a `cls` from its defaults, ``--preset NAME``, every ``--config FILE`` and the other flags of `argv`.
 
     Flags are spelled as the fields are, with ``-`` or ``_``, and reach nested dataclasses by dots:
     ``--learning-rate 1e-4 --ppo.clip 0.01 --hidden 256 256 --no-video``. So do they reach the entries of a mapping,
     ``--environment-kwargs.start far``, where a value of any type is read as YAML. A file may name a preset by its key
     ``preset``; the flag wins. ``--help`` prints every setting and ends the process.
+
+    Args:
+        cls: the settings' dataclass.
+        argv: the flags.
+        presets: plain data by name.
+        over: plain data over all of these, by dotted name: ``{"ppo.clip": 0.01}``.
+        over_source: of `over`, as an error is to name it.
 
     Raises:
         ConfigError: an unknown setting (gives the nearest), a value of the wrong type, a missing one, or a file that
@@ -63,6 +76,7 @@ def load_config(cls: type[Config], argv: Sequence[str], presets: Presets | None 
     layers = [_preset_layer(cls, preset, presets)] if preset else []
     layers += [checked(cls, data, source) for data, source in files]
     layers += arguments.layers
+    layers += [checked(cls, _nested(name, value), over_source) for name, value in (over or {}).items()]
     return build(cls, _merged(layers))
 
 

@@ -8,13 +8,9 @@ Tasks run side by side, each as a process of this same verb that finds what they
 
 from __future__ import annotations
 
-import contextlib
 import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +22,8 @@ from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.results import print_table, sum_up
 from diwa_trainer.evaluation.settings import EvaluateConfig
-from diwa_trainer.runs.run import SEEDS, STOP_SIGNALS, write_json
+from diwa_trainer.runs.run import SEEDS, write_json
+from diwa_trainer.runs.side_by_side import side_by_side, start_process
 from diwa_trainer.verbs import (
     evaluate,
     export,
@@ -50,8 +47,6 @@ from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 StageSettings = dict[str, Any]
 Step = tuple[Callable[[Any], None], Any]
 """A verb and its settings."""
-LOOK_S = 0.1
-"""How often the tasks' processes are looked at."""
 STAGES = ("ingest", "train_eyes", "train_world_model", "pretrain", "train_reward", "finetune", "evaluate")
 FINETUNED = "finetuned"
 RESULTS, REPORT, SETTINGS = "results.json", "report.html", "pipeline.yaml"
@@ -271,45 +266,13 @@ def _sum_up(config: PipelineConfig) -> None:
 def _side_by_side(config: PipelineConfig) -> None:
     """Run each task in a process of its own, `workers` at a time.
 
-    Ctrl-C, or SIGTERM, asks them to end at their next whole step, and a second one to end at once.
-
     Raises:
         DiwaError: one of them failed; it has said why.
         KeyboardInterrupt: it was asked to stop; each task has kept its last checkpoint.
     """
-    waiting, running, failed = list(config.tasks), dict[str, subprocess.Popen[bytes]](), list[str]()
-    with _requests_to_stop() as asked:
-        passed_on = 0
-        while running or (waiting and not asked):
-            while waiting and len(running) < config.workers and not asked:
-                task = waiting.pop(0)
-                # In a group of its own: Ctrl-C on the terminal would reach it once by itself and once through us, and
-                # asked twice it stops without a checkpoint.
-                running[task] = subprocess.Popen(_task_command(config, task), process_group=0)
-            if len(asked) > passed_on:
-                passed_on = len(asked)
-                for process in running.values():
-                    process.send_signal(signal.SIGINT)  # does nothing to one that has ended
-            time.sleep(LOOK_S)
-            for task in [task for task, process in running.items() if process.poll() is not None]:
-                if running.pop(task).returncode:
-                    failed.append(task)
-    if asked:
-        raise KeyboardInterrupt("every task keeps its last checkpoint; the same command goes on")
+    failed = side_by_side(config.tasks, lambda task: start_process(_task_command(config, task)), config.workers)
     if failed:
         raise DiwaError(f"{', '.join(failed)} failed, see above; mend it and give the same command to go on")
-
-
-@contextlib.contextmanager
-def _requests_to_stop() -> Iterator[list[int]]:
-    """Give a list that grows with each Ctrl-C and SIGTERM, instead of an exception that may land anywhere."""
-    asked: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in STOP_SIGNALS}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _task_command(config: PipelineConfig, task: str) -> list[str]:
