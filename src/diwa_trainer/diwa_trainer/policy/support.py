@@ -22,6 +22,7 @@ from torch import Tensor
 from diwa_runtime.config.bounds import check_bounds
 from diwa_runtime.spec import TCP_POSITION, TaskSpec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.world.rules import has_two_levels
 from diwa_trainer.world.world_model import WorldModel
 
 Path = Tensor
@@ -107,7 +108,9 @@ class Support:
         if recorded.values is not None and recorded.changes is not None:
             known = ~np.isnan(recorded.changes)
             self._low, self._high = float(recorded.values.min()), float(recorded.values.max())
-            self._levels = max(2, round(config.levels * (self._high - self._low) / abs(task.change)))
+            changes = (self._high - self._low) / abs(task.change)
+            on_or_off = has_two_levels(torch.from_numpy(recorded.values))
+            self._levels = 2 if on_or_off else max(2, round(config.levels * changes))
             standing = np.column_stack([recorded.hands, self._level(torch.from_numpy(recorded.values)).numpy()])
             moving = np.column_stack([recorded.hands, self._direction(torch.from_numpy(recorded.changes)).numpy()])
             self._standing = Cells(standing, [*cell, 1.0], [*axes, False])
