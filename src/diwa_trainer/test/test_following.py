@@ -63,13 +63,25 @@ def test_lag_and_gain_are_those_of_the_hand_however_alike_neighbouring_actions_a
     assert found.explained > 0.99
 
 
-def test_a_slow_arm_is_not_late():
+@pytest.mark.parametrize("time_constant", [0.5, 2.0, 8.0])
+def test_a_slow_arm_is_not_late(time_constant):
     """Its motion is spread over many rows, but begins in the row of the action."""
-    after = np.arange(12) / 2.0
-    share = np.diff(1 - (1 + after) * np.exp(-after))  # of a critically damped arm with a time constant of two rows
+    after = np.arange(60) / time_constant
+    share = np.diff(1 - (1 + after) * np.exp(-after))  # of a critically damped arm, in rows
     found = learn_following(recorded(dict(enumerate(share))))
     assert found is not None
     assert found.lag == 0
+
+
+def test_stamps_that_are_off_by_a_part_of_a_row_are_not_a_row_off():
+    found = learn_following(recorded({-1: 0.05, 0: 0.43, 1: 0.32, 2: 0.1}))
+    assert found is not None
+    assert found.lag == 0
+
+
+def test_a_hand_that_trembles_a_thousandth_of_a_millimetre_follows_nothing():
+    found = learn_following(recorded({0: 1e-4}))
+    assert found is None or not found.is_clear
 
 
 @pytest.mark.parametrize("share", [0.1, 0.7])

@@ -117,7 +117,7 @@ ONE_M = 'with "scale": "SI" for the stream in the Spec it would be 0.96 times; o
 )
 def test_the_unit_that_fits_is_named_or_else_the_factor(gain, scale, said):
     spec = commanded(replace(COMMAND, scale=scale), GRIPPER)
-    response = gain * np.array([0, 0, 0.5, 0.4, 0.1, 0, 0])
+    response = gain * np.array([0, 0, 0.5, 0.4, 0.1, 0, 0, 0, 0])
     warnings = list(Hand(spec, Following(response, 0.9, 0.01, 1000), 0, 1000).warnings())
     assert len(warnings) == (said is not None)
     assert said is None or said in warnings[0]
