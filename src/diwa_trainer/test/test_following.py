@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -80,8 +82,10 @@ def test_stamps_that_are_off_by_a_part_of_a_row_are_not_a_row_off():
 
 
 def test_a_hand_that_trembles_a_thousandth_of_a_millimetre_follows_nothing():
-    found = learn_following(recorded({0: 1e-4}))
-    assert found is None or not found.is_clear
+    found = learn_following(recorded(RESPONSE))
+    assert found is not None
+    assert found.is_clear
+    assert not dataclasses.replace(found, usual_m=1e-6).is_clear
 
 
 @pytest.mark.parametrize("share", [0.1, 0.7])
