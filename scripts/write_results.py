@@ -177,7 +177,7 @@ def page(results: dict[str, Any], seeds: int) -> str:
             f"Made by `make results`. Success over {episodes} episodes of {seeds} training seed(s), from",
             f"{results['starts']} different starts{shared}, with 95 % Wilson intervals;",
             "base and fine-tuned policy meet the same starts, so McNemar's paired test stands beside, one for each",
-            "training seed. Always the policy that the [verdict](verdict.md) kept.",
+            "training seed. Always the policy that the [verdict](verdict.md) kept, by one setting for all tasks.",
             "In mode `state`; [from cameras](results_cameras.md).",
             f"Environment steps during fine-tuning: {results['env_steps_during_finetune']}. Mean gain over the tasks:",
             f"{100 * sum(gains) / len(gains):+.1f} points.",
