@@ -192,6 +192,8 @@ def succeeding(monkeypatch, success: Sequence[float]) -> None:
     [
         (2, [0.1, 0.9, 0.2, 0.9, 0.9], 3, 1, "accept"),
         (2, [0.1, 0.2, 0.9, 0.1, 0.9, 0.9], 4, 2, "accept"),
+        (2, [0.1, 0.3, 0.5, 0.7, 0.9, 0.9], 5, 4, "accept"),
+        (2, [0.1, 0.9, 0.905, 0.909, 0.95, 0.95], 3, 1, "accept"),
         (0, [0.1, 0.2, 0.3, 0.9, 0.2, 0.1], 5, 3, "accept"),
         (3, [0.5, 0.4, 0.3, 0.2, 0.9], 3, 0, "reject"),
     ],
@@ -212,6 +214,18 @@ def test_it_ends_where_imagined_success_stands_still_and_keeps_the_chosen_policy
     folder = config.output / f"iteration_{chosen:04d}" if chosen else config.policy
     torch.testing.assert_close(load_file(folder / "policy.safetensors"), kept.state_dict())
     assert f"verdict: {decision}" in capsys.readouterr().out
+
+
+def test_a_budget_that_is_overdrawn_raises_the_weight_of_the_bc_term(config):
+    def weights(**changes):
+        ppo = dataclasses.replace(TINY_PPO, critic_warmup=0, actor_learning_rate=0.01, bc_weight=0.1, **changes)
+        output = config.output / str(len(changes))
+        lines = tuned(dataclasses.replace(config, output=output), ppo=ppo)
+        return [line["bc_weight"] for line in lines if "bc_weight" in line]
+
+    assert weights() == [0.1] * ITERATIONS
+    fallen = 0.1 * math.exp(-0.5)  # before its first update the policy is the base policy, and within any budget
+    assert weights(kl_budget=1e-3) == pytest.approx([0.1, fallen, fallen * math.exp(1)])
 
 
 @pytest.mark.parametrize("kind", ["none", "hand", "scene"])

@@ -200,6 +200,17 @@ def test_preflight_warns_and_success_is_drawn_with_real_episodes(page):
     assert page.charts > 30
 
 
+def test_the_verdict_stands_beside_what_came(page):
+    said = [dict(table) for table in page.tables if ["imagined, kept policy", "93 %"] in table]
+    assert len(said) == 3, "one a task"
+    drawer = said[1]
+    assert (drawer["imagined, base policy"], drawer["real, kept policy"]) == ("55 %", "94 %")
+    assert re.fullmatch(r"\d+ % \[\d+, \d+\]", drawer["to be expected of it"])
+    kept = [row for table in page.tables if "left the recordings" in table[0] for row in table[1:] if row[-1] == "kept"]
+    assert kept == [["40", "93 %", "8 %", "2.5", "kept"]] * 3
+    assert page.text.count("Verdict: accept; iteration 40: 0.55 to 0.93 of imagined episodes succeed.") == 3
+
+
 def test_same_runs_give_the_same_page(made, page):
     assert report(made).source == page.source
 

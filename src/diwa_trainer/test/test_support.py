@@ -1,13 +1,18 @@
 """Where the recordings reach: cells against a search through all points, and what leaves them."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from toy import DRAWER
 
-from diwa_runtime.spec import TaskSpec
-from diwa_trainer.policy.support import Cells, Recorded, Support, SupportConfig
+from diwa_runtime.spec import TCP_POSITION, TaskSpec
+from diwa_trainer.dataset import Dataset
+from diwa_trainer.policy.support import Cells, Recorded, Support, SupportConfig, outside, recorded_rows
 
 COORDINATES = st.floats(-0.5, 0.5, width=32)
 
@@ -77,6 +82,8 @@ def test_a_light_that_is_decoded_a_little_beyond_on_and_off_is_on_and_off():
     for decoded in (-0.2, 0.0, 0.4):
         assert reached(support, [0.0, 0, 0], decoded, 0.0)
         assert not reached(support, [0.2, 0, 0], decoded, 0.0)
+    finer = Support(recorded, TaskSpec("turn_on", "light", 0.5), SupportConfig(levels=8))
+    assert reached(finer, [0.0, 0, 0], 0.4, 0.0), "what is on or off has two parts, whatever the setting"
     for decoded in (0.6, 1.0, 1.2):
         assert reached(support, [0.2, 0, 0], decoded, 0.0)
         assert not reached(support, [0.0, 0, 0], decoded, 0.0)
@@ -100,3 +107,69 @@ def test_a_part_that_moves_where_play_never_touched_it_is_outside():
     assert not reached(pulled, HANDLE, 0.135, -0.04)
     assert not reached(pulled, [0.12, 0.05, 0.01], 0.02, 0.04)
     assert reached(pulled, [0.12, 0.05, 0.01], 0.02, 0.01), "a decoded value that jitters does not move"
+
+
+def test_what_moved_within_a_chunk_is_known_from_a_chunk_after_an_episode_s_start(toy_data):
+    data = Dataset.open(toy_data)
+    recorded = recorded_rows(data, "drawer", 4)
+    for episode in data.episodes:
+        for row in range(episode.start, episode.end):
+            if row - episode.start < 4:
+                assert np.isnan(recorded.changes[row])
+            else:
+                assert recorded.changes[row] == data.scene[row, DRAWER] - data.scene[row - 4, DRAWER]
+    assert recorded_rows(data, None, 4).values is None
+
+
+class Hand:
+    """Proprio that is where the hand is."""
+
+    def __len__(self):
+        return 3
+
+    def physical(self, features, name):
+        return features[..., TCP_POSITION.index(name)]
+
+
+class Transparent:
+    """A world model of which a latent is what is decoded: where the hand is, and the drawer."""
+
+    decode = staticmethod(lambda latent: latent)
+
+    def __init__(self):
+        self.proprio = Hand()
+        self.scene_features = SimpleNamespace(physical=lambda features, _: features[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("path", "left"),
+    [
+        ([9.0, 0, 0, 0, 0], False),
+        ([0, 9.0, 0, 0, 0], True),
+        ([0, 0, 0, 9.0, 0], True),
+        ([0, 0, 0, 0, 9.0], True),
+        ([0, 0, 0, 0, 0], False),
+    ],
+)
+def test_a_path_has_left_where_any_of_its_actions_led_outside(path, left):
+    """Where it began was judged with the chunk before, or is recorded."""
+    support = Support(
+        Recorded(np.zeros((1, 3), np.float32), None, None), TaskSpec("open", "drawer", 0.12), SupportConfig()
+    )
+    latents = torch.zeros(1, len(path), 3)
+    latents[0, :, 0] = torch.tensor(path)
+    assert outside(Transparent(), support)(latents).tolist() == [left]
+
+
+def test_a_path_along_which_the_drawer_moves_is_judged_by_its_end():
+    """The hand rests at the handle; the drawer was recorded to move there by a third of the change a chunk, opening."""
+    hands, values = np.zeros((20, 3), np.float32), np.linspace(0, 0.24, 20, dtype=np.float32)
+    support = Support(
+        Recorded(hands, values, np.full(20, 0.04, np.float32)), TaskSpec("open", "drawer", 0.12), SupportConfig()
+    )
+    paths = torch.zeros(3, 5, 4)
+    paths[0, :, 3] = torch.linspace(0.0, 0.04, 5)
+    paths[1, :, 3] = torch.linspace(0.04, 0.0, 5)
+    paths[2, 1:4, 3] = 0.04
+    judged = outside(Transparent(), support)(paths)
+    assert judged.tolist() == [False, True, True], "opening was recorded; closing was not, and standing still was not"
