@@ -108,11 +108,12 @@ def comparison_line(comparison: Mapping[str, Any]) -> str:
     """Say in one line what a comparison found."""
     ours, theirs = comparison["ours"], comparison["theirs"]
     return (
-        f"{_rate(ours)} against {_rate(theirs)} of {theirs['evaluation']}: won {len(comparison['won'])}, lost "
+        f"{rate_of(ours)} against {rate_of(theirs)} of {theirs['evaluation']}: won {len(comparison['won'])}, lost "
         f"{len(comparison['lost'])} starts, McNemar p = {comparison['mcnemar_p']:.2g}"
     )
 
 
-def _rate(counts: Mapping[str, Any]) -> str:
+def rate_of(counts: Mapping[str, Any]) -> str:
+    """Return a counted success rate with its interval: ``61 % [51, 70]``."""
     low, high = (100 * edge for edge in counts["interval95"])
     return f"{100 * counts['successes'] / counts['episodes']:.0f} % [{low:.0f}, {high:.0f}]"

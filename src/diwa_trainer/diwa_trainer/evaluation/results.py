@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.evaluation.comparison import Paired, counts_of, successes_of
-from diwa_trainer.evaluation.statistics import wilson_interval
-from diwa_trainer.policy.verdict import Candidate, Tally, calibrate
+from diwa_trainer.evaluation.comparison import Paired, counts_of, rate_of, successes_of
+from diwa_trainer.policy.verdict import Tally, calibrated
 from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, VERDICT, read_result
 
 
@@ -57,10 +56,9 @@ def _verdict(folder: Path, base: dict[str, Any]) -> dict[str, Any]:
     if not (folder / VERDICT).exists():
         return {}
     said = read_result(folder / VERDICT)
-    imagined, kept = (Candidate(**one) for one in (said["candidates"][0], said["chosen"]))
-    expected = calibrate(imagined, kept, None, Tally(base["successes"], base["episodes"]))
+    imagined, kept, expected = said["candidates"][0], said["chosen"], calibrated(said, None, Tally.of(base))
     found = {name: said[name] for name in ("decision", "why")}
-    found |= {"iteration": kept.iteration, "imagined": kept.success, "imagined_base": imagined.success}
+    found |= {"iteration": kept["iteration"], "imagined": kept["success"], "imagined_base": imagined["success"]}
     return {"verdict": {**found, "rate": expected.rate, "interval95": list(expected.interval95)}}
 
 
@@ -86,7 +84,7 @@ def print_table(results: dict[str, Any]) -> None:
         base, tuned = table["base"], table["finetuned"]
         gains.append(_rate(tuned) - _rate(base))
         print(
-            f"{task:<20} {_cell(base):>16} {_cell(tuned):>16} {tuned['gained']:>6}/{tuned['lost']:<5} "
+            f"{task:<20} {rate_of(base):>16} {rate_of(tuned):>16} {tuned['gained']:>6}/{tuned['lost']:<5} "
             f"{tuned['mcnemar_p']:>10.1e} {table['imagined_steps']:>15,} "
             f"{_said(tuned):>18}"
         )
@@ -101,8 +99,3 @@ def _rate(counts: dict[str, Any]) -> float:
 def _said(tuned: dict[str, Any]) -> str:
     verdict = tuned.get("verdict")
     return f"{verdict['decision']}, {100 * verdict['rate']:.0f} %" if verdict else "-"
-
-
-def _cell(counts: dict[str, Any]) -> str:
-    low, high = wilson_interval(counts["successes"], counts["episodes"])
-    return f"{_rate(counts):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diwa_runtime.errors import InputError
-from diwa_trainer.evaluation.comparison import Paired, check_same_terms, read_evaluation, successes_of
+from diwa_trainer.evaluation.comparison import Paired, check_same_terms, rate_of, read_evaluation, successes_of
 from diwa_trainer.evaluation.statistics import wilson_interval
 
 Evaluation = Mapping[str, Any]
@@ -95,9 +95,7 @@ def print_sweep(results: Mapping[str, Any]) -> None:
 
 
 def _cells(one: Mapping[str, Any]) -> str:
-    low, high = one["interval95"]
-    rate = f"{100 * one['successes'] / one['episodes']:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
     seeds = " ".join(f"{100 * seed['successes'] / seed['episodes']:.0f}" for seed in one["by_seed"].values())
     against = one["against_base"]
     pairs = ("–", "–") if against is None else (f"{against['won']}/{against['lost']}", f"{against['mcnemar_p']:.1e}")
-    return f"{rate:>16} {one['episodes']:>6}  {seeds:<24} {pairs[0]:>10} {pairs[1]:>10}"
+    return f"{rate_of(one):>16} {one['episodes']:>6}  {seeds:<24} {pairs[0]:>10} {pairs[1]:>10}"

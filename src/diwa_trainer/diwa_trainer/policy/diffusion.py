@@ -169,6 +169,10 @@ class DiffusionPolicy(nn.Module):
         std = self.transition_std()
         return -0.5 * ((chain[..., 1:, :] - means) / std).square() - std.log() - 0.5 * LOG_2PI
 
+    def transition_kl(self, means: Tensor, base_means: Tensor) -> Tensor:
+        """KL, elementwise, between transitions of these means (B, K', D) each: both have the same deviations."""
+        return ((means - base_means) / self.transition_std()).square() / 2
+
     def chain_log_prob(self, latent: Tensor, chain: Tensor) -> Tensor:
         """Log-densities of a chain's K' transitions, elementwise: (B, Z), (B, K'+1, D) -> (B, K', D)."""
         return self.fold(latent).chain_log_prob(chain)

@@ -106,8 +106,7 @@ def kl_to_pretrained(pretrained: DiffusionPolicy, policy: DiffusionPolicy, rollo
     """
     latents, chains = rollout.latents[counted], rollout.chains[counted]
     ours, base = (one.fold(latents).chain_means(chains) for one in (policy, pretrained))
-    apart = ((ours - base) / policy.transition_std()).square() / 2
-    return float(apart.sum((-2, -1)).mean())
+    return float(policy.transition_kl(ours, base).sum((-2, -1)).mean())
 
 
 def preflight_warnings(success: Mapping[str, float], paid: str, outside: float = 0.0) -> list[str]:

@@ -215,7 +215,7 @@ def actor_loss(
         "approx_kl": mean(ratio - 1 - log_ratio).detach(),
         "clip_fraction": mean(((ratio - 1).abs() > clip).float()).detach(),
     }
-    kl = ((means - mine.base_means) / policy.transition_std()).square() / 2
+    kl = policy.transition_kl(means, mine.base_means)
     metrics["path_kl"] = mean(kl.detach().sum((-2, -1)))
     if batch.bc_weight:
         loss = loss + batch.bc_weight * mean(kl)

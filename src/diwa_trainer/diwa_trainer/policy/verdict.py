@@ -7,7 +7,7 @@ With a few real episodes: a rate with an interval, and a warning where imaginati
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -21,8 +21,6 @@ GAP = 0.15
 """So far may imagined and real success of the base policy lie apart."""
 PRIOR_EPISODES = 8.0
 """How many real episodes what imagination says is worth."""
-
-
 CARRIED = 0.5
 """How much of imagination's error about the base policy, in log odds, is taken to hold for the kept one too."""
 
@@ -93,6 +91,11 @@ class Tally:
     successes: int
     episodes: int
 
+    @classmethod
+    def of(cls, evaluation: Mapping[str, Any]) -> Tally:
+        """Return what an `evaluation.json` counted."""
+        return cls(evaluation["successes"], evaluation["episodes"])
+
     @property
     def rate(self) -> float:
         """Share that succeeded."""
@@ -135,11 +138,16 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
     return Calibrated(won / (won + lost), (float(low), float(high)), tuple(warnings))
 
 
+def calibrated(said: Mapping[str, Any], real: Tally | None, base_real: Tally | None) -> Calibrated:
+    """As `calibrate`, of what stands in a `verdict.json`."""
+    base, chosen = (Candidate(**one) for one in (said["candidates"][0], said["chosen"]))
+    return calibrate(base, chosen, real, base_real)
+
+
 def log_odds(successes: float, episodes: float) -> float:
     """Logarithm of the odds."""
     return math.log(successes / (episodes - successes))
 
 
 def _logit(share: float) -> float:
-    share = min(max(share, 0.01), 0.99)
-    return math.log(share / (1 - share))
+    return log_odds(min(max(share, 0.01), 0.99), 1)

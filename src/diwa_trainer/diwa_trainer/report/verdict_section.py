@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diwa_trainer.policy.verdict import Calibrated, Candidate, Tally, calibrate
-from diwa_trainer.report.gather import BASE, Evaluation, RunFolder, TaskRuns
+from diwa_trainer.policy.verdict import Calibrated, Tally, calibrated
+from diwa_trainer.report.gather import BASE, RunFolder, TaskRuns
 from diwa_trainer.report.html import Html, element, join, missing, table
 from diwa_trainer.runs.result_files import VERDICT
 
@@ -23,17 +23,17 @@ def verdict(task: TaskRuns, name: str, run: RunFolder) -> Html:
     if said is None:
         return missing(f"{task.name}/{name}/{VERDICT}", "finetune")
     base_real, real = task.evaluations.get(BASE), task.evaluations.get(name)
-    base, chosen = (Candidate(**one) for one in (said["candidates"][0], said["chosen"]))
-    expected = calibrate(base, chosen, None, _tally(base_real))
+    base, chosen = said["candidates"][0], said["chosen"]
+    expected = calibrated(said, None, Tally.of(base_real.data) if base_real else None)
     line = element(
         "p", f"Verdict: {said['decision']}; {said['why']}.", css="" if said["decision"] == "accept" else "warning"
     )
     warnings = [element("p", warning, css="warning") for warning in expected.warnings]
     header = ("iteration", "imagined success", "left the recordings", "KL to the base policy, nats a chunk", "")
-    rows = [_row(one, said["chosen"]["iteration"]) for one in said["candidates"]]
+    rows = [_row(one, chosen["iteration"]) for one in said["candidates"]]
     outcome = [
-        ("imagined, base policy", _share(base.success)),
-        ("imagined, kept policy", _share(chosen.success)),
+        ("imagined, base policy", _share(base["success"])),
+        ("imagined, kept policy", _share(chosen["success"])),
         ("to be expected of it", _expected(expected)),
         ("real, kept policy", _share(real.rate) if real else "–"),
     ]
@@ -57,10 +57,6 @@ def _row(candidate: Mapping[str, Any], chosen: int) -> tuple[str, ...]:
 def _expected(expected: Calibrated) -> str:
     low, high = expected.interval95
     return f"{_share(expected.rate)} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _tally(evaluation: Evaluation | None) -> Tally | None:
-    return None if evaluation is None else Tally(evaluation.data["successes"], evaluation.data["episodes"])
 
 
 def _share(value: float) -> str:

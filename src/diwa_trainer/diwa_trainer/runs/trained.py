@@ -124,6 +124,11 @@ def save_policy(folder: Path, kind: str, policy: DiffusionPolicy, spec: Spec, ab
     save_artifact(folder / POLICY_FILE, kind, policy, policy.config, spec, about)
 
 
+def iteration_folder(iteration: int) -> str:
+    """Return the name of the folder of a kept policy."""
+    return f"iteration_{iteration:04d}"
+
+
 def load_policy(folder: Path, kind: str, made_by: str) -> tuple[DiffusionPolicy, Artifact]:
     """Build the frozen policy of a run.
 

@@ -18,9 +18,15 @@ from diwa_trainer.dataset.cameras import camera_sources
 from diwa_trainer.deploy.graphs import make_graphs
 from diwa_trainer.runs.artifacts import Artifact, check_lineage, check_world_model
 from diwa_trainer.runs.result_files import VERDICT, read_result
-from diwa_trainer.runs.trained import FINETUNED, PRETRAINED, load_classifier, load_policy, open_as_seen
+from diwa_trainer.runs.trained import (
+    FINETUNED,
+    PRETRAINED,
+    iteration_folder,
+    load_classifier,
+    load_policy,
+    open_as_seen,
+)
 from diwa_trainer.samples.stretches import demonstrations
-from diwa_trainer.verbs.finetune import iteration_folder
 from diwa_trainer.world.features import CLAMP
 
 PATIENCE = 2

@@ -32,6 +32,7 @@ from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make
 from diwa_trainer.runs.trained import (
     FINETUNED,
     PRETRAINED,
+    iteration_folder,
     load_classifier,
     load_policy,
     open_as_seen,
@@ -267,11 +268,6 @@ def _keep_chosen(run: Run, verdict: Verdict, parts: Parts, policy: DiffusionPoli
     write_json(run.folder / VERDICT, {"format_version": FORMAT_VERSION, **verdict.to_json()})
     _keep(run.folder, parts, policy, files, iteration)
     print(f"[{run.folder.name}] verdict: {verdict.decision}; {verdict.why}", flush=True)
-
-
-def iteration_folder(iteration: int) -> str:
-    """Return the name of the folder of a kept policy."""
-    return f"iteration_{iteration:04d}"
 
 
 def _keep(folder: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:

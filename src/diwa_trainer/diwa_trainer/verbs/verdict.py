@@ -13,8 +13,9 @@ from typing import Any
 
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.files import check_overwritable
-from diwa_trainer.policy.verdict import Calibrated, Candidate, Tally, calibrate
-from diwa_trainer.runs.result_files import EVALUATION, FORMAT_VERSION, VERDICT, read_result
+from diwa_trainer.evaluation.comparison import read_evaluation
+from diwa_trainer.policy.verdict import Tally, calibrated
+from diwa_trainer.runs.result_files import FORMAT_VERSION, VERDICT, read_result
 from diwa_trainer.runs.run import write_json
 
 
@@ -57,12 +58,6 @@ def expected_of(finetuned: Path, real: Tally | None, base_real: Tally | None) ->
     return {"format_version": FORMAT_VERSION, "interval95": list(found.interval95), **said, **found.to_json()}
 
 
-def calibrated(verdict: dict[str, Any], real: Tally | None, base_real: Tally | None) -> Calibrated:
-    """As `policy.verdict.calibrate`, of what stands in a verdict's file."""
-    base, chosen = (Candidate(**one) for one in (verdict["candidates"][0], verdict["chosen"]))
-    return calibrate(base, chosen, real, base_real)
-
-
 def _tally(name: str, given: str | None) -> Tally | None:
     """Read ``14/20``, or the folder or file of an evaluation."""
     if given is None:
@@ -72,6 +67,4 @@ def _tally(name: str, given: str | None) -> Tally | None:
         if not 0 < episodes <= 10**6 or successes > episodes:
             raise ConfigError(f"{name} is {given}: must be successes of at least one episode, such as 14/20")
         return Tally(successes, episodes)
-    path = Path(given)
-    evaluation = read_result(path / EVALUATION if path.is_dir() else path)
-    return Tally(evaluation["successes"], evaluation["episodes"])
+    return Tally.of(read_evaluation(Path(given)))
