@@ -1,6 +1,7 @@
 """The verb that says what to expect: from imagination alone, with a tally, with evaluations."""
 
 import json
+import math
 
 import pytest
 
@@ -67,5 +68,20 @@ def test_what_is_no_evaluation_and_what_is_not_ours_is_refused(finetuned, tmp_pa
     with pytest.raises(InputError, match=r"mine\.json: is there already"):
         verdict.run(VerdictConfig(finetuned, output=tmp_path / "mine.json"))
     (finetuned / "verdict.json").write_text('{"decision": "accept"}')
+    with pytest.raises(InputError, match=r"verdict\.json"):
+        said(finetuned, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("success", 7), ("outside", -1), ("iteration", -1), ("kl", None), ("kl", math.nan)]
+)
+def test_a_damaged_verdict_is_named_and_one_that_says_more_is_read(finetuned, tmp_path, name, value):
+    file = finetuned / "verdict.json"
+    data = json.loads(file.read_text())
+    data["chosen"]["members"] = 3
+    file.write_text(json.dumps(data))
+    assert said(finetuned, tmp_path)["decision"] == "accept"
+    data["chosen"][name] = value
+    file.write_text(json.dumps(data))
     with pytest.raises(InputError, match=r"verdict\.json"):
         said(finetuned, tmp_path)

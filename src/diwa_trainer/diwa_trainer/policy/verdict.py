@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -140,7 +140,8 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
 
 def calibrated(said: Mapping[str, Any], real: Tally | None, base_real: Tally | None) -> Calibrated:
     """As `calibrate`, of what stands in a `verdict.json`."""
-    base, chosen = (Candidate(**one) for one in (said["candidates"][0], said["chosen"]))
+    names = [field.name for field in fields(Candidate)]  # a newer file may say more
+    base, chosen = (Candidate(**{name: one[name] for name in names}) for one in (said["candidates"][0], said["chosen"]))
     return calibrate(base, chosen, real, base_real)
 
 

@@ -42,7 +42,7 @@ def worst_picture(number: int) -> str:
 
 _RECORDS = list_of(MAPPING)
 _ERRORS = list_of(NUMBER)
-_CANDIDATE = ("iteration", "success", "outside", "kl")
+_CANDIDATE = {"iteration": COUNT, "success": SHARE, "outside": SHARE, "kl": NUMBER}
 _BY_WHOM = ("model", "constant", "linear")
 _SERIES = list_of(list_of(NUMBER, 1), 1, 10_000)
 
@@ -106,8 +106,8 @@ KEYS: Mapping[str, Mapping[str, Kind]] = {
     },
     VERDICT: {
         "decision": TEXT, "why": TEXT,
-        **{f"chosen.{name}": NUMBER for name in _CANDIDATE}, "chosen": MAPPING,
-        **{f"candidates.*.{name}": NUMBER for name in _CANDIDATE}, "candidates": list_of(MAPPING, 1),
+        **{f"chosen.{name}": kind for name, kind in _CANDIDATE.items()}, "chosen": MAPPING,
+        **{f"candidates.*.{name}": kind for name, kind in _CANDIDATE.items()}, "candidates": list_of(MAPPING, 1),
     },
     "preflight.json": {
         "base.*": SHARE.or_null(), "base": MAPPING, "by_threshold.*.threshold": SHARE,
