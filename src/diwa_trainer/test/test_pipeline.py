@@ -140,6 +140,18 @@ def test_what_is_handed_on_is_what_came_before(done):
     assert not list((done / TASK).rglob("*.partial"))
 
 
+def test_an_iteration_that_was_not_reached_is_left_out_and_said_in_one_line(tmp_path, bags, monkeypatch, capsys):
+    monkeypatch.setattr(finetune, "_stands_still", lambda _, state: state.step >= 2)
+
+    pipeline.run(config(tmp_path, bags, iterations_evaluated=[2, 4]))
+
+    folder = tmp_path / "pipeline" / TASK
+    assert (folder / "evaluation_finetuned_0002" / "evaluation.json").exists()
+    assert not list(folder.glob("*_0004"))
+    said = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    assert said == ["[bundle_finetuned_0004] left out: finetune ended before that iteration"]
+
+
 def test_any_name_of_a_folder_will_do_and_what_was_moved_goes_on(tmp_path, bags, monkeypatch):
     """Brackets, commas, quotes, a line break and bytes that are no text: copies have such names."""
     folder = tmp_path / os.fsdecode(b"[old], 'am' (copy)*\n#: \xff")

@@ -122,9 +122,16 @@ def test_what_is_kept_on_the_way_is_evaluated_on_seeds_of_its_own_and_not_filmed
         has(settings, first_seed=first, episodes=13, videos=videos)
 
 
+def test_what_is_kept_on_the_way_may_be_evaluated_in_fewer_episodes():
+    evaluations = planned(TASK, evaluate, dataclasses.replace(CONFIG, checkpoint_episodes=5))
+
+    has(evaluations["evaluation_finetuned"], first_seed=1000, episodes=13)
+    has(evaluations["evaluation_finetuned_0003"], first_seed=1013, episodes=5)
+
+
 @pytest.mark.parametrize(
     ("iteration", "judge_every", "patience", "fits"),
-    [(12, 3, 0, True), (3, 3, 0, True), (15, 3, 0, False), (3, 3, 2, False), (4, 3, 0, False)],
+    [(12, 3, 0, True), (3, 3, 0, True), (15, 3, 0, False), (3, 3, 2, True), (4, 3, 0, False)],
 )
 def test_an_iteration_can_be_evaluated_where_it_is_kept(iteration, judge_every, patience, fits):
     stages = {"finetune": {"iterations": 12, "judge_every": judge_every, "patience": patience}}

@@ -21,9 +21,10 @@ from diwa_runtime.errors import ConfigError, DiwaError, nearest
 from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.results import print_table, sum_up
-from diwa_trainer.evaluation.settings import EvaluateConfig
+from diwa_trainer.evaluation.settings import MOST_EPISODES, EvaluateConfig
 from diwa_trainer.runs.run import SEEDS, write_json
 from diwa_trainer.runs.side_by_side import side_by_side, start_process
+from diwa_trainer.runs.trained import iteration_folder
 from diwa_trainer.verbs import (
     evaluate,
     export,
@@ -69,7 +70,13 @@ class PipelineConfig:
     )
     iterations_evaluated: tuple[int, ...] = field(
         default=(),
-        metadata={"help": "iterations of finetune to evaluate besides the last, on the seeds after the final"},
+        metadata={
+            "help": "judged iterations of finetune to evaluate too, on the seeds after the final; those that it did "
+            "not reach are left out"
+        },
+    )
+    checkpoint_episodes: int | None = field(
+        default=None, metadata={"help": "episodes of each of those; none: as many as of evaluate"}
     )
     seed: int = 0
     workers: int = field(default=2, metadata={"help": "tasks side by side"})
@@ -81,7 +88,7 @@ class PipelineConfig:
     )
 
     def __post_init__(self) -> None:
-        check_bounds(self, workers=WORKERS, seed=SEEDS, iterations_evaluated=COUNTS)
+        check_bounds(self, workers=WORKERS, seed=SEEDS, iterations_evaluated=COUNTS, checkpoint_episodes=MOST_EPISODES)
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise ConfigError(f"tasks must name at least one task, and none twice, not {list(self.tasks)}")
         for where, stages in [("stages", self.stages), *self.task_stages.items()]:
@@ -180,7 +187,9 @@ def _plan_evaluation(
     given = {"bundle": bundle, "output": folder / f"evaluation_{name}"}
     evaluation = _settings(EvaluateConfig, config, "evaluate", given, task)
     if after_final:
-        evaluation = replace(evaluation, first_seed=evaluation.first_seed + evaluation.episodes, videos=0)
+        episodes = config.checkpoint_episodes or evaluation.episodes
+        first = evaluation.first_seed + evaluation.episodes
+        evaluation = replace(evaluation, first_seed=first, episodes=episodes, videos=0)
     return [
         (export.run, config_from(ExportConfig, {**parts, "output": bundle}, "export")),
         (evaluate.run, evaluation),
@@ -188,11 +197,10 @@ def _plan_evaluation(
 
 
 def _check_kept(tuning: FinetuneConfig, iteration: int) -> None:
-    if iteration > tuning.iterations or iteration % tuning.judge_every or tuning.patience:
+    if iteration > tuning.iterations or iteration % tuning.judge_every:
         raise ConfigError(
             f"iterations_evaluated names {iteration}, but of {tuning.iterations} iterations finetune keeps every "
-            f"{tuning.judge_every}th{', until it ends early' if tuning.patience else ''}; "
-            "set judge_every of stages.finetune, and patience: 0"
+            f"{tuning.judge_every}th; name one of those, or set iterations and judge_every of stages.finetune"
         )
 
 
@@ -221,8 +229,21 @@ def _merged(*layers: StageSettings) -> StageSettings:
 
 
 def _work_through(plan: Iterable[Step]) -> None:
+    """Call each verb in order, but leave out the bundles of iterations that were not reached, and their evaluations."""
+    left_out = set[Path]()
     for verb, settings in plan:
-        verb(settings)
+        if isinstance(settings, ExportConfig) and not _is_kept(settings):
+            print(f"[{settings.output.name}] left out: finetune ended before that iteration", flush=True)
+            left_out.add(settings.output)
+        elif not (isinstance(settings, EvaluateConfig) and settings.bundle in left_out):
+            verb(settings)
+
+
+def _is_kept(export: ExportConfig) -> bool:
+    """Whether the policy to export was kept: an iteration is not where fine-tuning ended before it."""
+    if export.finetuned is None or export.iteration is None:
+        return True
+    return (export.finetuned / iteration_folder(export.iteration)).exists()
 
 
 def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> None:
