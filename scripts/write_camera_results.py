@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from write_results import DOCS, cell, finished_tasks, policies_of, rate, seeds_of
+from results_page.runs import ROOT, finished_tasks, policies_of, seeds_of
 
 from diwa_runtime.cli import run_verb
 from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
+from diwa_trainer.evaluation.comparison import rate_of
 from diwa_trainer.evaluation.results import sum_up
 from diwa_trainer.runs.result_files import EVALUATION, read_result
 
-PAGE = DOCS / "results_cameras.md"
+PAGE = ROOT / "docs" / "results_cameras.md"
 REWARD = "reward.json"
 PAPER_REWARD = "| the paper's on latents, mean of eight tasks | .89 | .98 | |"
 
@@ -38,6 +39,11 @@ def named(words: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
+def rate(counts: dict[str, Any]) -> float:
+    """Share of episodes that succeeded."""
+    return float(counts["successes"] / counts["episodes"])
+
+
 def gains(tables: dict[str, Any], policy: str) -> float:
     """Mean over the tasks of what a policy gained, in points."""
     return 100 * sum(rate(table[policy]) - rate(table["base"]) for table in tables.values()) / len(tables)
@@ -49,10 +55,10 @@ def success_rows(name: str, folder: Path, tasks: Sequence[str]) -> list[str]:
     for task in tasks:
         table = sum_up(folder, [task], policies_of(folder / task))["tasks"][task]
         tuned = [table[policy] for policy in policies_of(folder / task)]
-        cells = "; ".join(f"{cell(one)} ({one['gained']} / {one['lost']}, {one['mcnemar_p']:.0e})" for one in tuned)
+        cells = "; ".join(f"{rate_of(one)} ({one['gained']} / {one['lost']}, {one['mcnemar_p']:.0e})" for one in tuned)
         judged = [one["imagined_success"].get("classifier") for one in tuned]
         imagined = "; ".join("–" if success is None else f"{success:.2f}" for success in judged)
-        rows.append(f"| {name} | {task} | {cell(table['base'])} | {cells} | {imagined} |")
+        rows.append(f"| {name} | {task} | {rate_of(table['base'])} | {cells} | {imagined} |")
     return rows
 
 

@@ -246,10 +246,11 @@ def _write_finetuned(folder: Path, random: np.random.Generator) -> None:
     }
     _write_json(folder / "preflight.json", preflight)
     base = {"iteration": 0, "success": 0.55, "outside": 0.05, "kl": 0.0}
+    early = {"iteration": 20, "success": 0.80, "outside": 0.06, "kl": 1.2}
     kept = {"iteration": 40, "success": 0.93, "outside": 0.08, "kl": 2.5}
     last = {"iteration": 60, "success": 0.94, "outside": 0.09, "kl": 3.1}
     why = "iteration 40: 0.55 to 0.93 of imagined episodes succeed"
-    said = {"decision": "accept", "why": why, "chosen": kept, "candidates": [base, kept, last]}
+    said = {"decision": "accept", "why": why, "chosen": kept, "candidates": [base, early, kept, last]}
     _write_json(folder / "verdict.json", said)
 
 

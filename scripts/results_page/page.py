@@ -1,0 +1,264 @@
+"""docs/results.md as text: a section for each kind of record, where there are any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from results_page.plots import COMPUTE, CURVES, SCATTER
+from results_page.records import DEFAULT, FINETUNED, LIBERO, PLAY_TABLE, Policy, Real, Record, simulators_of, together
+from results_page.verdict_sections import checkpoints, verdicts
+
+COMPUTE_CONDITION = "world model of "
+_PAPER = {
+    "open_top_drawer": (40.67, 77.33), "turn_on_stove": (54.00, 91.33),
+    "close_bottom_drawer": (27.33, 78.00), "close_top_drawer": (75.33, 100.00),
+}  # fmt: skip
+"""The paper's success on LIBERO-90, base and fine-tuned, %."""
+GOOD = 0.9
+
+
+def page(records: Sequence[Record]) -> str:
+    """Return docs/results.md."""
+    defaults = {
+        simulator: [one for one in records if (one.simulator, one.condition) == (simulator, DEFAULT)]
+        for simulator in simulators_of(records)
+    }
+    return "\n".join(
+        [
+            "# Results",
+            "",
+            "Made by `scripts/write_results.py` from [the records](#the-records) of finished pipelines. Always the",
+            "policy that the [verdict](verdict.md) kept, with 95 % Wilson intervals; base and fine-tuned policy meet",
+            "the same starts, so McNemar's paired test stands beside, one for each training seed.",
+            "In mode `state`; [from cameras](results_cameras.md).",
+            f"Environment steps during fine-tuning: {sum(record.env_steps for record in records)}.",
+            "",
+            *(line for simulator, found in defaults.items() for line in by_defaults(simulator, found)),
+            *other_conditions(records, defaults),
+            *anchors(records),
+            *compute(of_compute(records)),
+            *verdicts(records),
+            *checkpoints(records),
+            "## Imagined and real",
+            f"![Real against imagined success](images/{SCATTER})",
+            "",
+            f"![Success over iterations](images/{CURVES})",
+            "",
+            *the_records(records),
+        ]
+    )
+
+
+def by_defaults(simulator: str, records: Sequence[Record]) -> list[str]:
+    """Return the part on the tasks of one simulator by one setting for all, pooled over training seeds."""
+    if not records:
+        return []
+    title = {PLAY_TABLE: "The play table by the defaults", LIBERO: "LIBERO-90's kitchens by the same defaults"}
+    of_paper = simulator == LIBERO
+    rows, gains, reached = [], [], 0
+    for task, found in _by_task(records).items():
+        base, tuned = _pooled(found, task)
+        gains.append(100 * (tuned.rate - base.rate))
+        reached += tuned.rate >= GOOD
+        paper = f" {_paper(task)} |" if of_paper else ""
+        each = "; ".join(_of_seed(record, task) for record in found)
+        rows.append(f"| {task} | {base.cell} | {tuned.cell} | {gains[-1]:+.0f} | {each} |{paper}")
+    seeds = len({record.seed for record in records})
+    theirs = ["The paper's figures are of the same tasks, from images and of other starts."] if of_paper else []
+    return [
+        f"## {title.get(simulator, f'{simulator} by the same defaults')}",
+        f"Success over {_episodes(records)} episodes of {seeds} training seed(s), {_starts(records)},",
+        f"by one setting for all tasks. Mean gain over the tasks: {np.mean(gains):+.1f} points; the worst:",
+        f"{min(gains):+.0f}; {reached} of {len(gains)} tasks reach {GOOD:.0%}.".replace("%", " %"),
+        *theirs,
+        "",
+        "| task | base | fine-tuned | gain, points | each training seed, of its episodes |" + " the paper |" * of_paper,
+        "|---|---|---|---|---|" + "---|" * of_paper,
+        *rows,
+        "",
+    ]
+
+
+def other_conditions(records: Sequence[Record], defaults: Mapping[str, Sequence[Record]]) -> list[str]:
+    """Return the part on what was not by the defaults, beside what the defaults give."""
+    rows = []
+    for record in records:
+        if record.condition == DEFAULT or record.condition.startswith(COMPUTE_CONDITION):
+            continue
+        for task, found in record.tasks.items():
+            like = [one for one in defaults[record.simulator] if task in one.tasks]
+            usual = " to ".join(part.cell for part in _pooled(like, task)) if like else "–"
+            tuned, gain = found.tuned, 100 * (found.tuned.real.rate - found.base.rate)
+            rows.append(
+                f"| {record.condition} | {task} | {record.seed} | {found.base.cell} | {tuned.real.cell} | {gain:+.0f}, "
+                f"p = {tuned.p:.0e} | {_said(tuned)} | {usual} |"
+            )
+    if not rows:
+        return []
+    return [
+        "## Other models and rewards",
+        "What was other than by the defaults, and beside it what they give for the same task.",
+        "",
+        "| | task | training seed | base | fine-tuned | gain, points | verdict | by the defaults |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def anchors(records: Sequence[Record]) -> list[str]:
+    """Return the part on how near to the base policy fine-tuning is held: a table for each set of ways."""
+    ways: dict[tuple[str, ...], dict[str, list[Mapping[str, Policy]]]] = {}
+    bases: dict[tuple[tuple[str, ...], str], list[Real]] = {}
+    for record in records:
+        for task, found in record.tasks.items():
+            if len(found.policies) > 1:
+                columns = tuple(_labels(found.policies))
+                by_label = dict(zip(columns, found.policies.values(), strict=True))
+                ways.setdefault(columns, {}).setdefault(task, []).append(by_label)
+                bases.setdefault((columns, task), []).append(found.base)
+    lines = []
+    for columns, tasks in ways.items():
+        rates: dict[str, list[float]] = {column: [] for column in columns}
+        rows = []
+        for task, several in tasks.items():
+            pooled = {column: together([one[column].real for one in several]) for column in columns}
+            for column, real in pooled.items():
+                rates[column].append(100 * real.rate)
+            cells = " | ".join(real.cell for real in pooled.values())
+            rows.append(f"| {task} | {together(bases[columns, task]).cell} | {cells} |")
+        lines += [
+            "| task | base | " + " | ".join(columns) + " |",
+            "|---|---|" + "---|" * len(columns),
+            *rows,
+            "| mean | | " + " | ".join(f"{np.mean(one):.0f} %" for one in rates.values()) + " |",
+            "",
+        ]
+    if not lines:
+        return []
+    return [
+        "## How near to the base policy",
+        "The first column is by the defaults; the others hold it nearer, by a BC weight or a [budget](anchor.md).",
+        "",
+        *lines,
+    ]
+
+
+def _labels(policies: Mapping[str, Policy]) -> list[str]:
+    """Return how near each is held, and its name where that is not all that they differ in."""
+    labels = [policy.label for policy in policies.values()]
+    return [
+        label if name == FINETUNED or labels.count(label) == 1 else f"{label}, {name}"
+        for name, label in zip(policies, labels, strict=True)
+    ]
+
+
+def of_compute(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+    """Return the records whose world models learned more or less than by the defaults, and the defaults' own.
+
+    By simulator and task, those with fewest updates first.
+    """
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record.condition.startswith(COMPUTE_CONDITION):
+            for task in record.tasks:
+                found.setdefault((record.simulator, task), []).append(record)
+    for (simulator, task), several in found.items():
+        seeds = {record.seed for record in several}
+        several += [
+            record
+            for record in records
+            if (record.simulator, record.condition) == (simulator, DEFAULT)
+            and task in record.tasks
+            and record.seed in seeds
+        ]
+        several.sort(key=lambda record: (record.updates, record.seed))
+    return found
+
+
+def compute(found: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
+    """Return the part on success against what the world model's training took."""
+    if not found:
+        return []
+    rows = [
+        f"| {task} | {record.updates} | {record.condition.removeprefix(COMPUTE_CONDITION)} | {record.seed} | "
+        f"{record.tasks[task].base.cell} | {record.tasks[task].tuned.real.cell} |"
+        for (_, task), records in found.items()
+        for record in records
+    ]
+    return [
+        "## Success against compute",
+        "",
+        "| task | updates of the world model | its training | training seed | base | fine-tuned |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        f"![Success against updates of the world model](images/{COMPUTE})",
+        "",
+    ]
+
+
+def the_records(records: Sequence[Record]) -> list[str]:
+    """Return the part on which runs there are, and how they were made."""
+    rows = [
+        f"| [{one.name}](results/{one.name}.json) | {one.simulator}: {_tasks(one)} | {one.condition} | "
+        f"{one.seed} | {one.updates} | {one.machine or 'not noted'} | {one.commit}, {one.date} |"
+        for one in records
+    ]
+    return [
+        "## The records",
+        "A record keeps of a finished pipeline the outcome of each real episode, what imagination said, and what it",
+        "took. Made by",
+        "",
+        "    scripts/results                  # all tasks of the play table, a record for each seed, this page",
+        "    examples/libero/kitchen scene1   # a kitchen of LIBERO-90, into runs/libero/scene1; then its record:",
+        "    python scripts/write_results.py record runs/libero/scene1 --name libero_scene1_seed_0 --simulator LIBERO-90",
+        "    python scripts/write_results.py  # this page, of all records",
+        "",
+        "| record | tasks | condition | training seed | updates of the world model | machine | recorded with |",
+        "|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
+    tasks = sorted({task for record in records for task in record.tasks})
+    return {task: [record for record in records if task in record.tasks] for task in tasks}
+
+
+def _pooled(records: Iterable[Record], task: str) -> tuple[Real, Real]:
+    """Add up base and fine-tuned episodes of a task over training seeds."""
+    found = [record.tasks[task] for record in records]
+    return together([one.base for one in found]), together([one.tuned.real for one in found])
+
+
+def _of_seed(record: Record, task: str) -> str:
+    found = record.tasks[task]
+    return f"{found.base.successes} to {found.tuned.real.successes} (p = {found.tuned.p:.0e})"
+
+
+def _paper(task: str) -> str:
+    return "{:.1f} to {:.1f} %".format(*_PAPER[task]) if task in _PAPER else "–"
+
+
+def _said(policy: Policy) -> str:
+    return f"{policy.verdict['decision']}, {policy.verdict['rate']:.2f} expected"
+
+
+def _episodes(records: Sequence[Record]) -> str:
+    counts = {_pooled(found, task)[0].episodes for task, found in _by_task(records).items()}
+    return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+
+
+def _starts(records: Sequence[Record]) -> str:
+    """Say from how many different starts a task's episodes came, of the task with fewest."""
+    episodes = {task: _pooled(found, task)[0] for task, found in _by_task(records).items()}
+    starts, pooled = min((len(set(real.starts)), real.episodes) for real in episodes.values())
+    return f"from {starts} different starts{'' if starts == pooled else ' (training seeds met the same ones)'}"
+
+
+def _tasks(record: Record) -> str:
+    return ", ".join(record.tasks) if len(record.tasks) <= 4 else f"{len(record.tasks)} tasks"
