@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 from results_page.page import of_compute, page
 from results_page.plots import draw
-from results_page.records import read_record, read_records, write_record
+from results_page.records import fault_of, read_records, write_record
 from results_page.runs import ROOT, RecordConfig, record_of
 
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import load_config
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import written_whole
 
 DOCS = ROOT / "docs"
@@ -39,10 +39,16 @@ def main(words: Sequence[str]) -> None:
 
 
 def record(config: RecordConfig) -> None:
-    """Write docs/results/NAME.json; see that it can be read."""
+    """Write docs/results/NAME.json.
+
+    Raises:
+        DiwaError: as `record_of`, or parts of the run do not fit one another.
+    """
+    data = record_of(config)
+    if (fault := fault_of(data)) is not None:
+        raise InputError(f"{config.run}: {fault}; finish that pipeline, or run it anew")
     path = DOCS / "results" / f"{config.name}.json"
-    write_record(path, record_of(config))
-    read_record(path)
+    write_record(path, data)
     print(path)
 
 

@@ -185,12 +185,24 @@ def read_records(folder: Path) -> list[Record]:
     """Return all records of a folder, by name.
 
     Raises:
-        InputError: there is none, or one cannot be used; names it.
+        InputError: there is none, one cannot be used, or two tell of the same training; names them.
     """
     paths = sorted(folder.glob("*.json"))
     if not paths:
         raise InputError(f"{folder}: holds no record; make one of a finished pipeline with `write_results.py record`")
-    return [read_record(path) for path in paths]
+    found: dict[tuple[str, str, int, str], Path] = {}
+    records = []
+    for path in paths:
+        record = read_record(path)
+        for task in record.tasks:
+            other = found.setdefault((record.simulator, record.condition, record.seed, task), path)
+            if other != path:
+                raise InputError(
+                    f"{path}: tells of {task} and training seed {record.seed}, as {other.name} does, which would count "
+                    "twice; delete one of them, or record one under another condition"
+                )
+        records.append(record)
+    return records
 
 
 def read_record(path: Path) -> Record:
@@ -203,8 +215,7 @@ def read_record(path: Path) -> Record:
         data = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({reason_of(error)}); record that pipeline again") from None
-    fault = fault_in(data, KEYS) or _at_odds(data)
-    if fault is not None:
+    if (fault := fault_of(data)) is not None:
         raise InputError(f"{path}: {fault}; record that pipeline again")
     names = ("simulator", "condition", "machine", "commit", "date", "seed", "env_steps")
     return Record(
@@ -216,8 +227,12 @@ def read_record(path: Path) -> Record:
     )
 
 
+def fault_of(data: Any) -> str | None:
+    """Say what is wrong with a record: what it lacks, what is of another kind, what cannot be true; None: nothing."""
+    return fault_in(data, KEYS) or _at_odds(data)
+
+
 def _at_odds(data: Mapping[str, Any]) -> str | None:
-    """Say what cannot be true, part against part."""
     if not data["tasks"]:
         return "'tasks' are none"
     if odd := set(data["design"]) - data["tasks"].keys():

@@ -1,5 +1,6 @@
 """The pipeline: every verb in order from one YAML, done once, stopped and resumed, and nothing found too late."""
 
+import importlib
 import json
 import os
 import shutil
@@ -138,6 +139,16 @@ def test_what_is_handed_on_is_what_came_before(done):
     assert config_of(f"{TASK}/finetuned")["ppo"] == to_plain(TINY_PPO)
     assert evaluation["seeds"] == [100_003, 100_004, 100_005]
     assert not list((done / TASK).rglob("*.partial"))
+
+
+def test_a_record_can_be_kept_of_it(done, tmp_path):
+    records, runs = (importlib.import_module(f"results_page.{name}") for name in ("records", "runs"))
+
+    records.write_record(tmp_path / "toy.json", runs.record_of(runs.RecordConfig(done, "toy", "toy")))
+
+    task = records.read_record(tmp_path / "toy.json").tasks[TASK]
+    assert {name: policy.label for name, policy in task.policies.items()} == {"finetuned": "BC 0", "anchored": "BC 0.2"}
+    assert list(task.tuned.points(task.base)) == [0, 2, 4]
 
 
 def test_an_iteration_that_was_not_reached_is_left_out_and_said_in_one_line(tmp_path, bags, monkeypatch, capsys):

@@ -38,7 +38,11 @@ def scripts(tmp_path, monkeypatch):
 def recorded(scripts, folder: Path, name: str, *more: str):
     """Record a run; return its record as it is read."""
     scripts.main(["record", str(folder), "--name", name, "--simulator", "play table", *more])
-    return scripts.read_record(scripts.DOCS / "results" / f"{name}.json")
+    return read_record(scripts.DOCS / "results" / f"{name}.json")
+
+
+def read_record(path: Path):
+    return importlib.import_module("results_page.records").read_record(path)
 
 
 def test_a_record_keeps_every_outcome_and_what_imagination_said(scripts, runs, tmp_path):
@@ -74,6 +78,8 @@ def test_the_page_pools_training_seeds_and_says_how_many_different_starts_there_
         for one in data["episodes_detail"]:
             one["seed"] += shift
         path.write_text(json.dumps(data))
+    for path in (tmp_path / "other").glob("*/finetuned/config.yaml"):
+        path.write_text(TUNED_WITH.replace("seed: 3", "seed: 4"))
     first, _ = recorded(scripts, runs, "first"), recorded(scripts, tmp_path / "other", "other")
 
     scripts.main([])
@@ -112,6 +118,42 @@ def test_each_kind_of_record_has_its_own_part(scripts, runs, tmp_path):
     assert "| open_drawer | 4000 | 5 minutes | 3 |" in parts["Success against compute"]
     assert "| the paper |" in parts["LIBERO-90's kitchens by the same defaults"]
     assert (scripts.DOCS / "images" / "success_against_compute.svg").exists()
+
+
+def test_one_training_is_not_counted_twice(scripts, runs):
+    recorded(scripts, runs, "first")
+    recorded(scripts, runs, "second", "--machine", "another")
+
+    with pytest.raises(
+        InputError, match=rf"second\.json: tells of {min(TASKS)} and training seed 3, as first\.json does"
+    ):
+        scripts.main([])
+
+
+def test_a_kept_checkpoint_has_both_its_evaluations_and_a_rejected_one_none(scripts, runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "run")
+    folder = tmp_path / "run" / TASK
+    (folder / "evaluation_finetuned_0020").rename(folder / "evaluation_finetuned_0040")
+    rejected = tmp_path / "run" / TASKS[1] / "finetuned" / "verdict.json"
+    said = json.loads(rejected.read_text())
+    rejected.write_text(json.dumps(said | {"decision": "reject", "chosen": said["candidates"][0]}))
+
+    record = recorded(scripts, tmp_path / "run", "run")
+    scripts.main([])
+
+    points = {task: found.tuned.points(found.base) for task, found in record.tasks.items()}
+    assert {iteration: real.episodes for iteration, (_, real) in points[TASK].items()} == {0: 40, 40: 80}
+    assert {iteration: real.episodes for iteration, (_, real) in points[TASKS[1]].items()} == {0: 40, 20: 40}
+    assert f"| {TASKS[1]} | run | reject | 0 |" in (scripts.DOCS / "results.md").read_text()
+
+
+def test_a_checkpoint_that_was_not_judged_is_not_recorded(scripts, runs, tmp_path):
+    shutil.copytree(runs, tmp_path / "run")
+    folder = tmp_path / "run" / TASK
+    (folder / "evaluation_finetuned_0020").rename(folder / "evaluation_finetuned_0030")
+
+    with pytest.raises(InputError, match=r"run: 'finetuned' of 'open_drawer': iteration 30 was not judged"):
+        recorded(scripts, tmp_path / "run", "run")
 
 
 def change(data: dict, where: str, value) -> None:
@@ -165,7 +207,7 @@ def test_a_record_without_outcomes_says_itself_what_was_gained_and_lost(scripts,
     path.write_text(json.dumps(data))
     scripts.main([])
 
-    assert scripts.read_record(path).tasks[TASK].tuned.p == before.p
+    assert read_record(path).tasks[TASK].tuned.p == before.p
 
 
 @pytest.mark.parametrize(
