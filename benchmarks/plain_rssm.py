@@ -70,8 +70,10 @@ def prior_logits(rssm: RSSM, h: Tensor, latent: Tensor, action: Tensor) -> Tenso
     logits = rssm.prior_head(h)
     if rssm.shortcut is not None:
         state = latent[:, rssm.config.deterministic :]
-        expected = rssm.shortcut.before(state) + rssm.shortcut.action(action)
-        logits = logits + rssm.shortcut.expected(expected + rssm.shortcut.hidden(rssm.prior_head[:-1](h)))
+        before = rssm.shortcut.before(state)
+        moved = rssm.shortcut.action(action) + rssm.shortcut.hidden(rssm.prior_head[:-1](h))
+        moved = moved + rssm.shortcut.motion(torch.cat([before, action, h], -1))
+        logits = logits + rssm.shortcut.expected(before + moved)
     return logits
 
 

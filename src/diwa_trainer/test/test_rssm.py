@@ -138,6 +138,24 @@ def test_files_that_say_nothing_of_it_have_every_variable_drawn_by_itself() -> N
 
 
 @torch.no_grad()
+def test_files_without_motion_expect_what_they_did() -> None:
+    """Models that were learned before there was `Shortcut.motion` go on as if it added nothing."""
+    rssm = make_rssm()
+    inputs = make_inputs(rssm)
+    given = (inputs["embeddings"][:, 0, :7] @ torch.ones(EMBEDDING, 7, dtype=torch.float64), inputs["latent"])
+    action = inputs["actions"][:, 0]
+    moving = rssm.prior(*given, action)
+    rssm.load_state_dict({name: value for name, value in rssm.state_dict().items() if ".motion." not in name})
+    still = rssm.prior(*given, action)
+    assert rssm.shortcut is not None
+    for layer in (rssm.shortcut.motion[0], rssm.shortcut.motion[-1]):
+        torch.nn.init.normal_(layer.weight)
+    assert not torch.allclose(moving, still)
+    rssm.shortcut.motion[-1].weight.zero_()
+    torch.testing.assert_close(rssm.prior(*given, action), still)
+
+
+@torch.no_grad()
 def test_the_filter_goes_the_way_of_a_window_step_by_step() -> None:
     rssm = make_rssm()
     embeddings, actions, latent, features = make_inputs(rssm).values()

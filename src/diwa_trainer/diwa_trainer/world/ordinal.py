@@ -69,8 +69,7 @@ def start_as_scales(rssm: RSSM, read: nn.Linear, owners: Sequence[int], marks: T
     for network in (rssm.posterior_out, prior_out):
         network.weight[:coded].mul_(NETWORK_SHARE)
         network.bias[:coded].copy_(offset)
-    for moved_by in (shortcut.action, shortcut.hidden):
-        moved_by.weight.zero_()
+    shortcut.still()
     for variable, feature in enumerate(owners):
         first, of = owners.index(feature), owners.count(feature)
         rssm.drawn_with[variable], rssm.drawn_apart[variable] = first, (variable - first) / of

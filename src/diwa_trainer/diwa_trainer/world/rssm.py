@@ -10,7 +10,7 @@ the same in one fast pass; tests hold it, and every gradient, against a plain lo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -33,9 +33,11 @@ class RSSMConfig:
     classes: int = 32
     hidden: int = 128
     unimix: float = 0.0
+    motion: int = field(default=192, metadata={"help": "units of the shortcut's network, which says what moves"})
 
     def __post_init__(self) -> None:
         check_bounds(self, deterministic=WIDTHS, variables=(1, 1024), classes=(2, 1024), hidden=WIDTHS, unimix=(0, 0.5))
+        check_bounds(self, motion=WIDTHS)
         check_bounds(self, stochastic=(2, 1 << 16))
 
     @property
@@ -68,27 +70,59 @@ PriorHead = tuple[nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear]
 class Shortcut(nn.Module):
     """A straight way for F numbers of a frame: into the posterior, and from a state into the prior after it.
 
-    The prior then starts from what was, moved by the action, and the networks learn what that leaves open.
+    The prior then starts from what was, moved by the action, and the networks learn what that leaves open. Whether a
+    hand meets something depends on where both are, to a centimetre: `motion` sees that as numbers, not as one-hots.
 
     Attributes:
         seen: from a frame's features to the posterior's logits.
         before, action, hidden: from the state before, the action and the prior's hidden layer to the features expected.
-        expected: from those to the prior's logits.
+        motion: from the features before, the action and the deterministic state to what more the features change.
+        expected: from the features expected to the prior's logits.
     """
 
-    def __init__(self, features: int, stochastic: int, action_size: int, hidden: int) -> None:
+    def __init__(self, config: RSSMConfig, features: int, action_size: int) -> None:
         super().__init__()
-        self.seen = nn.Linear(features, stochastic, bias=False)
-        self.before = nn.Linear(stochastic, features, bias=False)
+        wide = config.motion
+        self.seen = nn.Linear(features, config.stochastic, bias=False)
+        self.before = nn.Linear(config.stochastic, features, bias=False)
         self.action = nn.Linear(action_size, features, bias=False)
-        self.hidden = nn.Linear(hidden, features, bias=False)
-        self.expected = nn.Linear(features, stochastic, bias=False)
+        self.hidden = nn.Linear(config.hidden, features, bias=False)
+        self.motion = nn.Sequential(
+            nn.Linear(features + action_size + config.deterministic, wide),
+            nn.LayerNorm(wide, eps=NORM_EPS),
+            nn.SiLU(),
+            nn.Linear(wide, wide),
+            nn.LayerNorm(wide, eps=NORM_EPS),
+            nn.SiLU(),
+            nn.Linear(wide, features),
+        )
+        self.expected = nn.Linear(features, config.stochastic, bias=False)
+        self.register_load_state_dict_pre_hook(_nothing_more_moves)
+
+    def forward(self, carried: Tensor, action: Tensor, h: Tensor, hidden: Tensor) -> Tensor:
+        """Return logits (..., S * C): of the features before (..., F), the action (..., A), h and the hidden layer."""
+        moved = self.action(action) + self.hidden(hidden) + self.motion(torch.cat([carried, action, h], -1))
+        logits: Tensor = self.expected(carried + moved)
+        return logits
+
+    @torch.no_grad()
+    def still(self) -> None:
+        """Let nothing move at first."""
+        last = cast(nn.Linear, self.motion[-1])
+        for weight in (self.action.weight, self.hidden.weight, last.weight, last.bias):
+            weight.zero_()
 
 
 def _each_drawn_alone(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Files of an older version do not say which variables are drawn apart: none was."""
     for name in ("drawn_with", "drawn_apart"):
         state.setdefault(prefix + name, getattr(module, name))
+
+
+def _nothing_more_moves(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Files of an older version have no `motion`: it adds nothing to theirs."""
+    for name, weight in cast(Shortcut, module).motion.state_dict().items():
+        state.setdefault(f"{prefix}motion.{name}", torch.zeros_like(weight))
 
 
 class RSSM(nn.Module):
@@ -120,7 +154,7 @@ class RSSM(nn.Module):
             nn.SiLU(),
             nn.Linear(hidden, config.stochastic),
         )
-        self.shortcut = Shortcut(features, config.stochastic, action_size, hidden) if features else None
+        self.shortcut = Shortcut(config, features, action_size) if features else None
         self.register_buffer("drawn_with", torch.arange(config.variables))
         self.register_buffer("drawn_apart", torch.zeros(config.variables))
         self.register_load_state_dict_pre_hook(_each_drawn_alone)
@@ -171,13 +205,17 @@ class RSSM(nn.Module):
 
     def imagine_step(self, latent: Tensor, action: Tensor, generator: Source = None) -> Tensor:
         """Advance latents (B, Z) by actions (B, A) and a sample of the prior, straight-through where gradients flow."""
+        return self._imagined(latent, action, self.uniforms(latent.shape[:1], latent, generator))[0]
+
+    def _imagined(self, latent: Tensor, action: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """As `imagine_step`, the states chosen by uniforms (B, S); return the latents and the classes (B, S)."""
         h = self.advance(latent, action)
         probabilities = mix(self.prior(h, latent, action).softmax(-1), self.config.unimix)
-        uniforms = self.uniforms(latent.shape[:1], latent, generator)
-        z = self.one_hot(draw(probabilities.detach(), uniforms.unsqueeze(-1)), h)
+        index = draw(probabilities.detach(), uniforms.unsqueeze(-1))
+        z = self.one_hot(index, h)
         if probabilities.requires_grad:
             z = z + (probabilities - probabilities.detach()).flatten(1)
-        return torch.cat([h, z], -1)
+        return torch.cat([h, z], -1), index
 
     # A window of steps.
 
@@ -211,9 +249,14 @@ class RSSM(nn.Module):
             latents (B, T, Z), and where their one-hots are one, as `Observed.index`.
         """
         uniforms = self.uniforms(actions.shape[:2], latent, generator)
+        first_classes = torch.arange(0, self.config.stochastic, self.config.classes, device=latent.device)
+        latents, where = [], []
         with in_float32(latent):
-            h, z, index = rssm_window.imagine(self, latent, actions, uniforms)
-        return torch.cat([h, z], -1), index
+            for action, chosen_by in zip(actions.unbind(1), uniforms.transpose(0, 1).contiguous(), strict=True):
+                latent, index = self._imagined(latent, action, chosen_by)
+                latents.append(latent)
+                where.append(index + first_classes)
+        return torch.stack(latents, 1), torch.stack(where, 1)
 
     # What both are made of.
 
@@ -224,7 +267,8 @@ class RSSM(nn.Module):
         logits: Tensor = last(hidden)
         if self.shortcut is None or carried is None:
             return logits
-        return logits + self.shortcut.expected(carried + self.shortcut.action(action) + self.shortcut.hidden(hidden))
+        straight: Tensor = self.shortcut(carried, action, h, hidden)
+        return logits + straight
 
     def carried(self, latent: Tensor) -> Tensor | None:
         """Return what the shortcut, if there is one, carries on from latents (B, Z): (B, F)."""

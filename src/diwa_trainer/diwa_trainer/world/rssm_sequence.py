@@ -4,7 +4,6 @@ Autograd pays for each of T sequential steps: a graph of small nodes, and for ea
 accumulation. Here the backward pass walks the steps for the deltas alone, and each weight's gradient is one GEMM over
 all T * B rows at the end. `benchmarks/plain_rssm.py` is the plain twin, a test holds every gradient against it.
 
-The same pass serves both ways to advance: with what a frame says (the posterior) and without (the prior).
 Dimensions as in `rssm.py`, and N hidden units; inside, time comes first, so that a step is one contiguous block.
 """
 
@@ -29,11 +28,7 @@ _tanh_backward = torch.ops.aten.tanh_backward.default
 
 
 class Weights(NamedTuple):
-    """The weights of a step: into the GRU, the GRU, and the head that gives the state's logits; shares hold biases.
-
-    The head is the posterior's, where a frame has a share in it, or the prior's. `carry_in` (F, S * C) and `carry_out`
-    (S * C, F) lead from the state before straight to the logits, where the model has such a shortcut.
-    """
+    """The weights of a step: into the GRU, the GRU, and the head that gives the state's logits; shares hold biases."""
 
     stochastic_in: Tensor
     in_scale: Tensor
@@ -46,8 +41,6 @@ class Weights(NamedTuple):
     head_scale: Tensor
     head_shift: Tensor
     head_out: Tensor
-    carry_in: Tensor | None
-    carry_out: Tensor | None
 
 
 @torch.compiler.disable  # which would write out every step: minutes, and slower
@@ -157,24 +150,6 @@ class _LayerBackward:
         return d_scale, d_shift
 
 
-class _Carry:
-    """What goes from the state before straight to a step's logits; `carried` (T, B, F) is what passes through."""
-
-    def __init__(self, carry_in: Tensor, carry_out: Tensor | None, first: Tensor, steps: int) -> None:
-        assert carry_out is not None
-        self._rows, self._out = carry_in.t().contiguous(), carry_out.t()
-        self.carried = _Window(first.new_empty(steps, len(first), len(carry_in)))
-        torch.mm(first, self._rows, out=self.carried.at[0])
-
-    def add_to(self, logits: Tensor, t: int) -> None:
-        logits.addmm_(self.carried.at[t], self._out)
-
-    def take(self, index: Tensor, t: int) -> None:
-        """Take the states that are one at `index` (B, S) for step t, unless there is none."""
-        if t < len(self.carried.at):
-            self.carried.at[t].copy_(F.embedding_bag(index, self._rows, mode="sum"))
-
-
 class _Sequence(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -186,9 +161,9 @@ class _Sequence(torch.autograd.Function):
         head_share: Tensor,
         logit_share: Tensor,
         latent: Tensor,
-        *weights: Tensor | None,
+        *weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        w = Weights(*weights)  # type: ignore[arg-type]  # only the last two can be None
+        w = Weights(*weights)
         steps, batch, hidden = action_share.shape
         size, stochastic = w.gru_hidden.shape[1], w.stochastic_in.shape[1]
         variables = stochastic // classes
@@ -210,7 +185,6 @@ class _Sequence(torch.autograd.Function):
         stochastic_in = w.stochastic_in.t().contiguous()  # rows are summed up below
         gru_input, gru_hidden, head_h, head_out = (x.t() for x in (w.gru_input, w.gru_hidden, w.head_h, w.head_out))
         from_z = z.at[0] @ stochastic_in
-        carry = None if w.carry_in is None else _Carry(w.carry_in, w.carry_out, z.at[0], steps)
         chosen = []
         for t in range(steps):
             torch.add(from_z, action_shares.at[t], out=into.before.at[t])
@@ -221,8 +195,6 @@ class _Sequence(torch.autograd.Function):
             torch.lerp(candidate.at[t], h.at[t], update.at[t], out=h.at[t + 1])
             torch.addmm(head_shares.at[t], h.at[t + 1], head_h, out=head.before.at[t])
             torch.addmm(logit_shares.at[t], head.forward(t), head_out, out=flat_logits.at[t])
-            if carry is not None:
-                carry.add_to(flat_logits.at[t], t)
             torch.softmax(logits.at[t], -1, out=probabilities.at[t])
             if chosen_by is None:
                 index = logits.at[t].argmax(-1)
@@ -231,13 +203,10 @@ class _Sequence(torch.autograd.Function):
             chosen.append(index.add_(first_classes))
             z.at[t + 1].scatter_(1, index, 1.0)
             from_z = F.embedding_bag(index, stochastic_in, mode="sum")  # z[t + 1] @ stochastic_in, for a one-hot
-            if carry is not None:
-                carry.take(index, t + 1)
         ctx.unimix = unimix
         index = torch.stack(chosen)
         parts = (h, z, gates, candidate, from_h_candidate, probabilities)
-        carried = None if carry is None else carry.carried.whole
-        saved = (carried, *(part.whole for part in parts), *into.saved(), *head.saved(), *weights)
+        saved = (*(part.whole for part in parts), *into.saved(), *head.saved(), *weights)
         ctx.save_for_backward(index, *saved)
         index = index.transpose(0, 1)
         ctx.mark_non_differentiable(index)
@@ -246,7 +215,7 @@ class _Sequence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        index, carried, h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
+        index, h, z, gates, candidate, candidate_from_h, probabilities, *layers = ctx.saved_tensors
         w = Weights(*layers[10:])
         into = _LayerBackward(layers[:5], w.in_scale, w.in_shift)
         head = _LayerBackward(layers[5:10], w.head_scale, w.head_shift)
@@ -263,7 +232,6 @@ class _Sequence(torch.autograd.Function):
         d_gru_input = _Window(d_gru.whole.flatten(2)[..., : 3 * size])
         d_gru_hidden = _Window(d_gru.whole.flatten(2)[..., size:])
         gru_input = w.gru_input.roll(size, 0)  # rows in the order of the factors
-        d_carried = None if carried is None else _Window(torch.empty_like(carried))
         for t in range(steps - 1, -1, -1):
             through = _softmax_backward(d_states.at[t + 1], states.at[t], -1, probabilities.dtype)
             d_logits.at[t].add_(through.flatten(1), alpha=1 - ctx.unimix)
@@ -273,10 +241,6 @@ class _Sequence(torch.autograd.Function):
             d_h.at[t].addcmul_(d_now, update.at[t]).addmm_(d_gru_hidden.at[t], w.gru_hidden)
             d_before = into.backward(t, d_gru_input.at[t] @ gru_input)
             d_z.at[t].addmm_(d_before, w.stochastic_in)
-            if d_carried is not None:
-                assert w.carry_in is not None
-                assert w.carry_out is not None
-                d_z.at[t].addmm_(torch.mm(d_logits.at[t], w.carry_out, out=d_carried.at[t]), w.carry_in)
         d_into, d_head = into.deltas(), head.deltas()
         d_weights = Weights(
             _one_hots_gradient(d_into, z[0], index),
@@ -288,8 +252,6 @@ class _Sequence(torch.autograd.Function):
             _outer(d_head, h[1:]),
             *head.weight_gradients(),
             _outer(d_logits.whole, head.active),
-            None if d_carried is None else _one_hots_gradient(d_carried.whole, z[0], index),
-            None if d_carried is None else _outer(d_logits.whole, carried),
         )
         d_latent = torch.cat([d_h.at[0], d_z.at[0]], -1)
         return None, None, None, d_into, d_head, d_logits.whole, d_latent, *d_weights

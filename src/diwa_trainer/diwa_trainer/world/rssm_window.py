@@ -5,7 +5,7 @@ Dimensions as in `rssm.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +15,10 @@ from diwa_trainer.world.one_hot import one_hot_linear
 from diwa_trainer.world.rssm_sequence import Weights, latent_sequence
 
 if TYPE_CHECKING:
-    from diwa_trainer.world.rssm import RSSM, PriorHead
+    from diwa_trainer.world.rssm import RSSM
 
 Head = tuple[nn.Linear, nn.LayerNorm, Tensor]
 """What gives a state's logits: from h to the hidden layer, its norm, and the weight (S * C, hidden) out of it."""
-Carry = tuple[Tensor | None, Tensor | None]
-"""Weights from the state before straight to the logits, by way of F features; see `rssm_sequence.Weights`."""
 
 
 def observe(
@@ -45,25 +43,9 @@ def observe(
     head = (rssm.posterior_h, rssm.posterior_norm, rssm.posterior_out.weight)
     frame_share = F.linear(embeddings, rssm.posterior_e.weight, rssm.posterior_h.bias)
     logit_share = rssm.with_seen(rssm.posterior_out.bias.expand(*embeddings.shape[:2], -1), features)
-    h, z, logits, index = _sequence(
-        rssm, previous_actions, frame_share, logit_share, latent, uniforms, head, (None, None)
-    )
+    h, z, logits, index = _sequence(rssm, previous_actions, frame_share, logit_share, latent, uniforms, head)
     prior = rssm.prior_logits(h, _carried_through(rssm, latent, z, index), previous_actions)
     return h, z, logits, prior, index
-
-
-def imagine(rssm: RSSM, latent: Tensor, actions: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Advance by actions (B, T, A) and draw from the prior, T times; return h, z and index as `observe` does."""
-    into, norm, _, last = cast("PriorHead", tuple(rssm.prior_head))
-    bias_share, logit_share = (layer.bias.expand(*actions.shape[:2], -1) for layer in (into, last))
-    carry: Carry = (None, None)
-    out = last.weight
-    if (shortcut := rssm.shortcut) is not None:
-        carry = (shortcut.before.weight, shortcut.expected.weight)
-        logit_share = logit_share + shortcut.expected(shortcut.action(actions))
-        out = out + shortcut.expected.weight @ shortcut.hidden.weight
-    h, z, _, index = _sequence(rssm, actions, bias_share, logit_share, latent, uniforms, (into, norm, out), carry)
-    return h, z, index
 
 
 def _carried_through(rssm: RSSM, latent: Tensor, z: Tensor, index: Tensor) -> Tensor | None:
@@ -83,7 +65,6 @@ def _sequence(
     latent: Tensor,
     uniforms: Tensor | None,
     head: Head,
-    carry: Carry,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Run the steps that `head` draws the states of; see `latent_sequence` for what comes back."""
     head_h, head_norm, head_out = head
@@ -99,7 +80,6 @@ def _sequence(
         head_norm.weight,
         head_norm.bias,
         head_out,
-        *carry,
     )
     action_share = F.linear(actions, rssm.action_in.weight, rssm.stochastic_in.bias)
     config = rssm.config
