@@ -71,6 +71,18 @@ def test_with_two_processes_a_resumed_run_is_the_same_run(config, tmp_path):
         assert torch.equal(again["weights"][name], weight), name
 
 
+def test_rows_in_which_the_hand_does_not_follow_count_more(config, tmp_path, monkeypatch):
+    def learned(name, contact_weight, contact):
+        monkeypatch.setattr(train_world_model, "dataset_contact_rows", lambda data: np.full(len(data), contact))
+        model = dataclasses.replace(config.model, contact_weight=contact_weight)
+        given = dataclasses.replace(config, workers=1, model=model, output=tmp_path / name)
+        weights = checkpoint(given, 4)["weights"]
+        return torch.cat([weight.flatten() for weight in weights.values() if weight.is_floating_point()])
+
+    assert torch.equal(learned("none", 1.0, contact=False), learned("none_heavy", 9.0, contact=False))
+    assert not torch.equal(learned("all", 1.0, contact=True), learned("all_heavy", 9.0, contact=True))
+
+
 def make_dying():
     def gradient(_model, update):
         if update == 2:

@@ -92,14 +92,17 @@ def test_networks_have_the_sizes_of_their_settings(toy_runs):
     assert load_classifier(toy_runs / "reward")[0].config == ClassifierConfig(hidden=16, embedding=8)
 
 
-ODD_SIZES = RSSMConfig(deterministic=19, variables=3, classes=5, hidden=13)
+ODD_SIZES = RSSMConfig(deterministic=19, variables=3, classes=5, hidden=13, motion=17)
 
 
 @pytest.mark.parametrize(
     ("network", "sizes"),
     [
-        # A latent is 19 + 15, a GRU has 3 * 19; 18 + 33 features are seen.
-        (WorldModel(SPEC, WorldModelConfig(ODD_SIZES, hidden=11)), {19, 15, 13, 11, 19 + 15, 3 * 19, 18 + 33, 7}),
+        # A latent is 19 + 15, a GRU has 3 * 19; 18 + 33 features are seen; what moves is told from them, action and h.
+        (
+            WorldModel(SPEC, WorldModelConfig(ODD_SIZES, hidden=11)),
+            {19, 15, 13, 11, 17, 19 + 15, 3 * 19, 18 + 33, 7, 18 + 33 + 7 + 19},
+        ),
         (
             DiffusionPolicy(DiffusionConfig(5, 2, chunk=3, hidden=11, time_embedding=6), 13),
             {11, 6, 2 * 6, 3 * 7, 13},

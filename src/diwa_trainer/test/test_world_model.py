@@ -140,6 +140,22 @@ def loss_of(data, **settings):
 
 
 @torch.no_grad()
+def test_the_kl_of_the_frame_after_a_contact_counts_more(data):
+    """By `contact_weight`; what comes after a window's last row is not in it."""
+    model, without, _ = loss_of(data, contact_weight=4.0, free_nats=0.0)
+    observation, actions = window(data, [0, 100], 4)
+    observed = model.observe(observation, actions, generator())
+    kl = balanced_kl(observed.posterior, observed.prior, model.config.kl_balance)
+    contacts = torch.zeros(2, 4, dtype=torch.bool)
+    contacts[0, 1] = contacts[1, 3] = True
+
+    loss, _ = model.loss(observation, actions, generator(), contacts=contacts)
+
+    assert kl[0, 2] > 0
+    torch.testing.assert_close(loss - without, model.config.kl_weight * 3 * kl[0, 2] / kl[:, 1:].numel())
+
+
+@torch.no_grad()
 def sure_model(data, **settings):
     """A model that is so sure of its states, seen or imagined, that no draw matters."""
     model, *_ = loss_of(data, **settings)

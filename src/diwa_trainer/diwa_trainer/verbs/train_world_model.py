@@ -18,6 +18,7 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.files import written_whole
 from diwa_runtime.same_spec import check_same_spec
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.dataset.following import dataset_contact_rows
 from diwa_trainer.devices.device import CPU, Computing, Metrics, autocast, compiled, numbers, settled
 from diwa_trainer.devices.ranks import ALONE, Share, joined
 from diwa_trainer.evaluation.video import encode_mp4
@@ -99,7 +100,7 @@ def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) ->
             write_json(run.folder / "data.json", summarise_dataset(dataset, model))
         config = settled(config, device)
         loss = share.averaging(model, compiled(config, model.loss))
-        own = partial(_own_gradient, config, dataset, train, state, loss, share)
+        own = partial(_own_gradient, config, Recordings.of(dataset, train), state, loss, share)
         with GradientWorkers(config.workers - 1, model, partial(_make_gradient, config), config.threads) as workers:
             while state.step < config.updates:
                 run.stop_if_interrupted(state)
@@ -186,10 +187,23 @@ def _update(config: TrainWorldModelConfig, model: WorldModel, state: TrainState,
     return make_update(model, state.optimizers["model"], rate, config.gradient_clip, state, metrics)
 
 
+@dataclass(frozen=True)
+class Recordings:
+    """What is learned from: a dataset's episodes, and in which rows (N,) the hand does not follow its action."""
+
+    dataset: Dataset
+    episodes: Sequence[Episode]
+    contacts: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, dataset: Dataset, episodes: Sequence[Episode]) -> Recordings:
+        """Look for contacts in all rows."""
+        return cls(dataset, episodes, dataset_contact_rows(dataset))
+
+
 def _own_gradient(
     config: TrainWorldModelConfig,
-    dataset: Dataset,
-    train: Sequence[Episode],
+    recordings: Recordings,
     state: TrainState,
     loss_of: Loss,
     share: Share,
@@ -197,13 +211,12 @@ def _own_gradient(
     _update: int = 0,
 ) -> Metrics:
     model = cast(WorldModel, model)
-    return _gradient(config, dataset, train, model, loss_of, state.numpy_rng, state.generator, share)
+    return _gradient(config, recordings, model, loss_of, state.numpy_rng, state.generator, share)
 
 
 def _gradient(
     config: TrainWorldModelConfig,
-    dataset: Dataset,
-    train: Sequence[Episode],
+    recordings: Recordings,
     model: WorldModel,
     loss_of: Loss,
     numpy_rng: np.random.Generator,
@@ -211,9 +224,11 @@ def _gradient(
     share: Share = ALONE,
 ) -> Metrics:
     """Add the gradient of this process's share of freshly drawn windows to the parameters."""
-    rows = dataset.windows(numpy_rng, config.batch, config.length, train, fields=())["row"][share.rows]
+    dataset, episodes = recordings.dataset, recordings.episodes
+    rows = dataset.windows(numpy_rng, config.batch, config.length, episodes, fields=())["row"][share.rows]
+    contacts = torch.from_numpy(recordings.contacts[rows]).to(model.device)
     with autocast(config, model.device):
-        loss, metrics = loss_of(*_at(dataset, rows, model), share.part(generator, config.batch))
+        loss, metrics = loss_of(*_at(dataset, rows, model), share.part(generator, config.batch), contacts=contacts)
     loss.backward()
     return metrics
 
@@ -222,12 +237,13 @@ def _make_gradient(config: TrainWorldModelConfig) -> Gradient:
     """What a worker computes. What it draws depends on the update alone, so that a resumed run is the same run."""
     dataset, _, _ = _open(config)
     train, _ = dataset.split(config.validation, config.split_seed)
+    recordings = Recordings.of(dataset, train)
 
     def gradient(model: nn.Module, update: int) -> Metrics:
         rng = np.random.default_rng((config.seed, update))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         world = cast(WorldModel, model)
-        return _gradient(config, dataset, train, world, world.loss, rng, generator)
+        return _gradient(config, recordings, world, world.loss, rng, generator)
 
     return gradient
 

@@ -49,10 +49,13 @@ class WorldModelConfig:
     kl_balance: float = 0.8
     free_nats: float = 1.0
     first_step_weight: float = 5.0
+    contact_weight: float = field(
+        default=3.0, metadata={"help": "of the KL after rows in which the hand does not follow its action"}
+    )
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden=WIDTHS, kl_weight=WEIGHTS, kl_balance=(0, 1), free_nats=WEIGHTS)
-        check_bounds(self, first_step_weight=WEIGHTS)
+        check_bounds(self, first_step_weight=WEIGHTS, contact_weight=WEIGHTS)
 
 
 class WorldModel(nn.Module):
@@ -237,13 +240,21 @@ class WorldModel(nn.Module):
         return self.scene_features.physical(self.decode(latent)[..., len(self.proprio) :], name)
 
     def loss(
-        self, observation: Observation, actions: Tensor, generator: Source, *, with_open_loop: bool = False
+        self,
+        observation: Observation,
+        actions: Tensor,
+        generator: Source,
+        *,
+        contacts: Tensor | None = None,
+        with_open_loop: bool = False,
     ) -> tuple[Tensor, Metrics]:
         """Return the loss of windows (B, T, ...) and its parts.
 
         Half the weighted squared error of the features plus the balanced KL (DreamerV2). The first frame of a
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
-        Its KL counts for nothing: nothing is ever imagined from before an episode's first frame.
+        Its KL counts for nothing: nothing is ever imagined from before an episode's first frame. Where `contacts`
+        (B, T) says that the hand did not follow its action, the KL of the frame after counts `contact_weight` times:
+        such rows are few, and a policy soon makes use of a hand that goes through what holds it.
         `with_open_loop` adds the error of imagined frames to the parts; it never counts (docs/decisions/0006).
         """
         config = self.config
@@ -262,7 +273,10 @@ class WorldModel(nn.Module):
         step_weight = target.new_ones(target.shape[1])
         step_weight[0] = config.first_step_weight
         step_weight = step_weight / step_weight.mean()
-        total = (reconstruction * step_weight).mean() + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
+        counted = kl[:, 1:].clamp(min=config.free_nats)
+        if contacts is not None:
+            counted = counted * (1 + (config.contact_weight - 1) * contacts[:, :-1].to(counted.dtype))
+        total = (reconstruction * step_weight).mean() + config.kl_weight * counted.mean()
         metrics |= {
             "reconstruction": reconstruction.detach().mean(),
             "reconstruction_first": reconstruction.detach()[:, 0].mean(),
