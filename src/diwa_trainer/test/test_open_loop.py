@@ -6,11 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from toy import DRAWER, SPEC, tiny_model, write_toy
+from toy import DRAWER, SPEC, STRIDE_M, tiny_model, write_toy
 
+from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.world import open_loop
 from diwa_trainer.world.observations import observation_at
 from diwa_trainer.world.open_loop import (
+    CHUNK,
     CONTEXT,
     HORIZON,
     SHOWN_HORIZONS,
@@ -35,6 +38,17 @@ def data(tmp_path_factory) -> Dataset:
     for episode in data.episodes_of(kind="play")[::2]:
         data.arrays["scene"][episode.rows, DRAWER] = 0.05
     return data
+
+
+@pytest.fixture(scope="module")
+def pressed(data) -> Dataset:
+    """The same, but the hand does what its actions ask for, or stands still: 12 rows of 40."""
+    arrays = {name: array.copy() for name, array in data.arrays.items()}
+    for episode in data.episodes:
+        moved = STRIDE_M * arrays["action"][episode.rows, :3]
+        moved[np.arange(len(episode)) % 40 >= 28] = 0.0
+        arrays["proprio"][episode.rows, :3] = np.cumsum(moved, 0) - moved
+    return Dataset(data.folder, data.spec, data.episodes, arrays)
 
 
 class Oracle:
@@ -72,6 +86,28 @@ class Frozen(Oracle):
     def __init__(self, data: Dataset) -> None:
         super().__init__(data)
         self.rssm = SimpleNamespace(imagine_step=lambda latent, action, generator: latent)  # noqa: ARG005
+
+
+class Loose(Oracle):
+    """Remembers, but has the hand do what any action asks for; the latent is the row and the hand's position."""
+
+    def __init__(self, data: Dataset) -> None:
+        super().__init__(data)
+        self.of_hand = [self.proprio.names.index(name) for name in TCP_POSITION]
+
+    def observe(self, observation, actions, generator):
+        rows = super().observe(observation, actions, generator).latents
+        return SimpleNamespace(latents=torch.cat([rows, observation["proprio"][..., :3]], -1))
+
+    def imagine_step(self, latent, action, generator):
+        moved = super().imagine_step(latent[:, :1], action, generator)
+        return torch.cat([moved, latent[:, 1:] + STRIDE_M * action[:, :3]], -1)
+
+    def decode(self, latent):
+        decoded = super().decode(latent)
+        mean, std = (values[self.of_hand] for values in (self.proprio.mean, self.proprio.std))
+        decoded[..., self.of_hand] = (latent[..., 1:] - mean) / std
+        return decoded
 
 
 def report(model, data, seed=0):
@@ -142,6 +178,52 @@ def test_flips_of_a_light_are_foreseen_or_missed(data):
 
     assert perfect == {"flipped": flipped, "foreseen": flipped, "unflipped": WINDOWS - flipped, "false": 0}
     assert frozen == {**perfect, "foreseen": 0}
+
+
+def chunks_of(data, held):
+    """How many chunks held all of their motion, or none of it, and asked for enough to tell, counted one by one."""
+    usual = STRIDE_M * np.sqrt(np.square(data.action[:, :3].astype(float)).sum(1).mean())
+    count = 0
+    for episode in data.episodes:
+        for first in range(CONTEXT - 1, len(episode) - CHUNK):
+            asked = [STRIDE_M * data.action[episode.start + first + k, :3].astype(float) for k in range(CHUNK)]
+            moved = data.proprio[episode.start + first + CHUNK, :3] - data.proprio[episode.start + first, :3]
+            share = moved @ sum(asked) / (sum(asked) @ sum(asked))
+            count += np.linalg.norm(sum(asked)) > CHUNK * usual / 4 and (share < 1 / 4 if held else share > 3 / 4)
+    return count
+
+
+def test_a_held_hand_is_imagined_to_stay_or_to_go_through_and_a_free_one_to_move_or_to_be_held(pressed):
+    oracle, loose, frozen = (report(model(pressed), pressed)["contacts"] for model in (Oracle, Loose, Frozen))
+
+    assert oracle["held"] == pytest.approx(chunks_of(pressed, held=True), rel=0.03)
+    assert oracle["free"] == pytest.approx(chunks_of(pressed, held=False), rel=0.03)
+    assert oracle == {**oracle, "through": 0, "stuck": 0}
+    assert loose == {**oracle, "through": 1}
+    assert frozen == {**oracle, "stuck": 1}
+
+
+def test_contacts_are_of_some_chunks_from_all_over_and_of_none_where_there_are_none(data, pressed, monkeypatch):
+    seen = []
+    monkeypatch.setattr(open_loop, "MOST_CHUNKS", 10)
+    monkeypatch.setattr(open_loop, "predict", lambda *given: (seen.append(given[2]), predict(*given))[1])
+
+    found = report(Oracle(pressed), pressed)["contacts"]
+
+    assert (found["held"], found["free"]) == (10, 10)
+    kinds = {
+        episode.kind for episode in pressed.episodes if np.isin(seen[-1], np.arange(episode.start, episode.end)).any()
+    }
+    assert kinds == {"play", "demonstration"}
+    assert report(Oracle(data), data)["contacts"] == {"held": 0, "through": None, "free": 10, "stuck": 0}
+
+
+def test_nothing_is_said_of_contacts_where_actions_do_not_explain_the_motion(data):
+    arrays = {name: array.copy() for name, array in data.arrays.items()}
+    arrays["proprio"][:, :3] = np.random.default_rng(0).normal(size=(len(data), 3))
+    other = Dataset(data.folder, data.spec, data.episodes, arrays)
+
+    assert report(Oracle(other), other)["contacts"] is None
 
 
 def test_a_prediction_depends_on_what_is_seen_in_the_context_alone(data):

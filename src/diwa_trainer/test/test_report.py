@@ -161,15 +161,33 @@ def test_open_loop_error_beside_its_baselines_and_for_what_moved(page):
     assert ["led", "14 of 16", "3 of 240"] in next(table for table in page.tables if "flips foreseen" in table[0])
 
 
-def test_open_loop_figures_of_an_older_version_have_no_usable_horizon(runs):
+def test_more_updates_are_advised_where_many_held_hands_go_through(runs):
+    path, advice = runs / "world_model/open_loop.json", "train the world model longer"
+    data = json.loads(path.read_text())
+
+    def shown(**contacts):
+        path.write_text(json.dumps(data | {"contacts": contacts}))
+        found = report(runs)
+        return found.tables[[table[0][0] for table in found.tables].index("held chunks")][1], advice in found.text
+
+    assert shown(held=412, through=0.31, free=512, stuck=0.03) == (["412", "31 %", "512", "3 %"], True)
+    assert shown(held=412, through=0.24, free=512, stuck=0.03) == (["412", "24 %", "512", "3 %"], False)
+    assert shown(held=5, through=0.4, free=512, stuck=0.03) == (["5", "40 %", "512", "3 %"], False)
+    assert shown(held=0, through=None, free=0, stuck=None) == (["0", "–", "0", "–"], False)
+    path.write_text(json.dumps(data | {"contacts": None}))
+    assert "held chunks" not in report(runs).source
+
+
+def test_open_loop_figures_of_an_older_version_have_no_usable_horizon_and_no_contacts(runs):
     path = runs / "world_model/open_loop.json"
     report_ = json.loads(path.read_text())
-    del report_["usable"]
+    del report_["usable"], report_["contacts"]
     for feature in report_["features"].values():
         del feature["usable"], feature["moved_curve"]
     path.write_text(json.dumps(report_))
     found = report(runs)
     assert "usable horizon" not in found.text
+    assert "held chunks" not in found.source
     moved = next(table for table in found.tables if "usable steps" in table[0])
     assert {row[2] for row in moved[1:]} == {"–"}
 

@@ -82,7 +82,7 @@ TUNED, REWARD = f"{TASK}/evaluation_finetuned/evaluation.json", f"{TASK}/reward/
 OPEN_LOOP, DATA = "world_model/open_loop.json", "world_model/data.json"
 RESULT, ALARM, CHOSEN, ALL = "task/success", "task/fires in successes", "task/threshold", "held out/threshold"
 QUALITY = "/recall, demonstrations"
-ERRORS, MOVED = "/first frame", "/usable steps"
+ERRORS, MOVED, CONTACTS = "/first frame", "/usable steps", "held chunks/free chunks"
 """Tables, by the first and the third of their headings."""
 
 
@@ -151,6 +151,10 @@ ERRORS, MOVED = "/first frame", "/usable steps"
         (OPEN_LOOP, "features.tcp.moved_curve.linear.20", 0.01, {"chart tcp: error over the horizon"}),
         (OPEN_LOOP, "flips.led.foreseen", 7, {"light/false flips: flips foreseen"}),
         (OPEN_LOOP, "flips.led.unflipped", 7, {"light/false flips: false flips"}),
+        (OPEN_LOOP, "contacts.held", 70, {f"{CONTACTS}: held chunks"}),
+        (OPEN_LOOP, "contacts.through", 0.5, {f"{CONTACTS}: gone through"}),
+        (OPEN_LOOP, "contacts.free", 7, {f"{CONTACTS}: free chunks"}),
+        (OPEN_LOOP, "contacts.stuck", 0.5, {f"{CONTACTS}: falsely held"}),
         (OPEN_LOOP, "examples.led.2.predicted.20.0", 0.05, {"chart led"}),
         (OPEN_LOOP, "examples.led.2.truth.20.0", 0.05, {"chart led"}),
     ],

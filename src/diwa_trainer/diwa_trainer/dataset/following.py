@@ -111,6 +111,14 @@ def learn_following(episodes: Sequence[Motion]) -> Following | None:
     return following
 
 
+def expected_motion(asked: Float, following: Following) -> Float:
+    """Return how far the hand should move after each row of an episode (T, 3), m, for what was asked (T, 3), m."""
+    return sum(
+        (share * _shifted(asked, lag) for lag, share in zip(LAGS, following.response, strict=True)),
+        np.zeros_like(asked),
+    )
+
+
 def contact_rows(motion: Motion, following: Following) -> NDArray[np.bool_]:
     """Return in which of an episode's rows the hand does not follow its action, bool (T,).
 
@@ -118,7 +126,7 @@ def contact_rows(motion: Motion, following: Following) -> NDArray[np.bool_]:
     too much, or is at the end of its reach. The last row, after which nothing was seen, is none.
     """
     asked, moved = motion
-    expected, done = _expected(asked, following), _around(moved)
+    expected, done = expected_motion(asked, following), _around(moved)
     wanted = _around(expected)
     size = np.einsum("ti,ti->t", wanted, wanted)
     least = (LEAST_SHARE * following.usual_m * _around(np.ones((len(asked), 1)))[:, 0]) ** 2
@@ -169,14 +177,6 @@ def _fitted(episodes: Sequence[Motion], before: Following | None) -> Following |
     expected = float(response @ square @ response)
     explained = float(2 * response @ product - expected) / total
     return Following(response, explained, (expected / rows) ** 0.5, rows)
-
-
-def _expected(asked: Float, following: Following) -> Float:
-    """Return how far the hand should move after each row (T, 3), m."""
-    return sum(
-        (share * _shifted(asked, lag) for lag, share in zip(LAGS, following.response, strict=True)),
-        np.zeros_like(asked),
-    )
 
 
 def _shifted(values: Float, rows: int) -> Float:

@@ -9,7 +9,7 @@ from typing import Any
 from diwa_trainer.report.charts import Role, Series, line_chart
 from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, join, missing, table, video
-from diwa_trainer.report.scales import Axis, number
+from diwa_trainer.report.scales import Axis, number, percent
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.world.usable import CLEARLY, LASTING, LEAST_WINDOWS
 
@@ -17,6 +17,8 @@ TRAIN = "train_world_model"
 LARGE = 20.0
 """A standardised input further out than this hints at a feature that hardly varies, whose rare jumps would rule the
 loss if they were not clamped."""
+GOES_THROUGH = 0.25
+"""Share of held chunks that go through from which on a world model is said to need more updates (docs/report.md)."""
 _LENGTHS = r"tcp|.*_[xyz]"
 """Names of what is known to be a length: the hand's position, and coordinates. Of all else the Spec states no unit."""
 _AXES = "xyz"
@@ -175,6 +177,7 @@ def _open_loop(report: Mapping[str, Any]) -> Html:
         _error_table(report, "all", "Mean error, all windows"),
         _error_table(report, "moved", "Mean error, windows in which it moved or flipped"),
         _flip_table(report.get("flips") or {}),
+        _contacts(report.get("contacts")),
         element("p", _SAID_OF_CURVES, css="note"),
         grid(_error_curve(name, feature) for name, feature in features.items()),
         element("h3", "Prediction beside the truth"),
@@ -243,6 +246,31 @@ def _flip_table(flips: Mapping[str, Mapping[str, int]]) -> Html:
         for name, one in flips.items()
     ]
     return table(("light", "flips foreseen", "false flips"), rows, "Lights")
+
+
+def _contacts(contacts: Mapping[str, Any] | None) -> Html:
+    """How often a held hand is imagined to go through what holds it, and a free one to be held."""
+    if not contacts:
+        return Html("")
+    through, stuck = (contacts[name] for name in ("through", "stuck"))
+    row = (f"{contacts['held']}", percent(through), f"{contacts['free']}", percent(stuck))
+    said = (
+        "Chunks of four steps, in which the recorded hand was held (it moved less than a quarter of what its actions "
+        "asked for, as it pressed on something) or free (more than three quarters). Gone through: imagined to move "
+        "more than half; falsely held: less. A policy that is fine-tuned where hands go through things learns to press "
+        "on them."
+    )
+    advice = "Many held hands go through: train the world model longer (more updates)."
+    needed = through is not None and through >= GOES_THROUGH and contacts["held"] >= LEAST_WINDOWS
+    return join(
+        [
+            table(
+                ("held chunks", "gone through", "free chunks", "falsely held"), [row], "Contacts of the hand", texts=0
+            ),
+            element("p", said, css="note"),
+            element("p", advice) if needed else Html(""),
+        ]
+    )
 
 
 def _error_curve(name: str, feature: Mapping[str, Any]) -> str:

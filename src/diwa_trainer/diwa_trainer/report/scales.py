@@ -110,3 +110,8 @@ def number(value: float, percent: bool = False) -> str:
         mantissa, power = f"{value:.1e}".split("e")
         return f"{mantissa.removesuffix('.0')}e{int(power)}"
     return f"{value:.4g}"
+
+
+def percent(value: float | None) -> str:
+    """Write a share as whole percent, ``40 %``; where there is none, a dash."""
+    return "–" if value is None else f"{100 * value:.0f} %"

@@ -9,7 +9,7 @@ from diwa_trainer.report.charts import Role, Series, line_chart
 from diwa_trainer.report.gather import BASE, FINETUNED, Evaluation, RunFolder, Runs, TaskRuns
 from diwa_trainer.report.html import Html, details, element, grid, join, lines, missing, table
 from diwa_trainer.report.result_sections import final_evaluations, iteration_of
-from diwa_trainer.report.scales import Axis
+from diwa_trainer.report.scales import Axis, percent
 from diwa_trainer.report.verdict_section import verdict
 
 HELD_OUT = ("demonstrations", "play")
@@ -78,10 +78,10 @@ def _quality(reports: Sequence[tuple[TaskRuns, Mapping[str, Any]]]) -> Html:
     in_use = [_shares(report, report["threshold"]) for _, report in reports]
     as_paper = [_shares(report, PAPER_THRESHOLD) for _, report in reports]
     rows = [
-        *((task.name, *map(_share, one), _false_alarms(task)) for (task, _), one in zip(reports, in_use, strict=True)),
-        ("mean", *map(_share, _means(in_use)), ""),
-        (f"mean, threshold {PAPER_THRESHOLD:g}", *map(_share, _means(as_paper)), ""),
-        (PAPER, *map(_share, PAPER_MEANS), "–", "–", "–"),
+        *((task.name, *map(percent, one), _false_alarms(task)) for (task, _), one in zip(reports, in_use, strict=True)),
+        ("mean", *map(percent, _means(in_use)), ""),
+        (f"mean, threshold {PAPER_THRESHOLD:g}", *map(percent, _means(as_paper)), ""),
+        (PAPER, *map(percent, PAPER_MEANS), "–", "–", "–"),
     ]
     header = (
         "",
@@ -138,7 +138,7 @@ def _all_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def _figures(one: Mapping[str, Any], held_out: Mapping[str, Any]) -> tuple[str, ...]:
-    shares = (_share(one[key]) for key in ("precision", "recall", "fires_in_succeeded", "fires_in_failed"))
+    shares = (percent(one[key]) for key in ("precision", "recall", "fires_in_succeeded", "fires_in_failed"))
     return (f"{one['threshold']:g}", *shares, f"{held_out['succeeded']} / {held_out['failed']}")
 
 
@@ -169,14 +169,14 @@ def _preflight(task: TaskRuns, name: str, run: RunFolder) -> Html:
         return missing(f"{task.name}/{name}/preflight.json", "finetune")
     warnings = [element("p", warning, css="warning") for warning in report["warnings"]]
     judged = [
-        (f"imagined, judged by {_JUDGES.get(reward, reward)}", _share(share))
+        (f"imagined, judged by {_JUDGES.get(reward, reward)}", percent(share))
         for reward, share in report["base"].items()
     ]
     thresholds = [
-        (f"imagined, classifier above {one['threshold']:g}", _share(one["success"])) for one in report["by_threshold"]
+        (f"imagined, classifier above {one['threshold']:g}", percent(one["success"])) for one in report["by_threshold"]
     ]
     real = task.evaluations.get(BASE)
-    rows = [*judged, *thresholds, ("real", _share(real.rate) if real else "–")]
+    rows = [*judged, *thresholds, ("real", percent(real.rate) if real else "–")]
     return join([*warnings, table(("the base policy's success", ""), rows)])
 
 
@@ -240,7 +240,3 @@ def _iterations(evaluation: Evaluation, run: RunFolder) -> int:
 def _chart(run: RunFolder, title: str, metric: str, y: Axis, dots: bool = False) -> str:
     series = Series(metric, *run.curve(metric), "new", dots)
     return line_chart(title, [series], Axis("iterations", low=0), y) if series.x else ""
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"

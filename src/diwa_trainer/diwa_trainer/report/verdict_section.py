@@ -8,6 +8,7 @@ from typing import Any
 from diwa_trainer.policy.verdict import Calibrated, Tally, calibrated
 from diwa_trainer.report.gather import BASE, RunFolder, TaskRuns
 from diwa_trainer.report.html import Html, element, join, missing, table
+from diwa_trainer.report.scales import percent
 from diwa_trainer.runs.result_files import VERDICT
 
 _NOTE = (
@@ -32,10 +33,10 @@ def verdict(task: TaskRuns, name: str, run: RunFolder) -> Html:
     header = ("iteration", "imagined success", "left the recordings", "KL to the base policy, nats a chunk", "")
     rows = [_row(one, chosen["iteration"]) for one in said["candidates"]]
     outcome = [
-        ("imagined, base policy", _share(base["success"])),
-        ("imagined, kept policy", _share(chosen["success"])),
+        ("imagined, base policy", percent(base["success"])),
+        ("imagined, kept policy", percent(chosen["success"])),
         ("to be expected of it", _expected(expected)),
-        ("real, kept policy", _share(real.rate) if real else "–"),
+        ("real, kept policy", percent(real.rate) if real else "–"),
     ]
     return join(
         [
@@ -50,14 +51,10 @@ def verdict(task: TaskRuns, name: str, run: RunFolder) -> Html:
 
 def _row(candidate: Mapping[str, Any], chosen: int) -> tuple[str, ...]:
     iteration = candidate["iteration"]
-    shares = (_share(candidate[name]) for name in ("success", "outside"))
+    shares = (percent(candidate[name]) for name in ("success", "outside"))
     return (str(iteration or "base"), *shares, f"{candidate['kl']:.1f}", "kept" if iteration == chosen else "")
 
 
 def _expected(expected: Calibrated) -> str:
     low, high = expected.interval95
-    return f"{_share(expected.rate)} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{percent(expected.rate)} [{100 * low:.0f}, {100 * high:.0f}]"

@@ -94,6 +94,8 @@ KEYS: Mapping[str, Mapping[str, Kind]] = {
         "features.*": MAPPING, "features": MAPPING, "examples.*.*.truth": _SERIES, "examples.*.*.predicted": _SERIES,
         "examples.*": list_of(MAPPING, 1), "examples": MAPPING, "flips?": MAPPING.or_null(), "flips?.*": MAPPING,
         **{f"flips?.*.{name}": COUNT for name in ("flipped", "foreseen", "unflipped", "false")},
+        "contacts?": MAPPING.or_null(), **{f"contacts?.{name}": COUNT for name in ("held", "free")},
+        **{f"contacts?.{name}": SHARE.or_null() for name in ("through", "stuck")},
     },
     "reward.json": {
         "threshold": SHARE, "held_out.*.succeeded": COUNT, "held_out.*.failed": COUNT,

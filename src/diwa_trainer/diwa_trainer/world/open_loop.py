@@ -1,12 +1,12 @@
 """How well the world model predicts when it sees nothing: a few frames of context, then actions alone.
 
 Averaged over everything a constant can beat a model whose contacts are not learned, so windows in which something moved
-or flipped are reported apart.
+or flipped are reported apart, and so are chunks in which the hand was held by something.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,15 @@ from torch import Tensor
 
 from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.dataset.following import (
+    FOLLOWED_SHARE,
+    LEAST_SHARE,
+    Following,
+    Motion,
+    expected_motion,
+    learn_following,
+    motions,
+)
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.rules import has_two_levels
 from diwa_trainer.world.usable import LEAST_WINDOWS, usable_of_all, usable_steps
@@ -27,6 +36,10 @@ EXAMPLES = 4
 SHOWN_CODES = 4
 TCP_MOVED_M, CODE_MOVED = 0.02, 0.5
 """What counts as moved, of the TCP and of a code in its deviations; of what tasks watch, half of what they ask for."""
+CHUNK, MOST_CHUNKS = 4, 512
+"""Steps of a chunk, as policies act (`DiffusionConfig.chunk`), and how many chunks of a kind are imagined at most."""
+HELD_SHARE, FREE_SHARE = 0.25, 0.75
+"""Of what its actions ask for, a held hand moves less in a chunk, a free one more."""
 
 
 @torch.no_grad()
@@ -65,7 +78,8 @@ def open_loop_report(
         ``horizons``; ``features``: for TCP and each watched scene value the mean absolute (TCP: Euclidean) error at the
         horizons by model, constant and linear baselines, all in SI units, over all windows and over those in which
         it moved, and for how many steps the model is ``usable``; the fewest of these, ``usable`` of all, with what they
-        are limited by; ``flips`` of the lights; ``posterior`` error of the first and of the last context frame;
+        are limited by; ``flips`` of the lights; ``contacts`` of the hand, in episodes of all kinds, None where its
+        actions do not explain how it moves; ``posterior`` error of the first and of the last context frame;
         ``examples`` of truth and prediction over time.
     """
     rng = np.random.default_rng(seed)
@@ -82,6 +96,7 @@ def open_loop_report(
         "features": features,
         "usable": usable and {"steps": usable[0], "seconds": usable[0] / dataset.spec.rate_hz, "limited_by": usable[1]},
         "flips": {name: _flips(*series[name], middle) for name, middle in _lights(model, dataset).items()},
+        "contacts": _contacts(model, dataset, episodes, rng, seed),
         "examples": _examples(series),
     }
 
@@ -93,9 +108,7 @@ def _series(
 
     Without a scene, of the slowest parts of what eyes see.
     """
-    proprio = predicted[..., : len(model.proprio)]
-    tcp = torch.stack([model.proprio.physical(proprio, name) for name in TCP_POSITION], -1)
-    series = {"tcp": (dataset.proprio[rows][..., :3].astype(np.float64), _numpy(tcp))}
+    series = {"tcp": (dataset.proprio[rows][..., :3].astype(np.float64), _tcp(model, predicted))}
     other = predicted[..., len(model.proprio) :]
     if model.scene is None:
         for i, name in enumerate(model.feature_names[len(model.proprio) :][:SHOWN_CODES]):
@@ -106,6 +119,12 @@ def _series(
         truth = dataset.scene[rows][..., [dataset.spec.scene.index(name)]].astype(np.float64)
         series[name] = (truth, _numpy(model.scene.physical(other, name)[..., None]))
     return series
+
+
+def _tcp(model: WorldModel, predicted: Tensor) -> NDArray[np.float64]:
+    """The TCP's position (..., 3), m, in predicted features (..., F)."""
+    proprio = predicted[..., : len(model.proprio)]
+    return _numpy(torch.stack([model.proprio.physical(proprio, name) for name in TCP_POSITION], -1))
 
 
 def _least_moves(dataset: Dataset, names: Iterable[str]) -> dict[str, float]:
@@ -169,6 +188,57 @@ def _flips(truth: NDArray[np.float64], guess: NDArray[np.float64], middle: float
         "unflipped": int((~flipped).sum()),
         "false": int((~flipped & (foreseen != after)).sum()),
     }
+
+
+def _contacts(
+    model: WorldModel, dataset: Dataset, episodes: Sequence[Episode], rng: np.random.Generator, seed: int
+) -> dict[str, Any] | None:
+    """Of chunks in which the hand was held: in how many it is imagined to go through; of free ones: to be held."""
+    recorded = list(motions(dataset))
+    following = learn_following([motion for _, motion in recorded])
+    if following is None or not following.is_clear:
+        return None
+    rows, asked, moved = _chunks(recorded, set(episodes), following)
+    tells = np.linalg.norm(asked, axis=-1) > LEAST_SHARE * CHUNK * following.usual_m
+    done = _share_of(asked, moved)
+
+    def imagined(those: NDArray[np.bool_]) -> NDArray[np.float64]:
+        found = np.flatnonzero(tells & those)
+        count = min(len(found), MOST_CHUNKS)
+        if not count:
+            return np.zeros(0)
+        drawn = found[((np.arange(count) + rng.random()) * len(found) / count).astype(np.int64)]
+        tcp = _tcp(model, predict(model, dataset, rows[drawn], CONTEXT, seed))
+        return _share_of(asked[drawn], tcp[:, -1] - tcp[:, CONTEXT - 1])
+
+    held, free = imagined(done < HELD_SHARE), imagined(done > FREE_SHARE)
+    return {
+        "held": len(held),
+        "through": float((held > FOLLOWED_SHARE).mean()) if len(held) else None,
+        "free": len(free),
+        "stuck": float((free < FOLLOWED_SHARE).mean()) if len(free) else None,
+    }
+
+
+def _chunks(
+    recorded: Iterable[tuple[Episode, Motion]], chosen: Collection[Episode], following: Following
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Rows (N, T) of every context and chunk of chosen episodes, how far the hand should move then, and did (N, 3)."""
+    rows, asked, moved = [], [], []
+    for episode, motion in recorded:
+        if episode in chosen:
+            window = np.arange(max(0, len(episode) - CONTEXT - CHUNK + 1))[:, None] + np.arange(CONTEXT + CHUNK)
+            steps = window[:, CONTEXT - 1 : -1]  # each until the next row: from the context's last frame to the chunk's
+            rows.append(episode.start + window)
+            asked.append(expected_motion(motion[0], following)[steps].sum(1))
+            moved.append(motion[1][steps].sum(1))
+    return np.concatenate(rows), np.concatenate(asked), np.concatenate(moved)
+
+
+def _share_of(asked: NDArray[np.float64], moved: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far hands moved (N, 3) along what was asked of them (N, 3), as a share of it (N,); 0 where nothing was."""
+    size = np.square(asked).sum(-1)
+    return np.divide((asked * moved).sum(-1), size, out=np.zeros_like(size), where=size > 0)
 
 
 def _examples(series: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> dict[str, Any]:
