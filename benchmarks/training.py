@@ -16,14 +16,14 @@ from measuring import Benchmark, Effort, alternate, median_seconds
 from plain_windows import HeldRows
 from plain_world_model import PlainTraining
 
-from diwa_trainer.dataset import Dataset, Episode
+from diwa_trainer.dataset import Dataset
 from diwa_trainer.devices.device import numbers
 from diwa_trainer.devices.ranks import ALONE
 from diwa_trainer.runs.gradient_workers import GradientWorkers
 from diwa_trainer.runs.run import TrainState
 from diwa_trainer.verbs import train_eyes, train_world_model
 from diwa_trainer.verbs.train_eyes import TrainEyesConfig
-from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
+from diwa_trainer.verbs.train_world_model import Recordings, TrainWorldModelConfig
 from diwa_trainer.world.eyes.eyes import Eyes, EyesConfig
 from diwa_trainer.world.eyes.seen import rows_of, see
 from diwa_trainer.world.joint import JointConfig
@@ -47,8 +47,7 @@ class OurTraining:
     """The verb's own update, and what it works on."""
 
     config: TrainWorldModelConfig
-    dataset: Dataset
-    episodes: tuple[Episode, ...]
+    recordings: Recordings
     model: WorldModel
     state: TrainState
 
@@ -56,9 +55,7 @@ class OurTraining:
         """Draw windows, take one gradient step on them, return the parts of their loss."""
         alone = GradientWorkers(0, self.model, partial(train_world_model._make_gradient, self.config))
         loss, share = self.model.loss, ALONE
-        own = partial(
-            train_world_model._own_gradient, self.config, self.dataset, self.episodes, self.state, loss, share
-        )
+        own = partial(train_world_model._own_gradient, self.config, self.recordings, self.state, loss, share)
         (metrics,) = train_world_model._updates(self.config, self.model, self.state, alone, own)
         return numbers(metrics)
 
@@ -67,7 +64,7 @@ def our_training(config: TrainWorldModelConfig, dataset: Dataset, eyes: Eyes | N
     """Make ours, ready for its first update."""
     episodes, _ = dataset.split(config.validation, config.split_seed)
     state, model = train_world_model._make(config, dataset, eyes)
-    return OurTraining(config, dataset, episodes, model, state)
+    return OurTraining(config, Recordings.of(dataset, episodes), model, state)
 
 
 def both_trainings(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[OurTraining, PlainTraining]:
@@ -75,7 +72,7 @@ def both_trainings(config: TrainWorldModelConfig, dataset: Dataset) -> tuple[Our
     ours = our_training(config, dataset)
     state, model = train_world_model._make(config, dataset)
     arrays = {name: np.array(array) for name, array in dataset.arrays.items()}
-    rows = HeldRows(arrays, [e.start for e in ours.episodes], [len(e) for e in ours.episodes])
+    rows = HeldRows(arrays, [e.start for e in ours.recordings.episodes], [len(e) for e in ours.recordings.episodes])
     plain = PlainTraining(config, model, state.optimizers["model"], rows, state.numpy_rng, state.generator)
     return ours, plain
 

@@ -24,7 +24,7 @@ def both(toy_data, tmp_path):
         ours.model.double()
         plain.model.double()
         plain.rows.rows = {name: rows.double() for name, rows in plain.rows.rows.items()}
-        ours.dataset.arrays |= {name: rows.numpy() for name, rows in plain.rows.rows.items()}
+        ours.recordings.dataset.arrays |= {name: rows.numpy() for name, rows in plain.rows.rows.items()}
         torch.set_default_dtype(torch.float64)
         return ours, plain
 
