@@ -114,8 +114,8 @@ class _Objective(nn.Module):
         super().__init__()
         self.network, self._loss = network, loss
 
-    def forward(self, *inputs: Any) -> Any:
-        return self._loss(*inputs)
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self._loss(*inputs, **named)
 
 
 class _Gather(torch.autograd.Function):
