@@ -18,7 +18,9 @@ TINY: Stages = {
         "updates": 20, "batch": 16, "log_every": 10, "save_every": 20,
     },
     "train_world_model": {
-        "model": {"rssm": {"deterministic": 16, "variables": 4, "classes": 4, "hidden": 16}, "hidden": 16},
+        "model": {
+            "rssm": {"deterministic": 16, "variables": 4, "classes": 4, "hidden": 16, "motion": 16}, "hidden": 16,
+        },
         "updates": 20, "batch": 4, "length": 12, "log_every": 10, "save_every": 20,
     },
     "pretrain": {
@@ -47,6 +49,7 @@ PAPER: Stages = {
                 "depth": 48, "embedding": 1536, "weight": 1.0, "by_spread": False, "numbers": False, "shortcut": False
             },
             "hidden": 400, "kl_weight": 0.3, "kl_balance": 0.8, "free_nats": 0.0, "first_step_weight": 1.0,
+            "contact_weight": 1.0,
         },
         "updates": 1_300_000, "batch": 50, "length": 50, "learning_rate": 3e-4, "final_learning_rate": 1.0,
         "weight_decay": 0.05, "gradient_clip": 100.0, "log_every": 500, "save_every": 5000,
