@@ -9,16 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diwa_trainer.world.one_hot import one_hot_linear
 from diwa_trainer.world.rssm_sequence import Weights, latent_sequence
 
 if TYPE_CHECKING:
     from diwa_trainer.world.rssm import RSSM
-
-Head = tuple[nn.Linear, nn.LayerNorm, Tensor]
-"""What gives a state's logits: from h to the hidden layer, its norm, and the weight (S * C, hidden) out of it."""
 
 
 def observe(
@@ -40,10 +37,26 @@ def observe(
         h (B, T, H), z (B, T, S * C), straight-through, the posterior's and the prior's logits (B, T, S * C) before the
         mix, and where z is one (B, T, S) int64, counted over all S * C.
     """
-    head = (rssm.posterior_h, rssm.posterior_norm, rssm.posterior_out.weight)
     frame_share = F.linear(embeddings, rssm.posterior_e.weight, rssm.posterior_h.bias)
     logit_share = rssm.with_seen(rssm.posterior_out.bias.expand(*embeddings.shape[:2], -1), features)
-    h, z, logits, index = _sequence(rssm, previous_actions, frame_share, logit_share, latent, uniforms, head)
+    action_share = F.linear(previous_actions, rssm.action_in.weight, rssm.stochastic_in.bias)
+    weights = Weights(
+        rssm.stochastic_in.weight,
+        rssm.in_norm.weight,
+        rssm.in_norm.bias,
+        rssm.gru.weight_ih,
+        rssm.gru.weight_hh,
+        rssm.gru.bias_ih,
+        rssm.gru.bias_hh,
+        rssm.posterior_h.weight,
+        rssm.posterior_norm.weight,
+        rssm.posterior_norm.bias,
+        rssm.posterior_out.weight,
+    )
+    classes, unimix = rssm.config.classes, rssm.config.unimix
+    h, z, logits, index = latent_sequence(
+        action_share, frame_share, logit_share, latent, uniforms, weights, classes=classes, unimix=unimix
+    )
     prior = rssm.prior_logits(h, _carried_through(rssm, latent, z, index), previous_actions)
     return h, z, logits, prior, index
 
@@ -55,34 +68,3 @@ def _carried_through(rssm: RSSM, latent: Tensor, z: Tensor, index: Tensor) -> Te
         return None
     later = one_hot_linear(z[:, :-1], index[:, :-1], rssm.shortcut.before.weight)
     return torch.cat([first[:, None], later], 1)
-
-
-def _sequence(
-    rssm: RSSM,
-    actions: Tensor,
-    head_share: Tensor,
-    logit_share: Tensor,
-    latent: Tensor,
-    uniforms: Tensor | None,
-    head: Head,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Run the steps that `head` draws the states of; see `latent_sequence` for what comes back."""
-    head_h, head_norm, head_out = head
-    weights = Weights(
-        rssm.stochastic_in.weight,
-        rssm.in_norm.weight,
-        rssm.in_norm.bias,
-        rssm.gru.weight_ih,
-        rssm.gru.weight_hh,
-        rssm.gru.bias_ih,
-        rssm.gru.bias_hh,
-        head_h.weight,
-        head_norm.weight,
-        head_norm.bias,
-        head_out,
-    )
-    action_share = F.linear(actions, rssm.action_in.weight, rssm.stochastic_in.bias)
-    config = rssm.config
-    return latent_sequence(
-        action_share, head_share, logit_share, latent, uniforms, weights, classes=config.classes, unimix=config.unimix
-    )
