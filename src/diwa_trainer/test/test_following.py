@@ -142,7 +142,8 @@ def test_a_hand_that_moves_by_itself_follows_nothing(tmp_path):
 
     assert found is not None
     assert not found.is_clear
-    assert not dataset_contact_rows(Dataset.open(tmp_path / "data")).any()
+    data = Dataset.open(tmp_path / "data")
+    assert not dataset_contact_rows(data, data.episodes).any()
     assert all(following.is_clear for following in (learn_following(recorded(RESPONSE)),) if following)
 
 
@@ -167,8 +168,33 @@ def test_a_dataset_s_rows_are_told_one_by_one_and_no_episode_by_its_neighbours(t
             proprio[:, :3] += 5.0 * seed  # a jump between episodes is no motion
             rows = {"stamp": np.arange(400), "proprio": proprio, "action": actions}
             writer.add_episode({**rows, "scene": np.zeros((400, 0), np.float32)})
-    said = dataset_contact_rows(Dataset.open(tmp_path / "data"))
+    data = Dataset.open(tmp_path / "data")
+    said = dataset_contact_rows(data, data.episodes)
 
     inside, outside = np.flatnonzero(stuck) + 400, np.setdiff1d(np.arange(1200), np.flatnonzero(stuck) + 400)
     assert said[inside].mean() > 0.7
     assert said[outside].sum() <= 2
+
+
+def test_contacts_of_episodes_that_are_not_chosen_are_not_looked_for_and_the_others_do_not_depend_on_them(tmp_path):
+    def contacts(gain):
+        """Three episodes with a hand that is stuck for 40 rows; in the last one it moves `gain` times as far."""
+        stuck = np.zeros(400, bool)
+        stuck[100:140] = True
+        folder = tmp_path / str(gain)
+        with DatasetWriter(folder, Spec(scene=(), tasks=())) as writer:
+            for seed in range(3):
+                actions, proprio = wandering(seed), np.zeros((400, 15), np.float32)
+                proprio[:, :3] = followed(actions, RESPONSE, stuck) * (gain if seed == 2 else 1)
+                rows = {"stamp": np.arange(400), "proprio": proprio, "action": actions}
+                writer.add_episode({**rows, "scene": np.zeros((400, 0), np.float32)})
+        data = Dataset.open(folder)
+        return dataset_contact_rows(data, data.episodes[:2]), dataset_contact_rows(data, data.episodes)
+
+    (usual, all_usual), (other, all_other) = contacts(1), contacts(40)
+
+    assert usual[100:140].mean() > 0.7
+    assert not usual[800:].any()
+    assert all_usual[800:].any()
+    np.testing.assert_array_equal(usual, other)
+    assert (all_usual[:800] != all_other[:800]).any(), "which would change them"

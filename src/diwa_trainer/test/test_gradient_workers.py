@@ -73,7 +73,7 @@ def test_with_two_processes_a_resumed_run_is_the_same_run(config, tmp_path):
 
 def test_rows_in_which_the_hand_does_not_follow_count_more(config, tmp_path, monkeypatch):
     def learned(name, contact_weight, contact):
-        monkeypatch.setattr(train_world_model, "dataset_contact_rows", lambda data: np.full(len(data), contact))
+        monkeypatch.setattr(train_world_model, "dataset_contact_rows", lambda data, _: np.full(len(data), contact))
         model = dataclasses.replace(config.model, contact_weight=contact_weight)
         given = dataclasses.replace(config, workers=1, model=model, output=tmp_path / name)
         weights = checkpoint(given, 4)["weights"]

@@ -142,15 +142,18 @@ def motions(dataset: Dataset) -> Iterator[tuple[Episode, Motion]]:
         yield episode, motion_in(dataset.proprio[rows, :3], dataset.action[rows], dataset.spec.action_scale)
 
 
-def dataset_contact_rows(dataset: Dataset) -> NDArray[np.bool_]:
-    """Return in which of a dataset's rows the hand does not follow its action, by what is usual there; bool (N,).
+def dataset_contact_rows(dataset: Dataset, episodes: Sequence[Episode]) -> NDArray[np.bool_]:
+    """Return in which rows of these episodes the hand does not follow its action, by what is usual in them; bool (N,).
 
-    None of them where its actions do not explain how it moves.
+    N are all rows of the dataset; those of other episodes are False, and teach nothing. None is True where the actions
+    do not explain how the hand moves.
     """
     found = np.zeros(len(dataset), np.bool_)
-    following = learn_following([motion for _, motion in motions(dataset)])
+    chosen = set(episodes)
+    recorded = [(episode, motion) for episode, motion in motions(dataset) if episode in chosen]
+    following = learn_following([motion for _, motion in recorded])
     if following is not None and following.is_clear:
-        for episode, motion in motions(dataset):
+        for episode, motion in recorded:
             found[episode.rows] = contact_rows(motion, following)
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -100,7 +100,7 @@ def _train(config: TrainEyesConfig, device: torch.device, share: Share) -> None:
         run.restore(state)
         for eyes in networks:
             eyes.train()
-        recorded, as_settled = Recorded(dataset, device), settled(config, device, _largest_product(config))
+        recorded, as_settled = Recorded(dataset, device), _settled(config, device, state)
         while state.step < config.networks * config.updates:
             number = state.step // config.updates
             eyes, rows = networks[number], _rows_to_learn(config, learned, folds, number)
@@ -227,6 +227,13 @@ def _make_gradient(config: TrainEyesConfig, number: int) -> Gradient:
         return _gradient(config, partial(_draw, config, recorded, rows, eyes, ALONE, rng), eyes.loss, eyes)
 
     return gradient
+
+
+def _settled(config: TrainEyesConfig, device: torch.device, state: TrainState) -> TrainEyesConfig:
+    """Settle the precision once: it is measured, and a run that goes on keeps its own."""
+    if "precision" not in state.extra:
+        state.extra["precision"] = settled(config, device, _largest_product(config)).precision
+    return replace(config, precision=state.extra["precision"])
 
 
 def _largest_product(config: TrainEyesConfig) -> tuple[int, int, int]:

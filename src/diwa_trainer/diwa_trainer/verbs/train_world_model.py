@@ -197,8 +197,8 @@ class Recordings:
 
     @classmethod
     def of(cls, dataset: Dataset, episodes: Sequence[Episode]) -> Recordings:
-        """Look for contacts in all rows."""
-        return cls(dataset, episodes, dataset_contact_rows(dataset))
+        """Look for contacts in these episodes."""
+        return cls(dataset, episodes, dataset_contact_rows(dataset, episodes))
 
 
 def _own_gradient(
