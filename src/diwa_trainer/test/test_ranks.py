@@ -90,7 +90,8 @@ def configs(tmp_path_factory, toy_data, toy_runs):
     for mode in ("hybrid", "vision"):
         data = tmp_path_factory.mktemp(mode) / "data"
         write_toy(data, spec=dataclasses.replace(SPEC, mode=mode, cameras=cameras))
-        configs[mode] = TrainEyesConfig(data, data, eyes, updates=6, batch=10, log_every=1, save_every=2)
+        every = {"updates": 6, "batch": 10, "log_every": 1, "save_every": 2, "precision": "float32"}
+        configs[mode] = TrainEyesConfig(data, data, eyes, **every)
     pictures = tmp_path_factory.mktemp("joint") / "data"
     cameras = (CameraSpec("static", 64, 64), CameraSpec("wrist", 64, 64))
     write_toy(pictures, play=3, demonstrations=2, spec=dataclasses.replace(SPEC, mode="vision", cameras=cameras))
