@@ -45,7 +45,7 @@ class CollectConfig(Collection):
         """What play is made of: handles are thinner here than at the play table, and farther from where the hand is."""
         return PlaySettings(
             noise=self.play_noise, free=0.15, free_steps=(10, 30), misjudged=0.4, misjudged_m=(0.01, 0.02, 0.04),
-            segment_steps=110,
+            segment_steps=110, without=self.play_without,
         )  # fmt: skip
 
     @property

@@ -63,6 +63,9 @@ class Collection(ABC):
     play_noise: tuple[float, ...] = field(
         default=PlaySettings().noise, metadata={"help": "levels of action noise; each skill segment of play draws one"}
     )
+    play_without: tuple[str, ...] = field(
+        default=(), metadata={"help": "values of the scene that no skill of play moves, to see what is missed then"}
+    )
     episodes_per_bag: int = field(default=20, metadata={"help": "play episodes in one bag"})
     demonstrations: int = field(default=50, metadata={"help": "successful demonstrations of each task; 0: none"})
     tasks: tuple[str, ...] = field(default=(), metadata={"help": "what to demonstrate; play has every task"})
@@ -73,6 +76,13 @@ class Collection(ABC):
     def __post_init__(self) -> None:
         for task in self.tasks:
             self.spec.task(task)
+        played = {task.field for task in self.spec.tasks}
+        if unknown := sorted(set(self.play_without) - played):
+            raise ConfigError(
+                f"collect: play_without has {unknown[0]!r}, which no task is of; there are {', '.join(sorted(played))}"
+            )
+        if played and not played - set(self.play_without):
+            raise ConfigError("collect: play_without leaves play nothing to do; leave a value out of it")
         if not self.play_noise:
             raise ConfigError("collect: play_noise must name at least one level; 0 is none")
         if any(level < 0 for level in self.play_noise):
@@ -102,7 +112,7 @@ class Collection(ABC):
     @property
     def play(self) -> PlaySettings:
         """What play is made of."""
-        return PlaySettings(noise=self.play_noise)
+        return PlaySettings(noise=self.play_noise, without=self.play_without)
 
     @property
     def limit(self) -> int:
@@ -245,8 +255,11 @@ class _Recorder:
 
 def _settings(config: Collection, job: BagJob) -> dict[str, Any]:
     """Return what determines the bag's content, as it is noted in the bag."""
-    noise: dict[str, Any] = {"play_noise": list(config.play_noise)} if job.task is None else {"noise": config.noise}
-    return json.loads(json.dumps({**dataclasses.asdict(job), **config.of_the_table(), **noise}))
+    if job.task is None:
+        own: dict[str, Any] = {"play_noise": config.play_noise, "play_without": sorted(config.play_without)}
+    else:
+        own = {"noise": config.noise}
+    return json.loads(json.dumps({**dataclasses.asdict(job), **config.of_the_table(), **own}))
 
 
 def _is_done(config: Collection, job: BagJob) -> bool:
@@ -260,10 +273,11 @@ def _is_done(config: Collection, job: BagJob) -> bool:
         return False
     try:
         metadata = read_yaml(folder / "metadata.yaml")
-        found = dict(parse_json(metadata["rosbag2_bagfile_information"]["custom_data"][SETTINGS_KEY]))
+        noted = dict(parse_json(metadata["rosbag2_bagfile_information"]["custom_data"][SETTINGS_KEY]))
     except (OSError, ValueError, KeyError, TypeError):
         raise ConfigError(f"{folder}: is no bag of this command; choose another --output or move it away") from None
     wanted = _settings(config, job)
+    found = {"play_without": [], **noted}  # bags from before there was this setting do not state it
     # Other lengths bring other seeds along: say first what was asked for.
     for name in ("lengths", *wanted):
         if found.get(name) != wanted[name]:

@@ -85,6 +85,7 @@ class PlaySettings:
         segment_steps: a skill that takes longer is given up.
         linger_steps: how long a skill goes on after its task is done, at most.
         free_steps: shortest and longest free segment.
+        without: values of the scene that no skill moves; the hand may still bump into what they are of.
     """
 
     noise: tuple[float, ...] = (0.1, 0.3, 0.6)
@@ -95,6 +96,7 @@ class PlaySettings:
     segment_steps: int = 60
     linger_steps: int = 12
     free_steps: tuple[int, int] = (20, 60)
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,7 @@ class Player:
         able: dict[str, list[TaskSpec]] = {}
         for task in spec.tasks:
             value = float(scene[spec.scene.index(task.field)])
-            if _room(task, value, self.env.layout.ranges) > 0.2:
+            if task.field not in self.settings.without and _room(task, value, self.env.layout.ranges) > 0.2:
                 able.setdefault(task.field, []).append(task)
         tasks = list(able.values())[int(self.rng.integers(len(able)))]
         return tasks[int(self.rng.integers(len(tasks)))]

@@ -331,6 +331,7 @@ def test_collect_refuses_bags_of_other_settings_and_names_them(tmp_path):
         ({"demonstrations": 2}, "turn_on_led: was collected with another number of demonstrations;"),
         ({"seed": 1}, "play_000: was collected with another seed;"),
         ({"noise": 0.5}, "turn_on_led: was collected with noise = 0.25, now it is 0.5;"),
+        ({"play_without": ("led",)}, "play_000: was collected with play_without = [], now it is ['led'];"),
     ],
     ids=lambda value: "" if isinstance(value, str) else " ".join(value),
 )
@@ -351,6 +352,11 @@ def collected(tmp_path_factory):
     [
         ({"play_noise": ()}, "play_noise must name at least one level"),
         ({"play_noise": (0.1, -0.3)}, "play_noise must not be negative, not -0.3"),
+        (
+            {"play_without": ("lid",)},
+            "play_without has 'lid', which no task is of; there are bulb, drawer, led, slider",
+        ),
+        ({"play_without": ("led", "bulb", "drawer", "slider")}, "leaves play nothing to do"),
         ({"start": 2.5}, "a number from 0 to 2, not 2.5"),
         ({"start": "wid"}, "did you mean 'wide'"),
     ],
@@ -358,6 +364,11 @@ def collected(tmp_path_factory):
 def test_collect_refuses_what_cannot_be(changes, said):
     with pytest.raises(ConfigError, match=said):
         CollectConfig("bags", **changes)
+
+
+def test_play_is_made_of_what_the_settings_say():
+    play = CollectConfig("bags", play_noise=(0.4,), play_without=("led",)).play
+    assert (play.noise, play.without) == ((0.4,), ("led",))
 
 
 def test_a_start_is_a_name_or_a_number_on_the_command_line_and_in_a_file(tmp_path):

@@ -67,6 +67,21 @@ def test_a_light_is_tried_as_often_as_a_drawer() -> None:
     assert min(drawn.values()) > 0.7 * max(drawn.values())
 
 
+def test_what_play_is_without_is_not_played_with() -> None:
+    """The skills of the others are drawn as often as before, and the drawer moves by accident at most."""
+    steps = play(0, 1500, PlaySettings(without=("drawer", "bulb")))
+    tried = {PlayTable().contract.task(name).field for name, _ in tried_segments([steps]) if name != FREE}
+    assert tried == {"slider", "led"}
+    usual = play(0, 1500)
+    assert moved(steps, "drawer") < 0.1 * moved(usual, "drawer")
+
+
+def moved(steps: list[PlayStep], name: str) -> float:
+    """How far a value of the scene moves in all."""
+    values = [step.snapshot.scene[PlayTable().contract.scene.index(name)] for step in steps]
+    return float(np.abs(np.diff(values)).sum())
+
+
 def test_near_misses_let_go_before_success() -> None:
     """With near misses alone, hardly any skill segment achieves its own task."""
     steps = play(0, 600, PlaySettings(free=0.0, near_miss=1.0, noise=(0.1,)))
