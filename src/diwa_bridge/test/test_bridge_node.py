@@ -56,10 +56,17 @@ rclpy.spin(node)
 """
 
 
+def raised_threads() -> set[int]:
+    """Return the threads of this process with a real-time priority."""
+    threads = {int(task.name) for task in Path("/proc/self/task").iterdir()}
+    return {thread for thread in threads if os.sched_getscheduler(thread)}
+
+
 class NodeRig(RosRig):
     """The bridge's node and a peer."""
 
     def __init__(self, hostname: str, **parameters: Any) -> None:
+        self.raised_before = raised_threads()  # an arm of another test may still be at its end
         super().__init__()
         parameters = {"hostname": hostname, "frozen_after_s": FROZEN_S, "gripper": False, **parameters}
         self.node = self.add(BridgeNode(**self.options(**parameters)))
@@ -127,7 +134,7 @@ def test_it_says_what_robot_it_is_and_does_as_it_is_told_until_stopped(rig: Node
     later = rclpy.Context()  # what is started after the arm: libfranka's priority must not have spread to it
     rclpy.init(context=later, domain_id=DOMAIN)
     Node("later", context=later).destroy_node()
-    raised = [task.name for task in Path("/proc/self/task").iterdir() if os.sched_getscheduler(int(task.name))]
+    raised = raised_threads() - rig.raised_before
     rclpy.shutdown(context=later)
     assert len(raised) <= 1, "the thread that sends, alone"
     rig.spin_until(lambda: rig.mode is RobotMode.MOVING)  # a stall of this process is a rest
