@@ -26,7 +26,7 @@ demo:  ## from nothing to three better policies, in about 17 minutes on two core
 bundles:  ## make the policies that ship with DiWA anew, from the demo
 	@scripts/bundles $(ARGS)
 
-results:  ## all eight tasks and the ablation, hours; writes docs/results and docs/results.md
+results:  ## all eight tasks, the ablation and bad models, a day; writes docs/results and docs/results.md
 	@scripts/results $(ARGS)
 
 bench:  ## measure what the project claims; writes benchmarks/results.json and docs/performance.md

@@ -387,12 +387,16 @@ def test_a_task_as_a_process_finds_what_is_shared_done(done, bags):
     assert ended.stderr == ""
 
 
+CONDITIONS = ("bad_reward", "little_play", "untouched")
+
+
 @pytest.mark.parametrize(
     ("collected", "files"),
     [
         ("demo_collect.yaml", ["demo.yaml"]),
         ("results_collect.yaml", ["results.yaml"]),
         ("results_collect.yaml", ["results.yaml", "results_bc.yaml"]),
+        *(("results_collect.yaml", ["results.yaml", f"results_{name}.yaml"]) for name in CONDITIONS),
     ],
 )
 def test_the_project_s_own_settings_can_be_planned(collected: str, files: list[str]) -> None:
