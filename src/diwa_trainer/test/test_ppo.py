@@ -278,7 +278,7 @@ def test_an_episode_that_left_the_recordings_is_worth_nothing_from_there_on():
         (4.0, 2.0, 0.05, 0.05 * math.exp(-0.25)),
         (4.0, 1e9, 0.05, 0.05 * math.exp(1.0)),
         (4.0, 8.0, 0.0, 1e-3 * math.exp(0.5)),
-        (4.0, 0.0, 1e-3, 1e-3 * math.exp(-0.5)),
+        (4.0, 0.0, 1e-3, 1e-3),
         (4.0, 9.0, 9.9, 10.0),
     ],
 )

@@ -230,7 +230,8 @@ def next_bc_weight(weight: float, path_kl: float, config: PPOConfig) -> float:
     if config.kl_budget is None:
         return weight
     excess = min(path_kl / config.kl_budget, 3.0) - 1
-    return min(max(weight, LEAST_BC_WEIGHT) * math.exp(config.kl_dual_rate * excess), MOST_BC_WEIGHT)
+    weight = max(weight, LEAST_BC_WEIGHT) * math.exp(config.kl_dual_rate * excess)
+    return min(max(weight, LEAST_BC_WEIGHT), MOST_BC_WEIGHT)
 
 
 def critic_loss(critic: Critic, batch: Batch, share: Share = ALONE) -> Tensor:
