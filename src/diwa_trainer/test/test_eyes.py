@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,6 +176,17 @@ def test_resumed_eyes_are_the_same_eyes(tmp_path, monkeypatch, workers):
 
     for name in ("eyes.safetensors", "seen.npy", "metrics.jsonl"):
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(("another_says", "precision"), [(True, "bfloat16"), (False, "auto")])
+def test_all_processes_of_a_run_compute_in_the_same_numbers(tmp_path, monkeypatch, another_says, precision):
+    """Here bfloat16 is not measured to be quicker; where it is in another process of the run, all take it."""
+    monkeypatch.setattr(train_eyes, "settled", lambda config, *_: config)
+    share = SimpleNamespace(any=lambda flag: flag or another_says)
+    config, state = config_of(tmp_path, tmp_path, precision="auto"), SimpleNamespace(extra={})
+
+    assert train_eyes._settled(config, torch.device("cpu"), state, share).precision == precision
+    assert state.extra == {"precision": precision}
 
 
 def test_what_cannot_be_seen_is_said_in_one_line(tmp_path, toy_data):

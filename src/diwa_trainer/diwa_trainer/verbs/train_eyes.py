@@ -100,7 +100,7 @@ def _train(config: TrainEyesConfig, device: torch.device, share: Share) -> None:
         run.restore(state)
         for eyes in networks:
             eyes.train()
-        recorded, as_settled = Recorded(dataset, device), _settled(config, device, state)
+        recorded, as_settled = Recorded(dataset, device), _settled(config, device, state, share)
         while state.step < config.networks * config.updates:
             number = state.step // config.updates
             eyes, rows = networks[number], _rows_to_learn(config, learned, folds, number)
@@ -229,10 +229,11 @@ def _make_gradient(config: TrainEyesConfig, number: int) -> Gradient:
     return gradient
 
 
-def _settled(config: TrainEyesConfig, device: torch.device, state: TrainState) -> TrainEyesConfig:
-    """Settle the precision once: it is measured, and a run that goes on keeps its own."""
+def _settled(config: TrainEyesConfig, device: torch.device, state: TrainState, share: Share) -> TrainEyesConfig:
+    """Settle the precision once, for all processes: it is measured, and a run that goes on keeps its own."""
     if "precision" not in state.extra:
-        state.extra["precision"] = settled(config, device, _largest_product(config)).precision
+        ours = settled(config, device, _largest_product(config)).precision
+        state.extra["precision"] = "bfloat16" if share.any(ours == "bfloat16") else ours
     return replace(config, precision=state.extra["precision"])
 
 
