@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from results_page.goals import goals
 from results_page.plots import COMPUTE, CURVES, SCATTER
-from results_page.records import DEFAULT, FINETUNED, LIBERO, PLAY_TABLE, Policy, Real, Record, simulators_of, together
+from results_page.records import (
+    DEFAULT,
+    FINETUNED,
+    LIBERO,
+    PLAY_TABLE,
+    Policy,
+    Real,
+    Record,
+    by_task,
+    pooled,
+    simulators_of,
+    together,
+)
 from results_page.verdict_sections import checkpoints, verdicts
 
 COMPUTE_CONDITION = "world model of "
@@ -35,6 +48,7 @@ def page(records: Sequence[Record]) -> str:
             "In mode `state`; [from cameras](results_cameras.md).",
             f"Environment steps during fine-tuning: {sum(record.env_steps for record in records)}.",
             "",
+            *goals(records),
             *(line for simulator, found in defaults.items() for line in by_defaults(simulator, found)),
             *other_conditions(records, defaults),
             *anchors(records),
@@ -58,8 +72,8 @@ def by_defaults(simulator: str, records: Sequence[Record]) -> list[str]:
     title = {PLAY_TABLE: "The play table by the defaults", LIBERO: "LIBERO-90's kitchens by the same defaults"}
     of_paper = simulator == LIBERO
     rows, gains, reached = [], [], 0
-    for task, found in _by_task(records).items():
-        base, tuned = _pooled(found, task)
+    for task, found in by_task(records).items():
+        base, tuned = pooled(found, task)
         gains.append(100 * (tuned.rate - base.rate))
         reached += tuned.rate >= GOOD
         paper = f" {_paper(task)} |" if of_paper else ""
@@ -89,7 +103,7 @@ def other_conditions(records: Sequence[Record], defaults: Mapping[str, Sequence[
             continue
         for task, found in record.tasks.items():
             like = [one for one in defaults[record.simulator] if task in one.tasks]
-            usual = " to ".join(part.cell for part in _pooled(like, task)) if like else "–"
+            usual = " to ".join(part.cell for part in pooled(like, task)) if like else "–"
             tuned, gain = found.tuned, 100 * (found.tuned.real.rate - found.base.rate)
             rows.append(
                 f"| {record.condition} | {task} | {record.seed} | {found.base.cell} | {tuned.real.cell} | {gain:+.0f}, "
@@ -124,10 +138,10 @@ def anchors(records: Sequence[Record]) -> list[str]:
         rates: dict[str, list[float]] = {column: [] for column in columns}
         rows = []
         for task, several in tasks.items():
-            pooled = {column: together([one[column].real for one in several]) for column in columns}
-            for column, real in pooled.items():
+            of_way = {column: together([one[column].real for one in several]) for column in columns}
+            for column, real in of_way.items():
                 rates[column].append(100 * real.rate)
-            cells = " | ".join(real.cell for real in pooled.values())
+            cells = " | ".join(real.cell for real in of_way.values())
             rows.append(f"| {task} | {together(bases[columns, task]).cell} | {cells} |")
         lines += [
             "| task | base | " + " | ".join(columns) + " |",
@@ -225,17 +239,6 @@ def the_records(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
-    tasks = sorted({task for record in records for task in record.tasks})
-    return {task: [record for record in records if task in record.tasks] for task in tasks}
-
-
-def _pooled(records: Iterable[Record], task: str) -> tuple[Real, Real]:
-    """Add up base and fine-tuned episodes of a task over training seeds."""
-    found = [record.tasks[task] for record in records]
-    return together([one.base for one in found]), together([one.tuned.real for one in found])
-
-
 def _of_seed(record: Record, task: str) -> str:
     found = record.tasks[task]
     return f"{found.base.successes} to {found.tuned.real.successes} (p = {found.tuned.p:.0e})"
@@ -250,15 +253,15 @@ def _said(policy: Policy) -> str:
 
 
 def _episodes(records: Sequence[Record]) -> str:
-    counts = {_pooled(found, task)[0].episodes for task, found in _by_task(records).items()}
+    counts = {pooled(found, task)[0].episodes for task, found in by_task(records).items()}
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _starts(records: Sequence[Record]) -> str:
     """Say from how many different starts a task's episodes came, of the task with fewest."""
-    episodes = {task: _pooled(found, task)[0] for task, found in _by_task(records).items()}
-    starts, pooled = min((len(set(real.starts)), real.episodes) for real in episodes.values())
-    return f"from {starts} different starts{'' if starts == pooled else ' (training seeds met the same ones)'}"
+    episodes = {task: pooled(found, task)[0] for task, found in by_task(records).items()}
+    starts, count = min((len(set(real.starts)), real.episodes) for real in episodes.values())
+    return f"from {starts} different starts{'' if starts == count else ' (training seeds met the same ones)'}"
 
 
 def _tasks(record: Record) -> str:

@@ -326,3 +326,15 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _rounded(one) for key, one in value.items()}
     return [_rounded(one) for one in value] if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Return each task's records, tasks by name."""
+    tasks = sorted({task for record in records for task in record.tasks})
+    return {task: [record for record in records if task in record.tasks] for task in tasks}
+
+
+def pooled(records: Iterable[Record], task: str) -> tuple[Real, Real]:
+    """Add up base and fine-tuned episodes of a task over training seeds."""
+    found = [record.tasks[task] for record in records]
+    return together([one.base for one in found]), together([one.tuned.real for one in found])

@@ -1,5 +1,6 @@
 """docs/results.md: a record for each finished pipeline, and the page of all records."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -253,6 +254,37 @@ def test_words_that_cannot_be_are_refused(scripts, words, error):
 def test_tasks_that_choices_were_made_on_must_be_the_run_s(scripts, runs):
     with pytest.raises(ConfigError, match="design: 'no_task' is no task of"):
         recorded(scripts, runs, "seed_3", "--design", "no_task")
+
+
+def test_what_was_aimed_at_stands_beside_what_came(scripts, runs):
+    goals = importlib.import_module("results_page.goals").goals
+    record = recorded(scripts, runs, "seed_3")
+
+    def with_successes(count: int):
+        """As the record, but so many episodes of each fine-tuned policy succeed."""
+        tasks = {}
+        for name, task in record.tasks.items():
+            real = dataclasses.replace(task.tuned.real, successes=count)
+            won = count - task.base.successes
+            tuned = dataclasses.replace(task.tuned, real=real, gained=max(won, 0), lost=max(-won, 0))
+            tasks[name] = dataclasses.replace(task, policies={**task.policies, "finetuned": tuned})
+        return dataclasses.replace(record, tasks=tasks)
+
+    def rows(record) -> dict[str, list[str]]:
+        cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in goals([record]) if line.startswith("| ")]
+        return {goal: rest for goal, *rest in cells}
+
+    base = 100 * sum(task.base.successes for task in record.tasks.values()) / len(TASKS) / EPISODES
+    count, mean = len(TASKS), "play table: mean gain, points"
+    all_of_them, none = rows(with_successes(EPISODES)), rows(with_successes(0))
+    assert all_of_them[mean] == ["+35", f"{100 - base:+.1f}", "met" if 100 - base >= 35 else "**missed**"]
+    assert none[mean] == ["+35", f"{-base:+.1f}", "**missed**"]
+    reached = "play table: tasks that reach 90 %"
+    assert all_of_them[reached] == [f"{count} of {count}", f"{count} of {count}", "met"]
+    assert none[reached] == [f"{count} of {count}", f"0 of {count}", "**missed**"]
+    honest = "imagined success of the kept policies, less real"
+    assert (all_of_them[honest][-1], none[honest][-1]) == ("met", "**missed**")
+    assert "play table" not in str(rows(dataclasses.replace(record, condition="little play")))
 
 
 def test_ranks_of_ties_are_their_mean():

@@ -1,0 +1,98 @@
+"""The part of docs/results.md on what was aimed at, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from results_page.checkpoints import foreseen, points_of, spearman, tunings
+from results_page.records import DEFAULT, LIBERO, PLAY_TABLE, Record, by_task, pooled
+
+SIGNIFICANT = 0.01
+
+
+def goals(records: Sequence[Record]) -> list[str]:
+    """Return the part: a row for each goal that the records say something of."""
+    defaults = [record for record in records if record.condition == DEFAULT]
+    rows = [
+        *_gains([record for record in defaults if record.simulator == PLAY_TABLE], 35, 15, 0.9),
+        *_gains([record for record in defaults if record.simulator == LIBERO], 30, 0, None),
+        *_honesty(defaults),
+        *_verdict(records),
+    ]
+    if not rows:
+        return []
+    return [
+        "## What was aimed at",
+        "By the defaults, pooled over training seeds; of the verdict, over all records. Why goals are missed, as far",
+        "as it is known: [contact](decisions/0009-contact.md#a-second-training-seed).",
+        "",
+        "| goal | aimed at | came | |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+    ]
+
+
+def _row(goal: str, aim: str, came: str, met: bool) -> str:
+    return f"| {goal} | {aim} | {came} | {'met' if met else '**missed**'} |"
+
+
+def _gains(records: Sequence[Record], mean: float, least: float, each: float | None) -> list[str]:
+    """Rows on one simulator's tasks: their mean gain and the worst, and where asked for how many reach `each`."""
+    if not records:
+        return []
+    where, rates, gains, certain = records[0].simulator, [], [], 0
+    for task, found in by_task(records).items():
+        base, tuned = pooled(found, task)
+        rates.append(tuned.rate)
+        gains.append(100 * (tuned.rate - base.rate))
+        certain += all(record.tasks[task].tuned.p < SIGNIFICANT for record in found)
+    rows = [
+        _row(f"{where}: mean gain, points", f"{mean:+}", f"{np.mean(gains):+.1f}", bool(np.mean(gains) >= mean)),
+        _row(f"{where}: the worst task's gain, points", f"{least:+}", f"{min(gains):+.1f}", min(gains) >= least),
+    ]
+    if each is not None:
+        reached = sum(rate >= each for rate in rates)
+        count = len(rates)
+        said = f"{100 * each:.0f} %"
+        rows += [
+            _row(f"{where}: tasks that reach {said}", f"{count} of {count}", f"{reached} of {count}", reached == count),
+            _row(
+                f"{where}: tasks with p < {SIGNIFICANT} in every training seed",
+                f"{count - 1} of {count}",
+                f"{certain} of {count}",
+                certain >= count - 1,
+            ),
+        ]
+    return rows
+
+
+def _honesty(records: Sequence[Record]) -> list[str]:
+    """Row on imagined success of the kept policies beside their real one, mean over tasks and training seeds."""
+    kept = [found.tuned for record in records for found in record.tasks.values()]
+    if not kept:
+        return []
+    gap = float(np.mean([one.kept.success - one.real.rate for one in kept]))
+    most = max(one.kept.success - one.real.rate for one in kept)
+    came = f"{gap:+.3f}; {most:+.2f} at most"
+    return [_row("imagined success of the kept policies, less real", "+0.05 at most, in the mean", came, gap <= 0.05)]
+
+
+def _verdict(records: Sequence[Record]) -> list[str]:
+    """Rows on how well imagination ranks policies, which of them is kept, and what 20 real episodes add."""
+    found = tunings(records)
+    points = points_of(found)
+    if not any(one.policy.checkpoints for one in found):
+        return []
+    rank = spearman([said.success for said, _ in points], [real.rate for _, real in points])
+    below = float(np.mean([100 * one.below_best for one in found if one.policy.checkpoints]))
+    rows = [
+        _row(f"Spearman of imagined and real success, {len(points)} policies", "0.80", f"{rank:.2f}", rank >= 0.8),
+        _row("the kept policy below the best of its fine-tuning, points", "3", f"{below:.1f}", below <= 3),
+    ]
+    if (few := foreseen(found)) is not None:
+        met = few.with_both <= 0.1
+        rows.append(_row("error with 20 real episodes, mean", "0.10", f"{few.with_both:.3f}", met))
+    return rows
