@@ -99,11 +99,22 @@ def simulator(kind: str, hostname: str, trace: Path | None = None) -> Iterator[S
         made.kill()
 
 
+def raised_threads() -> set[int]:
+    """Return the threads of this process with a real-time priority."""
+    raised = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # one that ends meanwhile
+            if os.sched_getscheduler(int(task.name)) != os.SCHED_OTHER:
+                raised.add(int(task.name))
+    return raised
+
+
 class Rig:
     """A bridge to a simulated arm, polled like the node polls it, and paced by the robot's clock."""
 
     def __init__(self, hostname: str, gripper: bool = False, speed: float = 0.1) -> None:
         """Connect."""
+        self.raised_before = raised_threads()  # an arm of another test may still be at its end
         self.arm = Arm(hostname, speed)
         self.bridge = Bridge(
             self.arm,

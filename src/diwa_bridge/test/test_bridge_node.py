@@ -21,7 +21,7 @@ rclpy = pytest.importorskip("rclpy")
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
-from robot_rig import FROZEN_S, START_S, Simulator, rest_after_s, simulator  # noqa: E402
+from robot_rig import FROZEN_S, START_S, Simulator, raised_threads, rest_after_s, simulator  # noqa: E402
 from ros_rig import DOMAIN, RosRig  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
@@ -54,12 +54,6 @@ def answer(state):
 node.create_subscription(RobotState, "robot/state", answer, 10)
 rclpy.spin(node)
 """
-
-
-def raised_threads() -> set[int]:
-    """Return the threads of this process with a real-time priority."""
-    threads = {int(task.name) for task in Path("/proc/self/task").iterdir()}
-    return {thread for thread in threads if os.sched_getscheduler(thread)}
 
 
 class NodeRig(RosRig):
@@ -134,9 +128,8 @@ def test_it_says_what_robot_it_is_and_does_as_it_is_told_until_stopped(rig: Node
     later = rclpy.Context()  # what is started after the arm: libfranka's priority must not have spread to it
     rclpy.init(context=later, domain_id=DOMAIN)
     Node("later", context=later).destroy_node()
-    raised = raised_threads() - rig.raised_before
+    rig.spin_until(lambda: len(raised_threads() - rig.raised_before) <= 1)  # the thread that sends, alone
     rclpy.shutdown(context=later)
-    assert len(raised) <= 1, "the thread that sends, alone"
     rig.spin_until(lambda: rig.mode is RobotMode.MOVING)  # a stall of this process is a rest
     assert rig.states[-1].accepted_translation.x > 0
     assert rig.states[-1].answered_stamp.sec > 0
