@@ -181,6 +181,9 @@ class Player:
 
     def _skill(self) -> Iterator[PlayStep]:
         task = self._draw_task()
+        if task is None:
+            yield from self._free()
+            return
         noise = float(self.rng.choice(self.settings.noise))
         expert = self.env.expert(noise, self.rng, task=task.name)
         near_miss = self._draw_near_miss(expert) if self.rng.random() < self.settings.near_miss else None
@@ -210,8 +213,10 @@ class Player:
             self.env.step(action)
             yield PlayStep(self.env.snapshot(), segment, watch.newly_achieved())
 
-    def _draw_task(self) -> TaskSpec:
+    def _draw_task(self) -> TaskSpec | None:
         """Any task that has something left to move, if too little for success: such tries are part of play.
+
+        None where there is none, as where a drawer that is shut is all that play moves.
 
         What to touch is drawn first: a light has one task at a time that can be done, a drawer often two.
         """
@@ -221,6 +226,8 @@ class Player:
             value = float(scene[spec.scene.index(task.field)])
             if task.field not in self.settings.without and _room(task, value, self.env.layout.ranges) > 0.2:
                 able.setdefault(task.field, []).append(task)
+        if not able:
+            return None
         tasks = list(able.values())[int(self.rng.integers(len(able)))]
         return tasks[int(self.rng.integers(len(tasks)))]
 

@@ -76,6 +76,12 @@ def test_what_play_is_without_is_not_played_with() -> None:
     assert moved(steps, "drawer") < 0.1 * moved(usual, "drawer")
 
 
+def test_where_no_skill_can_be_played_the_hand_moves_freely() -> None:
+    steps = play(0, 200, PlaySettings(without=("drawer", "bulb", "slider", "led")))
+    assert len(steps) == 201
+    assert {step.segment for step in steps} == {FREE}
+
+
 def moved(steps: list[PlayStep], name: str) -> float:
     """How far a value of the scene moves in all."""
     values = [step.snapshot.scene[PlayTable().contract.scene.index(name)] for step in steps]
