@@ -155,3 +155,14 @@ def decided(found: Sequence[Tuning]) -> Decided:
     good = [accepted for is_good, accepted in made if is_good]
     bad = [accepted for is_good, accepted in made if not is_good]
     return Decided(len(good), len(good) - sum(good), len(bad), sum(bad))
+
+
+def ranking(group: Sequence[Tuning]) -> float:
+    """Spearman's correlation of imagined and real success over all policies of some fine-tunings."""
+    points = points_of(group)
+    return spearman([said.success for said, _ in points], [real.rate for _, real in points])
+
+
+def below_best(group: Sequence[Tuning]) -> list[float]:
+    """How far each kept policy lies below the best of its fine-tuning, points, where others were evaluated too."""
+    return [100 * one.below_best for one in group if one.policy.checkpoints]

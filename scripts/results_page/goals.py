@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from results_page.checkpoints import foreseen, points_of, spearman, tunings
+from results_page.checkpoints import below_best, foreseen, points_of, ranking, tunings
 from results_page.records import DEFAULT, LIBERO, PLAY_TABLE, Record, by_task, pooled
 
 SIGNIFICANT = 0.01
@@ -83,13 +83,16 @@ def _honesty(records: Sequence[Record]) -> list[str]:
 def _verdict(records: Sequence[Record]) -> list[str]:
     """Rows on how well imagination ranks policies, which of them is kept, and what 20 real episodes add."""
     found = tunings(records)
-    points = points_of(found)
-    if not any(one.policy.checkpoints for one in found):
+    if not (each_below := below_best(found)):
         return []
-    rank = spearman([said.success for said, _ in points], [real.rate for _, real in points])
-    below = float(np.mean([100 * one.below_best for one in found if one.policy.checkpoints]))
+    rank, below = ranking(found), float(np.mean(each_below))
     rows = [
-        _row(f"Spearman of imagined and real success, {len(points)} policies", "0.80", f"{rank:.2f}", rank >= 0.8),
+        _row(
+            f"Spearman of imagined and real success, {len(points_of(found))} policies",
+            "0.80",
+            f"{rank:.2f}",
+            rank >= 0.8,
+        ),
         _row("the kept policy below the best of its fine-tuning, points", "3", f"{below:.1f}", below <= 3),
     ]
     if (few := foreseen(found)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from results_page.checkpoints import FIRST, Tuning, decided, foreseen, points_of, spearman, tunings
+from results_page.checkpoints import FIRST, Tuning, below_best, decided, foreseen, points_of, ranking, spearman, tunings
 from results_page.records import FINETUNED, Record, simulators_of
 
 
@@ -87,8 +87,8 @@ def _agreement(group: Sequence[Tuning]) -> str:
         if len(one.points) >= 4
     ]
     gaps = np.subtract(imagined, real)
-    below = [100 * one.below_best for one in group if one.policy.checkpoints]
-    ranked = f"{_number(spearman(imagined, real))} | {_number(float(np.mean(inner)) if inner else math.nan)}"
+    below = below_best(group)
+    ranked = f"{_number(ranking(group))} | {_number(float(np.mean(inner)) if inner else math.nan)}"
     return (
         f"{len(points)} | {ranked} | {np.abs(gaps).mean():.2f} | {gaps.mean():+.2f} | "
         f"{np.mean(below):.0f} points, {max(below):.0f}"

@@ -24,8 +24,9 @@ def spec_of(mode: str) -> Spec:
 
 def config_of(data: Path, output: Path, **changes: object) -> TrainEyesConfig:
     """Return settings of small eyes that learn in a few seconds, in numbers that no clock chooses."""
-    every = {"eyes": TINY_EYES, "updates": 300, "batch": 64, "log_every": 100, "learning_rate": 3e-3}
-    every["precision"] = "float32"
+    every = {
+        "eyes": TINY_EYES, "updates": 300, "batch": 64, "log_every": 100, "learning_rate": 3e-3, "precision": "float32",
+    }  # fmt: skip
     return TrainEyesConfig(data, output, **{**every, **changes})
 
 

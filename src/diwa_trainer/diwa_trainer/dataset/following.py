@@ -135,9 +135,9 @@ def contact_rows(motion: Motion, following: Following) -> NDArray[np.bool_]:
     return found
 
 
-def motions(dataset: Dataset) -> Iterator[tuple[Episode, Motion]]:
-    """Yield each episode with what its actions asked for and what came of it."""
-    for episode in dataset.episodes:
+def motions(dataset: Dataset, episodes: Sequence[Episode] | None = None) -> Iterator[tuple[Episode, Motion]]:
+    """Yield episodes, all of them by default, with what their actions asked for and what came of it."""
+    for episode in dataset.episodes if episodes is None else episodes:
         rows = episode.rows
         yield episode, motion_in(dataset.proprio[rows, :3], dataset.action[rows], dataset.spec.action_scale)
 
@@ -149,8 +149,7 @@ def dataset_contact_rows(dataset: Dataset, episodes: Sequence[Episode]) -> NDArr
     do not explain how the hand moves.
     """
     found = np.zeros(len(dataset), np.bool_)
-    chosen = set(episodes)
-    recorded = [(episode, motion) for episode, motion in motions(dataset) if episode in chosen]
+    recorded = list(motions(dataset, episodes))
     following = learn_following([motion for _, motion in recorded])
     if following is not None and following.is_clear:
         for episode, motion in recorded:
