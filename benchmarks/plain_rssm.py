@@ -19,8 +19,13 @@ def observe(
 ) -> Observed:
     """Filter windows (B, T, ...) as `RSSM.observe` does; `uniforms` (B, T, S) choose the states, None the likeliest."""
     latents, posterior, prior = unroll(rssm, embeddings, previous_actions, latent, uniforms, features)
+    expected = None
+    if rssm.shortcut is not None:
+        before = torch.cat([latent[:, None], latents[:, :-1]], 1)
+        h = latents[..., : rssm.config.deterministic]
+        expected = expected_features(rssm, h, before, previous_actions)
     index = latents[..., rssm.config.deterministic :].gt(0.5).nonzero()[:, -1].view(*latents.shape[:2], -1)
-    return Observed(latents, posterior, prior, index)
+    return Observed(latents, posterior, prior, index, expected)
 
 
 def unroll(
@@ -69,12 +74,16 @@ def prior_logits(rssm: RSSM, h: Tensor, latent: Tensor, action: Tensor) -> Tenso
     """Return the prior's logits (B, S * C) of states (B, H) that actions (B, A) led to from latents (B, Z)."""
     logits = rssm.prior_head(h)
     if rssm.shortcut is not None:
-        state = latent[:, rssm.config.deterministic :]
-        before = rssm.shortcut.before(state)
-        moved = rssm.shortcut.action(action) + rssm.shortcut.hidden(rssm.prior_head[:-1](h))
-        moved = moved + rssm.shortcut.motion(torch.cat([before, action, h], -1))
-        logits = logits + rssm.shortcut.expected(before + moved)
+        logits = logits + rssm.shortcut.expected(expected_features(rssm, h, latent, action))
     return logits
+
+
+def expected_features(rssm: RSSM, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
+    """Return the features (..., F) that the shortcut expects after latents (..., Z) and actions (..., A)."""
+    assert rssm.shortcut is not None
+    before = rssm.shortcut.before(latent[..., rssm.config.deterministic :])
+    moved = rssm.shortcut.action(action) + rssm.shortcut.hidden(rssm.prior_head[:-1](h))
+    return before + moved + rssm.shortcut.motion(torch.cat([before, action, h], -1))
 
 
 def mixed(rssm: RSSM, logits: Tensor) -> Tensor:

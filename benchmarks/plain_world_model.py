@@ -16,6 +16,7 @@ import torch
 from plain_windows import HeldRows
 from torch import Tensor
 
+from diwa_runtime.spec import TCP_POSITION
 from diwa_trainer.runs.run import cosine
 from diwa_trainer.verbs.train_world_model import TrainWorldModelConfig
 from diwa_trainer.world.joint import PictureEncoder
@@ -29,8 +30,9 @@ def loss(model: WorldModel, observation: Observation, actions: Tensor, generator
     features, target = model.features(observation), model.targets(observation)
     uniforms = torch.rand((*target.shape[:2], config.rssm.variables), generator=generator, dtype=target.dtype)
     start = model.rssm.initial(len(target))
+    led = previous_actions(actions)
     latents, posterior, prior = plain_rssm.unroll(
-        model.rssm, embed(model, observation, features), previous_actions(actions), start, uniforms, features
+        model.rssm, embed(model, observation, features), led, start, uniforms, features
     )
     read = latents if config.joint.numbers else latents.detach()
     error = 0.5 * ((model.decode(read) - target).square() * model.feature_weights).sum(-1)
@@ -41,7 +43,20 @@ def loss(model: WorldModel, observation: Observation, actions: Tensor, generator
     reconstruction = (error * (weight / weight.mean())).mean()
     to_prior, to_posterior = divergence(posterior.detach(), prior), divergence(posterior, prior.detach())
     kl = config.kl_balance * to_prior + (1 - config.kl_balance) * to_posterior
-    return reconstruction + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
+    total = reconstruction + config.kl_weight * kl[:, 1:].clamp(min=config.free_nats).mean()
+    if model.rssm.shortcut is not None and config.joint.numbers:
+        total = total + config.hand_weight * hand_error(model, latents, led, target)
+    return total
+
+
+def hand_error(model: WorldModel, latents: Tensor, led: Tensor, target: Tensor) -> Tensor:
+    """Half the squared error of where the shortcut expects the hand, in usual steps, after each frame but the last."""
+    h = latents[:, 1:, : model.config.rssm.deterministic]
+    expected = plain_rssm.expected_features(model.rssm, h, latents[:, :-1], led[:, 1:])
+    off = [
+        model.proprio.physical(expected, name) - model.proprio.physical(target[:, 1:], name) for name in TCP_POSITION
+    ]
+    return 0.5 * torch.stack([one / model.hand_step_m for one in off]).square().sum(0).mean()
 
 
 def embed(model: WorldModel, observation: Observation, features: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def loss_of(data, **settings):
 @torch.no_grad()
 def test_the_kl_of_the_frame_after_a_contact_counts_more(data):
     """By `contact_weight`; what comes after a window's last row is not in it."""
-    model, without, _ = loss_of(data, contact_weight=4.0, free_nats=0.0)
+    model, without, _ = loss_of(data, contact_weight=4.0, free_nats=0.0, hand_weight=0.0)
     observation, actions = window(data, [0, 100], 4)
     observed = model.observe(observation, actions, generator())
     kl = balanced_kl(observed.posterior, observed.prior, model.config.kl_balance)
@@ -153,6 +153,26 @@ def test_the_kl_of_the_frame_after_a_contact_counts_more(data):
 
     assert kl[0, 2] > 0
     torch.testing.assert_close(loss - without, model.config.kl_weight * 3 * kl[0, 2] / kl[:, 1:].numel())
+
+
+@torch.no_grad()
+def test_where_the_shortcut_expects_the_hand_counts_by_how_far_hands_go_in_a_row_and_more_after_a_contact(data):
+    model, without, _ = loss_of(data, hand_weight=0.0, contact_weight=3.0, kl_weight=0.0)
+    observation, actions = window(data, [0, 100], 4)
+    expected = model.observe(observation, actions, generator()).expected
+    recorded = np.concatenate([np.diff(data.proprio[episode.rows, :3], axis=0) for episode in data.episodes])
+    steps = np.sqrt(np.square(recorded).sum(1).sum() / len(data))  # the last row of an episode counts as standing still
+    places = torch.stack([model.proprio.physical(expected, f"tcp_{axis}") for axis in "xyz"], -1)
+    error = 0.5 * (places - observation["proprio"][..., :3]).square().sum(-1)[:, 1:] / float(steps) ** 2
+    contacts = torch.zeros(2, 4, dtype=torch.bool)
+    contacts[0, 1] = contacts[1, 3] = True
+
+    weighted, _, metrics = loss_of(data, hand_weight=0.7, contact_weight=3.0, kl_weight=0.0)
+    loss, _ = weighted.loss(observation, actions, generator(), contacts=contacts)
+
+    assert float(error.mean()) > 0.01
+    assert metrics["hand"] == pytest.approx(float(error.mean()), rel=1e-3)
+    torch.testing.assert_close(loss - without, 0.7 * (error.sum() + 2 * error[0, 1]) / error.numel(), rtol=1e-3, atol=0)
 
 
 @torch.no_grad()
@@ -195,7 +215,7 @@ def test_open_loop_error_is_that_of_steps_imagined_from_any_frame_that_leaves_ro
 
 def test_the_first_frame_weighs_as_much_as_the_setting_says(data):
     def loss_with(weight):
-        _, loss, metrics = loss_of(data, first_step_weight=weight, kl_weight=0.0)
+        _, loss, metrics = loss_of(data, first_step_weight=weight, kl_weight=0.0, hand_weight=0.0)
         return float(loss.detach()), metrics
 
     plain, metrics = loss_with(1.0)

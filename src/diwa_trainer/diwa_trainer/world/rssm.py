@@ -55,13 +55,15 @@ class RSSMConfig:
 class Observed:
     """A filtered window: latents (B, T, Z), posterior and prior logits (B, T, S, C).
 
-    `index` (B, T, S) int64 says where the latents' one-hots are one, counted over all S * C.
+    `index` (B, T, S) int64 says where the latents' one-hots are one, counted over all S * C. `expected` (B, T, F) are
+    the numbers of each frame as the shortcut, if there is one, expected them from the state before.
     """
 
     latents: Tensor
     posterior: Tensor
     prior: Tensor
     index: Tensor
+    expected: Tensor | None = None
 
 
 PriorHead = tuple[nn.Linear, nn.LayerNorm, nn.SiLU, nn.Linear]
@@ -99,11 +101,14 @@ class Shortcut(nn.Module):
         self.expected = nn.Linear(features, config.stochastic, bias=False)
         self.register_load_state_dict_pre_hook(_nothing_more_moves)
 
-    def forward(self, carried: Tensor, action: Tensor, h: Tensor, hidden: Tensor) -> Tensor:
-        """Return logits (..., S * C): of the features before (..., F), the action (..., A), h and the hidden layer."""
+    def forward(self, carried: Tensor, action: Tensor, h: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (..., S * C) of the features expected, and these (..., F).
+
+        Given the features before (..., F), the action (..., A), h (..., H) and the prior's hidden layer.
+        """
         moved = self.action(action) + self.hidden(hidden) + self.motion(torch.cat([carried, action, h], -1))
-        logits: Tensor = self.expected(carried + moved)
-        return logits
+        expected = carried + moved
+        return self.expected(expected), expected
 
     @torch.no_grad()
     def still(self) -> None:
@@ -188,7 +193,7 @@ class RSSM(nn.Module):
 
     def prior(self, h: Tensor, latent: Tensor, action: Tensor) -> Tensor:
         """Return the states' logits (B, S, C) given h alone; with a shortcut also what was, moved by the action."""
-        return self.by_variable(self.prior_logits(h, self.carried(latent), action))
+        return self.by_variable(self.prior_logits(h, self.carried(latent), action)[0])
 
     def one_hot(self, index: Tensor, like: Tensor) -> Tensor:
         """Return the flattened one-hots (B, S * C) of classes (B, S), in the numbers that `like` (B, ...) has."""
@@ -236,11 +241,11 @@ class RSSM(nn.Module):
         """
         uniforms = None if mode else self.uniforms(embeddings.shape[:2], embeddings, generator)
         with in_float32(embeddings):  # states and logits would not bear fewer bits
-            h, z, posterior, prior, index = rssm_window.observe(
+            h, z, posterior, prior, index, expected = rssm_window.observe(
                 self, embeddings.to(latent.dtype), previous_actions, latent, uniforms, features
             )
             logits = self.log_probabilities(posterior), self.log_probabilities(prior)
-        return Observed(torch.cat([h, z], -1), *logits, index)
+        return Observed(torch.cat([h, z], -1), *logits, index, expected)
 
     def imagine(self, latent: Tensor, actions: Tensor, generator: Source = None) -> tuple[Tensor, Tensor]:
         """Advance latents (B, Z) by T actions (B, T, A) and samples of the prior, as `imagine_step` T times.
@@ -260,15 +265,18 @@ class RSSM(nn.Module):
 
     # What both are made of.
 
-    def prior_logits(self, h: Tensor, carried: Tensor | None, action: Tensor) -> Tensor:
-        """Return the prior's logits (..., S * C) before the mix; `carried` is the shortcut's, of the state before."""
+    def prior_logits(self, h: Tensor, carried: Tensor | None, action: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the prior's logits (..., S * C) before the mix, and the features that the shortcut expects (..., F).
+
+        `carried` is the shortcut's, of the state before; None for both where there is no shortcut.
+        """
         into, norm, activation, last = cast(PriorHead, tuple(self.prior_head))
         hidden = activation(norm(into(h)))
         logits: Tensor = last(hidden)
         if self.shortcut is None or carried is None:
-            return logits
-        straight: Tensor = self.shortcut(carried, action, h, hidden)
-        return logits + straight
+            return logits, None
+        straight, expected = self.shortcut(carried, action, h, hidden)
+        return logits + straight, expected
 
     def carried(self, latent: Tensor) -> Tensor | None:
         """Return what the shortcut, if there is one, carries on from latents (B, Z): (B, F)."""

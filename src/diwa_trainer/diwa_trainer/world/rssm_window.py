@@ -25,7 +25,7 @@ def observe(
     latent: Tensor,
     uniforms: Tensor | None,
     features: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Advance and take a frame in, T times.
 
     Args:
@@ -35,7 +35,7 @@ def observe(
 
     Returns:
         h (B, T, H), z (B, T, S * C), straight-through, the posterior's and the prior's logits (B, T, S * C) before the
-        mix, and where z is one (B, T, S) int64, counted over all S * C.
+        mix, where z is one (B, T, S) int64, counted over all S * C, and what the shortcut expected (B, T, F).
     """
     frame_share = F.linear(embeddings, rssm.posterior_e.weight, rssm.posterior_h.bias)
     logit_share = rssm.with_seen(rssm.posterior_out.bias.expand(*embeddings.shape[:2], -1), features)
@@ -57,8 +57,8 @@ def observe(
     h, z, logits, index = latent_sequence(
         action_share, frame_share, logit_share, latent, uniforms, weights, classes=classes, unimix=unimix
     )
-    prior = rssm.prior_logits(h, _carried_through(rssm, latent, z, index), previous_actions)
-    return h, z, logits, prior, index
+    prior, expected = rssm.prior_logits(h, _carried_through(rssm, latent, z, index), previous_actions)
+    return h, z, logits, prior, index, expected
 
 
 def _carried_through(rssm: RSSM, latent: Tensor, z: Tensor, index: Tensor) -> Tensor | None:

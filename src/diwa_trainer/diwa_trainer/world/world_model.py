@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
 from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
-from diwa_runtime.spec import Spec
+from diwa_runtime.spec import TCP_POSITION, Spec
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.dataset.following import motions
 from diwa_trainer.devices.device import Metrics, in_float32
 from diwa_trainer.devices.draws import Part, Source
 from diwa_trainer.world.balanced_kl import balanced_kl
@@ -33,6 +35,8 @@ from diwa_trainer.world.rssm import RSSM, Observed, RSSMConfig
 
 RANGE_ROWS = 10_000
 """Recorded rows that the features' ranges are taken from."""
+LEAST_STEP_M = 1e-3
+"""A hand that goes less from row to row stands still, and where it goes is noise."""
 Sight = Eyes | PictureEncoder
 OPEN_LOOP_STEPS = 10
 """Imagined steps of the open-loop error that is shown beside the loss."""
@@ -49,17 +53,24 @@ class WorldModelConfig:
     kl_balance: float = 0.8
     free_nats: float = 1.0
     first_step_weight: float = 5.0
+    hand_weight: float = field(
+        default=0.3, metadata={"help": "of half the squared error, in usual steps, of where the hand is expected next"}
+    )
     contact_weight: float = field(
-        default=3.0, metadata={"help": "of the KL after rows in which the hand does not follow its action"}
+        default=3.0, metadata={"help": "of KL and hand's error after rows in which the hand does not follow its action"}
     )
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden=WIDTHS, kl_weight=WEIGHTS, kl_balance=(0, 1), free_nats=WEIGHTS)
         check_bounds(self, first_step_weight=WEIGHTS, contact_weight=WEIGHTS)
+        check_bounds(self, hand_weight=WEIGHTS)
 
 
 class WorldModel(nn.Module):
     """Encoder, RSSM and decoder for one Spec.
+
+    Attributes:
+        hand_step_m: how far the recorded hand goes from row to row, m, root mean square; for training alone.
 
     What is observed, and what is predicted, beside proprio:
 
@@ -70,6 +81,8 @@ class WorldModel(nn.Module):
     | `vision` | the code that `eyes` see | the same |
     | `hybrid`, `vision` with `joint` | pictures | pictures, and in `hybrid` the recorded scene |
     """
+
+    hand_step_m: Tensor
 
     def __init__(self, spec: Spec, config: WorldModelConfig, eyes: Eyes | None = None) -> None:
         super().__init__()
@@ -89,6 +102,7 @@ class WorldModel(nn.Module):
         self.decoder = _mlp(config.rssm.latent, config.hidden, features)
         self.read = nn.Linear(config.rssm.stochastic, features, bias=False)  # what the states say without the networks
         self.pictures = PictureDecoder(spec, joint, config.rssm.latent) if joint.depth else None
+        self.register_buffer("hand_step_m", torch.tensor(1.0), persistent=False)
 
     @property
     def latent_size(self) -> int:
@@ -129,6 +143,8 @@ class WorldModel(nn.Module):
     def fit_features(self, dataset: Dataset) -> None:
         """Set the standardisation and where the states start (`ordinal`) from recorded rows."""
         self.proprio.fit(dataset.proprio)
+        moved = np.concatenate([moved for _, (_, moved) in motions(dataset)])
+        self.hand_step_m.fill_(max(float(np.sqrt(np.square(moved).sum(-1).mean())), LEAST_STEP_M))
         if self.scene is not None:
             self.scene.fit(dataset.scene)
             if isinstance(self.eyes, SceneEyes):  # what is seen and what is predicted are of one scale
@@ -254,7 +270,8 @@ class WorldModel(nn.Module):
         window, encoded without any history, counts `first_step_weight` times: every episode starts from such a latent.
         Its KL counts for nothing: nothing is ever imagined from before an episode's first frame. Where `contacts`
         (B, T) says that the hand did not follow its action, the KL of the frame after counts `contact_weight` times:
-        such rows are few, and a policy soon makes use of a hand that goes through what holds it.
+        such rows are few, and a policy soon makes use of a hand that goes through what holds it. So does the error of
+        where the shortcut expects the hand (`hand_weight`): the KL hardly tells half of a motion from none of it.
         `with_open_loop` adds the error of imagined frames to the parts; it never counts (docs/decisions/0006).
         """
         config = self.config
@@ -275,8 +292,14 @@ class WorldModel(nn.Module):
         step_weight = step_weight / step_weight.mean()
         counted = kl[:, 1:].clamp(min=config.free_nats)
         if contacts is not None:
-            counted = counted * (1 + (config.contact_weight - 1) * contacts[:, :-1].to(counted.dtype))
-        total = (reconstruction * step_weight).mean() + config.kl_weight * counted.mean()
+            weight = 1 + (config.contact_weight - 1) * contacts[:, :-1].to(counted.dtype)
+        else:
+            weight = torch.ones_like(counted)
+        total = (reconstruction * step_weight).mean() + config.kl_weight * (weight * counted).mean()
+        if observed.expected is not None and config.joint.numbers:
+            hand = self._hand_error(observed.expected, target)[:, 1:]
+            total = total + config.hand_weight * (weight * hand).mean()
+            metrics["hand"] = hand.detach().mean()
         metrics |= {
             "reconstruction": reconstruction.detach().mean(),
             "reconstruction_first": reconstruction.detach()[:, 0].mean(),
@@ -285,6 +308,12 @@ class WorldModel(nn.Module):
         if with_open_loop:
             metrics["open_loop"] = self._open_loop_error(latents, actions, target, generator)
         return total, {"loss": total.detach(), **metrics}
+
+    def _hand_error(self, expected: Tensor, target: Tensor) -> Tensor:
+        """Half the squared error (...) of the hand's position in features expected (..., F), in usual steps."""
+        hand = [self.proprio.names.index(name) for name in TCP_POSITION]  # proprio's features come first in both
+        metres = (expected[..., hand] - target[..., hand]) * self.proprio.std[hand]
+        return 0.5 * (metres / self.hand_step_m).square().sum(-1)
 
     @torch.no_grad()
     def _open_loop_error(self, latents: Tensor, actions: Tensor, target: Tensor, generator: Source) -> Tensor:
