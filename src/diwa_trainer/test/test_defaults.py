@@ -29,7 +29,7 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     RSSMConfig: {"deterministic": 128, "variables": 32, "classes": 32, "hidden": 128, "unimix": 0.0, "motion": 192},
     WorldModelConfig: {
         "hidden": 128, "kl_weight": 0.005, "kl_balance": 0.8, "free_nats": 1.0, "first_step_weight": 5.0,
-        "hand_weight": 0.3, "contact_weight": 3.0,
+        "hand_weight": 0.0, "contact_weight": 3.0,
     },
     DiffusionConfig: {
         "denoising_steps": 20, "finetuned_steps": 10, "chunk": 4, "hidden": 256, "time_embedding": 16,

@@ -33,7 +33,9 @@ def both(toy_data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"free_nats": 0.0, "kl_weight": 0.5, "kl_balance": 0.6}], ids=["default", "kl"]
+    "changes",
+    [{}, {"free_nats": 0.0, "kl_weight": 0.5, "kl_balance": 0.6}, {"hand_weight": 0.7}],
+    ids=["default", "kl", "hand"],
 )
 @pytest.mark.parametrize("unimix", [0.0, 0.01])
 def test_the_plain_loss_and_all_its_gradients_are_ours(both, unimix, changes):

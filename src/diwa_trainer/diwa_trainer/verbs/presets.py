@@ -49,7 +49,7 @@ PAPER: Stages = {
                 "depth": 48, "embedding": 1536, "weight": 1.0, "by_spread": False, "numbers": False, "shortcut": False
             },
             "hidden": 400, "kl_weight": 0.3, "kl_balance": 0.8, "free_nats": 0.0, "first_step_weight": 1.0,
-            "hand_weight": 0.0, "contact_weight": 1.0,
+            "contact_weight": 1.0,
         },
         "updates": 1_300_000, "batch": 50, "length": 50, "learning_rate": 3e-4, "final_learning_rate": 1.0,
         "weight_decay": 0.05, "gradient_clip": 100.0, "log_every": 500, "save_every": 5000,

@@ -54,7 +54,7 @@ class WorldModelConfig:
     free_nats: float = 1.0
     first_step_weight: float = 5.0
     hand_weight: float = field(
-        default=0.3, metadata={"help": "of half the squared error, in usual steps, of where the hand is expected next"}
+        default=0.0, metadata={"help": "of half the squared error, in usual steps, of where the hand is expected next"}
     )
     contact_weight: float = field(
         default=3.0, metadata={"help": "of KL and hand's error after rows in which the hand does not follow its action"}
