@@ -387,7 +387,7 @@ def test_a_task_as_a_process_finds_what_is_shared_done(done, bags):
     assert ended.stderr == ""
 
 
-CONDITIONS = ("bad_reward", "little_play", "untouched")
+CONDITIONS = ("bad_reward", "hand", "little_play", "untouched")
 
 
 @pytest.mark.parametrize(
