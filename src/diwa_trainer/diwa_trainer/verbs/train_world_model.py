@@ -92,6 +92,7 @@ def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) ->
     train, held_out = dataset.split(config.validation, config.split_seed)
     _check_lengths(config, dataset, train, held_out)
     state, model = _make(config, dataset, eyes, device)
+    model.fit_hand_step(dataset, train)
     with Run(config.output, config, inputs, share) as run, intra_op_threads(config.threads):
         if run.is_done:
             return

@@ -7,6 +7,7 @@ the model codes pictures itself (`joint`), as the paper has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -19,8 +20,7 @@ from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
 from diwa_runtime.config.bounds import WEIGHTS, WIDTHS, check_bounds
 from diwa_runtime.errors import ConfigError
 from diwa_runtime.spec import TCP_POSITION, Spec
-from diwa_trainer.dataset import Dataset
-from diwa_trainer.dataset.following import motions
+from diwa_trainer.dataset import Dataset, Episode
 from diwa_trainer.devices.device import Metrics, in_float32
 from diwa_trainer.devices.draws import Part, Source
 from diwa_trainer.world.balanced_kl import balanced_kl
@@ -143,8 +143,6 @@ class WorldModel(nn.Module):
     def fit_features(self, dataset: Dataset) -> None:
         """Set the standardisation and where the states start (`ordinal`) from recorded rows."""
         self.proprio.fit(dataset.proprio)
-        moved = np.concatenate([moved for _, (_, moved) in motions(dataset)])
-        self.hand_step_m.fill_(max(float(np.sqrt(np.square(moved).sum(-1).mean())), LEAST_STEP_M))
         if self.scene is not None:
             self.scene.fit(dataset.scene)
             if isinstance(self.eyes, SceneEyes):  # what is seen and what is predicted are of one scale
@@ -157,6 +155,12 @@ class WorldModel(nn.Module):
             last = cast(nn.Linear, self.decoder[-1])
             last.weight.mul_(0.1)
             last.bias.zero_()
+
+    def fit_hand_step(self, dataset: Dataset, episodes: Sequence[Episode]) -> None:
+        """Set `hand_step_m` from these episodes, those to learn from: what is held out is to teach nothing."""
+        moved = np.concatenate([np.diff(dataset.proprio[episode.rows, :3], axis=0) for episode in episodes])
+        if len(moved):
+            self.hand_step_m.fill_(max(float(np.sqrt(np.square(moved).sum(-1).mean())), LEAST_STEP_M))
 
     def _start_as_scales(self, dataset: Dataset) -> None:
         """Let the states begin as scales of the features observed; where pictures are coded too, half of them."""
