@@ -62,8 +62,7 @@ class WorldModelConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden=WIDTHS, kl_weight=WEIGHTS, kl_balance=(0, 1), free_nats=WEIGHTS)
-        check_bounds(self, first_step_weight=WEIGHTS, contact_weight=WEIGHTS)
-        check_bounds(self, hand_weight=WEIGHTS)
+        check_bounds(self, first_step_weight=WEIGHTS, contact_weight=WEIGHTS, hand_weight=WEIGHTS)
 
 
 class WorldModel(nn.Module):
@@ -295,10 +294,9 @@ class WorldModel(nn.Module):
         step_weight[0] = config.first_step_weight
         step_weight = step_weight / step_weight.mean()
         counted = kl[:, 1:].clamp(min=config.free_nats)
+        weight = torch.ones_like(counted)
         if contacts is not None:
             weight = 1 + (config.contact_weight - 1) * contacts[:, :-1].to(counted.dtype)
-        else:
-            weight = torch.ones_like(counted)
         total = (reconstruction * step_weight).mean() + config.kl_weight * (weight * counted).mean()
         if observed.expected is not None and config.joint.numbers:
             hand = self._hand_error(observed.expected, target)[:, 1:]
