@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from results_page.checkpoints import below_best, foreseen, points_of, ranking, tunings
-from results_page.records import DEFAULT, LIBERO, PLAY_TABLE, Record, by_task, pooled
+from results_page.records import DEFAULT, GOOD, LIBERO, PLAY_TABLE, Record, by_task
 
 SIGNIFICANT = 0.01
 
@@ -16,7 +16,7 @@ def goals(records: Sequence[Record]) -> list[str]:
     """Return the part: a row for each goal that the records say something of."""
     defaults = [record for record in records if record.condition == DEFAULT]
     rows = [
-        *_gains([record for record in defaults if record.simulator == PLAY_TABLE], 35, 15, 0.9),
+        *_gains([record for record in defaults if record.simulator == PLAY_TABLE], 35, 15, GOOD),
         *_gains([record for record in defaults if record.simulator == LIBERO], 30, 0, None),
         *_honesty(defaults),
         *_verdict(records),
@@ -43,19 +43,16 @@ def _gains(records: Sequence[Record], mean: float, least: float, each: float | N
     """Rows on one simulator's tasks: their mean gain and the worst, and where asked for how many reach `each`."""
     if not records:
         return []
-    where, rates, gains, certain = records[0].simulator, [], [], 0
-    for task, found in by_task(records).items():
-        base, tuned = pooled(found, task)
-        rates.append(tuned.rate)
-        gains.append(100 * (tuned.rate - base.rate))
-        certain += all(record.tasks[task].tuned.p < SIGNIFICANT for record in found)
+    where, tasks = records[0].simulator, by_task(records).values()
+    gains = [one.gain for one in tasks]
     rows = [
         _row(f"{where}: mean gain, points", f"{mean:+}", f"{np.mean(gains):+.1f}", bool(np.mean(gains) >= mean)),
         _row(f"{where}: the worst task's gain, points", f"{least:+}", f"{min(gains):+.1f}", min(gains) >= least),
     ]
     if each is not None:
-        reached = sum(rate >= each for rate in rates)
-        count = len(rates)
+        count = len(tasks)
+        reached = sum(one.tuned.rate >= each for one in tasks)
+        certain = sum(all(policy.p < SIGNIFICANT for policy in one.policies) for one in tasks)
         said = f"{100 * each:.0f} %"
         rows += [
             _row(f"{where}: tasks that reach {said}", f"{count} of {count}", f"{reached} of {count}", reached == count),

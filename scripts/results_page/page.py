@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -11,13 +11,14 @@ from results_page.plots import COMPUTE, CURVES, SCATTER
 from results_page.records import (
     DEFAULT,
     FINETUNED,
+    GOOD,
     LIBERO,
     PLAY_TABLE,
     Policy,
+    Pooled,
     Real,
     Record,
     by_task,
-    pooled,
     simulators_of,
     together,
 )
@@ -29,7 +30,6 @@ _PAPER = {
     "close_bottom_drawer": (27.33, 78.00), "close_top_drawer": (75.33, 100.00),
 }  # fmt: skip
 """The paper's success on LIBERO-90, base and fine-tuned, %."""
-GOOD = 0.9
 
 
 def page(records: Sequence[Record]) -> str:
@@ -71,21 +71,20 @@ def by_defaults(simulator: str, records: Sequence[Record]) -> list[str]:
         return []
     title = {PLAY_TABLE: "The play table by the defaults", LIBERO: "LIBERO-90's kitchens by the same defaults"}
     of_paper = simulator == LIBERO
-    rows, gains, reached = [], [], 0
-    for task, found in by_task(records).items():
-        base, tuned = pooled(found, task)
-        gains.append(100 * (tuned.rate - base.rate))
-        reached += tuned.rate >= GOOD
-        paper = f" {_paper(task)} |" if of_paper else ""
-        each = "; ".join(_of_seed(record, task) for record in found)
-        rows.append(f"| {task} | {base.cell} | {tuned.cell} | {gains[-1]:+.0f} | {each} |{paper}")
+    tasks = by_task(records)
+    rows = [
+        f"| {task} | {one.base.cell} | {one.tuned.cell} | {one.gain:+.0f} | {_each_seed(one)} |"
+        + (f" {_paper(task)} |" if of_paper else "")
+        for task, one in tasks.items()
+    ]
+    reached = sum(one.tuned.rate >= GOOD for one in tasks.values())
     seeds = len({record.seed for record in records})
     theirs = ["The paper's figures are of the same tasks, from images and of other starts."] if of_paper else []
     return [
         f"## {title.get(simulator, f'{simulator} by the same defaults')}",
         f"Success over {_episodes(records)} episodes of {seeds} training seed(s), {_starts(records)},",
-        f"by one setting for all tasks. Mean gain over the tasks: {np.mean(gains):+.1f} points; the worst:",
-        f"{min(gains):+.0f}; {reached} of {len(gains)} tasks reach {GOOD:.0%}.".replace("%", " %"),
+        f"by one setting for all tasks. {_gains(tasks.values())};",
+        f"{reached} of {len(tasks)} tasks reach {100 * GOOD:.0f} %.",
         *theirs,
         "",
         "| task | base | fine-tuned | gain, points | each training seed, of its episodes |" + " the paper |" * of_paper,
@@ -96,30 +95,57 @@ def by_defaults(simulator: str, records: Sequence[Record]) -> list[str]:
 
 
 def other_conditions(records: Sequence[Record], defaults: Mapping[str, Sequence[Record]]) -> list[str]:
-    """Return the part on what was not by the defaults, beside what the defaults give."""
-    rows = []
+    """Return the part on what was not by the defaults, beside what the defaults give for the same tasks."""
+    conditions: dict[tuple[str, str], list[Record]] = {}
     for record in records:
-        if record.condition == DEFAULT or record.condition.startswith(COMPUTE_CONDITION):
-            continue
-        for task, found in record.tasks.items():
-            like = [one for one in defaults[record.simulator] if task in one.tasks]
-            usual = " to ".join(part.cell for part in pooled(like, task)) if like else "–"
-            tuned, gain = found.tuned, 100 * (found.tuned.real.rate - found.base.rate)
+        if record.condition != DEFAULT and not record.condition.startswith(COMPUTE_CONDITION):
+            conditions.setdefault((record.condition, record.simulator), []).append(record)
+    rows = []
+    for (condition, simulator), those in conditions.items():
+        usual = by_task(defaults[simulator])
+        for task, one in by_task(those).items():
+            like = f"{usual[task].base.cell} to {usual[task].tuned.cell}" if task in usual else "–"
+            said = "; ".join(_said(policy) for policy in one.policies)
             rows.append(
-                f"| {record.condition} | {task} | {record.seed} | {found.base.cell} | {tuned.real.cell} | {gain:+.0f}, "
-                f"p = {tuned.p:.0e} | {_said(tuned)} | {usual} |"
+                f"| {condition} | {task} | {one.base.cell} | {one.tuned.cell} | {one.gain:+.0f} | {_each_seed(one)} "
+                f"| {said} | {like} |"
             )
     if not rows:
         return []
+    means = [
+        f"- {condition}: {_beside(by_task(those), by_task(defaults[simulator]))}"
+        for (condition, simulator), those in conditions.items()
+    ]
     return [
         "## Other models and rewards",
-        "What was other than by the defaults, and beside it what they give for the same task.",
+        "What was other than by the defaults, and beside it what they give for the same task. Starts differ.",
         "",
-        "| | task | training seed | base | fine-tuned | gain, points | verdict | by the defaults |",
+        *means,
+        "",
+        "| | task | base | fine-tuned | gain, points | each training seed | verdict | by the defaults |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
         "",
     ]
+
+
+def _gains(tasks: Collection[Pooled]) -> str:
+    gains = [one.gain for one in tasks]
+    return f"Mean gain over the tasks: {np.mean(gains):+.1f} points; the worst: {min(gains):+.0f}"
+
+
+def _beside(tasks: Mapping[str, Pooled], usual: Mapping[str, Pooled]) -> str:
+    """Return mean success before and after, over the tasks that the defaults have too, and theirs."""
+    both = sorted(tasks.keys() & usual.keys())
+    if not both:
+        return f"{_means(list(tasks.values()))}"
+    return f"{_means([tasks[task] for task in both])}; by the defaults {_means([usual[task] for task in both])}"
+
+
+def _means(tasks: Sequence[Pooled]) -> str:
+    base = 100 * float(np.mean([one.base.rate for one in tasks]))
+    tuned = 100 * float(np.mean([one.tuned.rate for one in tasks]))
+    return f"{base:.1f} to {tuned:.1f} % over {len(tasks)} task{'s' * (len(tasks) > 1)}"
 
 
 def anchors(records: Sequence[Record]) -> list[str]:
@@ -239,9 +265,9 @@ def the_records(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _of_seed(record: Record, task: str) -> str:
-    found = record.tasks[task]
-    return f"{found.base.successes} to {found.tuned.real.successes} (p = {found.tuned.p:.0e})"
+def _each_seed(one: Pooled) -> str:
+    found = [record.tasks[one.task] for record in one.records]
+    return "; ".join(f"{of.base.successes} to {of.tuned.real.successes} (p = {of.tuned.p:.0e})" for of in found)
 
 
 def _paper(task: str) -> str:
@@ -253,14 +279,13 @@ def _said(policy: Policy) -> str:
 
 
 def _episodes(records: Sequence[Record]) -> str:
-    counts = {pooled(found, task)[0].episodes for task, found in by_task(records).items()}
+    counts = {one.base.episodes for one in by_task(records).values()}
     return f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
 
 
 def _starts(records: Sequence[Record]) -> str:
     """Say from how many different starts a task's episodes came, of the task with fewest."""
-    episodes = {task: pooled(found, task)[0] for task, found in by_task(records).items()}
-    starts, count = min((len(set(real.starts)), real.episodes) for real in episodes.values())
+    starts, count = min((len(set(one.base.starts)), one.base.episodes) for one in by_task(records).values())
     return f"from {starts} different starts{'' if starts == count else ' (training seeds met the same ones)'}"
 
 

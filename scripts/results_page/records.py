@@ -20,6 +20,8 @@ from diwa_trainer.evaluation.statistics import discordant, mcnemar, wilson_inter
 from diwa_trainer.policy.verdict import Candidate
 
 FORMAT_VERSION = 1
+GOOD = 0.9
+"""Success that every task is to reach."""
 FINETUNED, DEFAULT = "finetuned", "default"
 PLAY_TABLE, LIBERO = "play table", "LIBERO-90"
 _EVALUATED = ("tasks.*.base", "tasks.*.policies.*", "tasks.*.policies.*.checkpoints.*")
@@ -328,13 +330,35 @@ def _rounded(value: Any) -> Any:
     return [_rounded(one) for one in value] if isinstance(value, Iterable) and not isinstance(value, str) else value
 
 
-def by_task(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Return each task's records, tasks by name."""
-    tasks = sorted({task for record in records for task in record.tasks})
-    return {task: [record for record in records if task in record.tasks] for task in tasks}
+@dataclass(frozen=True)
+class Pooled:
+    """A task's base and kept policy, their episodes added up over training seeds.
+
+    Attributes:
+        records: those with the task, one for each training seed.
+    """
+
+    task: str
+    base: Real
+    tuned: Real
+    records: tuple[Record, ...]
+
+    @property
+    def gain(self) -> float:
+        """Points that the kept policy is better by."""
+        return 100 * (self.tuned.rate - self.base.rate)
+
+    @property
+    def policies(self) -> list[Policy]:
+        """The kept policy of each training seed."""
+        return [record.tasks[self.task].tuned for record in self.records]
 
 
-def pooled(records: Iterable[Record], task: str) -> tuple[Real, Real]:
-    """Add up base and fine-tuned episodes of a task over training seeds."""
-    found = [record.tasks[task] for record in records]
-    return together([one.base for one in found]), together([one.tuned.real for one in found])
+def by_task(records: Sequence[Record]) -> dict[str, Pooled]:
+    """Pool each task over the records that have it, tasks by name."""
+    found = {}
+    for task in sorted({task for record in records for task in record.tasks}):
+        those = tuple(record for record in records if task in record.tasks)
+        base = together([record.tasks[task].base for record in those])
+        found[task] = Pooled(task, base, together([record.tasks[task].tuned.real for record in those]), those)
+    return found
