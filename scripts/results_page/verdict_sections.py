@@ -72,7 +72,7 @@ def checkpoints(records: Sequence[Record]) -> list[str]:
         *(f"| {name} | {_decisions(group)} |" for name, group in groups.items()),
         "",
         "Good is a checkpoint of which a larger share of real episodes succeeds than of its base policy, bad any",
-        "other. Accepted is what the verdict would accept if it were the only one.",
+        "other. Accepted is what the verdict would accept if it were the only candidate beside the base policy.",
         "",
         *_few_real(groups),
     ]
@@ -114,7 +114,7 @@ def _few_real(groups: Mapping[str, Sequence[Tuning]]) -> list[str]:
     return [
         f"With the first {FIRST} real episodes counted in: mean error against the rate of all the others.",
         "",
-        f"| | checkpoints | imagined | and {FIRST} of the base's | and {FIRST} of its own | those {FIRST} alone |",
+        f"| | checkpoints | imagined | and {FIRST} of the base policy | and {FIRST} of its own | its {FIRST} alone |",
         "|---|---|---|---|---|---|",
         *rows,
         "",

@@ -120,6 +120,16 @@ def test_where_nothing_is_asked_for_and_after_the_last_row_nothing_can_be_told()
     )
 
 
+def test_a_hand_that_follows_by_more_than_half_is_in_no_contact_up_to_the_end_of_an_episode():
+    found = learn_following(recorded({0: 1.0}))
+    assert found is not None
+    steady = np.tile(HOLD_ACTION, (20, 1))
+    steady[:, 0] = 1
+    for share, contact in ((0.6, False), (0.4, True)):
+        motion = motion_in(followed(steady, {0: share}), steady, SCALE)
+        np.testing.assert_array_equal(contact_rows(motion, found), [*[contact] * 19, False])
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 5])
 def test_episodes_too_short_to_tell_and_hands_that_never_move_are_no_error(rows):
     actions = wandering(0, rows)

@@ -10,6 +10,7 @@ from plain_imagination import PlainDynamics, plain_imagine
 from point_world import CHUNKS, POLICY, PointDynamics, draw_starts, in_goal
 
 from diwa_runtime.actions import accept_action
+from diwa_trainer.devices.draws import normal
 from diwa_trainer.policy.diffusion import DiffusionPolicy, draw_noise
 from diwa_trainer.policy.imagination import accept, imagine
 from diwa_trainer.world.rssm import RSSM, RSSMConfig
@@ -102,6 +103,21 @@ def test_an_episode_that_leaves_the_recordings_fails_and_ends_and_no_judge_hears
         assert int(kept.left[:, b].sum()) == 1
         assert torch.equal(kept.final[b], kept.latents[at, b]), "it stays where it was known to be"
         assert all(latent[b].isnan().all() for latent in heard[at:])
+
+
+def test_what_a_world_draws_for_an_episode_does_not_depend_on_when_others_end(policies):
+    class Drifting(PointDynamics):
+        """Points that are pushed about at random."""
+
+        def imagine_step(self, latent, action, generator=None):
+            return super().imagine_step(latent, action) + 0.05 * normal(tuple(latent.shape), generator, latent.device)
+
+    starts = draw_starts(EPISODES, seeded(3))
+    free = imagine(Drifting(), *policies, never, starts, CHUNKS, seeded(4))
+    some = imagine(Drifting(), *policies, in_goal_or_far, starts, CHUNKS, seeded(4))
+
+    assert 3 < int(some.success.sum()) < EPISODES - 3
+    torch.testing.assert_close(some.latents[some.live], free.latents[some.live], atol=1e-5, rtol=1e-5)
 
 
 def in_goal_or_far(point):

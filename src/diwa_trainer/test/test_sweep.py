@@ -131,10 +131,23 @@ def test_settings_whose_policies_did_not_start_alike_are_not_compared(toy):
         name: {seed: config.output / f"tiny/{name}/seed_{seed}" for seed in (0, 1)} for name in ("plain", "long")
     }
 
-    found = sum_up_sweep({"tiny": folders}, {"tiny": [TASK]}, "plain", "finetuned")["pipelines"]["tiny"][TASK]
+    found = sum_up_sweep({"tiny": folders}, {"tiny": {"plain": [TASK], "long": [TASK]}}, "plain", "finetuned")[
+        "pipelines"
+    ]["tiny"][TASK]
 
     assert found["long"]["against_base"] is None
     assert found["long"]["successes"] == 8
+
+
+def test_a_setting_with_tasks_of_its_own_has_its_place_under_them_alone(toy):
+    config = toy()
+    sweep.run(config)
+    runs = {"tiny": {name: {0: config.output / f"tiny/{name}/seed_0"} for name in ("plain", "long")}}
+
+    found = sum_up_sweep(runs, {"tiny": {"plain": [], "long": [TASK]}}, "plain", "finetuned")
+
+    assert list(found["pipelines"]["tiny"][TASK]) == ["long"]
+    assert found["pipelines"]["tiny"][TASK]["long"]["against_base"] is None
 
 
 def test_without_ray_its_engine_is_one_line(toy, monkeypatch):

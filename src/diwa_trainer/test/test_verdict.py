@@ -21,12 +21,22 @@ def candidates(*success, outside=0.0):
         ([0.5, 0.7, 0.9, 0.8], 20, "accept"),
         ([0.5, 0.89, 0.9, 0.9], 10, "accept"),
         ([0.5, 0.85, 0.9], 20, "accept"),
+        ([0.5, 0.57, 0.6], 20, "accept"),
         ([0.5, 0.52, 0.55], 0, "reject"),
         ([0.5, 0.1, 0.2], 0, "reject"),
         ([0.5], 0, "reject"),
         ([0.0, 0.0, 0.0], 0, "reject"),
     ],
-    ids=["the best", "the first as good", "not worse than that", "within chance", "worse", "none", "hopeless"],
+    ids=[
+        "the best",
+        "the first as good",
+        "not worse than that",
+        "the first that is clear",
+        "within chance",
+        "worse",
+        "none",
+        "hopeless",
+    ],
 )
 def test_the_earliest_of_the_best_is_kept_where_it_clearly_beats_the_base(success, iteration, decision):
     verdict = choose(candidates(*success), EPISODES)
@@ -50,6 +60,7 @@ def test_what_is_kept_is_the_base_or_clearly_better(success, episodes):
         assert chosen.success > success[0]
     else:
         assert verdict.decision == "reject"
+        assert best < success[0] + 2 * math.hypot(*(standard_error(one, episodes) for one in (success[0], best)))
 
 
 def test_without_real_episodes_the_rate_is_the_imagined_one():
@@ -58,6 +69,20 @@ def test_without_real_episodes_the_rate_is_the_imagined_one():
     assert found.rate == pytest.approx(0.9)
     assert found.interval95[0] < 0.75
     assert not found.warnings
+
+
+@pytest.mark.parametrize("imagined", [0.0, 1.0])
+def test_imagined_success_alone_is_never_certain(imagined):
+    (base, chosen) = candidates(0.5, imagined)
+    low, high = calibrate(base, chosen, None, None).interval95
+    assert high - low > 0.005
+
+
+def test_where_the_base_policy_is_kept_its_real_episodes_are_those_of_the_kept_one():
+    (base,) = candidates(0.8)
+    tried = Tally(30, 100)
+    assert calibrate(base, base, None, tried) == calibrate(base, base, tried, tried)
+    assert calibrate(base, base, None, tried).rate == pytest.approx(0.3, abs=0.05)
 
 
 def test_real_episodes_outweigh_imagination():

@@ -6,8 +6,11 @@ import math
 import pytest
 
 from diwa_runtime.errors import ConfigError, InputError
+from diwa_runtime.spec import Spec
+from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.policy.verdict import Candidate, Verdict
 from diwa_trainer.runs.run import write_json
+from diwa_trainer.runs.trained import FINETUNED, load_policy, save_policy
 from diwa_trainer.verbs import verdict
 from diwa_trainer.verbs.verdict import VerdictConfig
 
@@ -23,11 +26,12 @@ def finetuned(tmp_path):
     return folder
 
 
-def evaluation(folder, successes, episodes=20):
+def evaluation(folder, successes, episodes=20, provenance=None):
     folder.mkdir()
     detail = [{"seed": n, "success": n < successes, "length": 5} for n in range(episodes)]
     counts = {"successes": successes, "episodes": episodes, "interval95": [0, 1], "mean_length": 5.0}
-    about = {"environment": {}, "seeds": list(range(episodes)), "bundle": None, "episodes_detail": detail}
+    about = {"environment": {}, "seeds": list(range(episodes)), "episodes_detail": detail}
+    about["bundle"] = provenance and {"sha256": "ef" * 32, "provenance": provenance}
     write_json(folder / "evaluation.json", {"format_version": 1, **counts, **about})
     return str(folder)
 
@@ -53,6 +57,22 @@ def test_a_tally_and_an_evaluation_say_the_same(finetuned, tmp_path, capsys):
     assert counted["interval95"][0] < counted["rate"] < counted["interval95"][1]
     assert "14 of 20" in counted["warnings"][0]
     assert "warning: imagined (0.50) and real (14 of 20)" in capsys.readouterr().out
+
+
+def test_an_evaluation_of_another_policy_is_refused(finetuned, tmp_path):
+    about = {"policy": "aa" * 32, "world_model": "cc" * 32, "task": "open_drawer", "iterations": 40, "latent_size": 8}
+    save_policy(finetuned, FINETUNED, DiffusionPolicy(DiffusionConfig(), 8), Spec(scene=(), tasks=()), about)
+    kept = load_policy(finetuned, FINETUNED, "finetune")[1].sha256
+    ours = evaluation(tmp_path / "kept", 12, provenance={"policy": "aa" * 32, "finetuned": kept})
+    base = evaluation(tmp_path / "base", 14, provenance={"policy": "aa" * 32, "finetuned": None})
+    other = evaluation(tmp_path / "other", 14, provenance={"policy": "bb" * 32, "finetuned": None})
+
+    counted = said(finetuned, tmp_path, real="12/20", base_real="14/20")
+    assert said(finetuned, tmp_path, real=ours, base_real=base) == counted
+    for given, place in (({"real": base}, "base"), ({"base_real": ours}, "kept"), ({"base_real": other}, "other")):
+        (name,) = given
+        with pytest.raises(InputError, match=f"{place}: is no evaluation of the (kept|base) policy .* as {name}$"):
+            said(finetuned, tmp_path, **given)
 
 
 @pytest.mark.parametrize("tally", ["21/20", "0/0", "1/9999999"])

@@ -127,6 +127,7 @@ def contact_rows(motion: Motion, following: Following) -> NDArray[np.bool_]:
     """
     asked, moved = motion
     expected, done = expected_motion(asked, following), _around(moved)
+    expected[-1:] = 0  # as its motion, which nobody saw
     wanted = _around(expected)
     size = np.einsum("ti,ti->t", wanted, wanted)
     least = (LEAST_SHARE * following.usual_m * _around(np.ones((len(asked), 1)))[:, 0]) ** 2

@@ -66,16 +66,13 @@ class Share:
         gathered: Tensor = _Gather.apply(rows, self)
         return gathered
 
-    def going(self, generator: torch.Generator, goes: Tensor) -> torch.Generator | Part:
+    def going(self, generator: torch.Generator, goes: Tensor) -> Part:
         """Return what draws for those of this process's rows that go on: bool (B / N,).
 
-        Of what `generator` draws for all processes' rows that do, in the whole batch's order.
+        It is drawn for the whole batch, ended rows too, so that a row's draws do not depend on when others end.
         """
-        if self.count == 1:
-            return generator
-        whole = self.gather(goes).cpu()
-        places = (whole.cumsum(0) - 1)[self.rows]
-        return Part(generator, int(whole.sum()), places[goes.cpu()])
+        size = len(goes) * self.count
+        return Part(generator, size, torch.arange(size)[self.rows][goes.cpu()])
 
     def numbers(self, metrics: Mapping[str, Tensor]) -> dict[str, float]:
         """Read metrics off their device, all at once: the processes' mean."""

@@ -15,12 +15,14 @@ Runs = Mapping[str, Mapping[str, Mapping[int, Path]]]
 """Folders of finished pipelines: by pipeline, setting and seed."""
 
 
-def sum_up_sweep(runs: Runs, tasks: Mapping[str, Sequence[str]], base: str, policy: str) -> dict[str, Any]:
+def sum_up_sweep(
+    runs: Runs, tasks: Mapping[str, Mapping[str, Sequence[str]]], base: str, policy: str
+) -> dict[str, Any]:
     """Gather the evaluations of one policy of all pipelines.
 
     Args:
         runs: those that are done.
-        tasks: of each pipeline.
+        tasks: by pipeline and setting, which may have tasks of its own.
         base: the setting that the others are compared with.
         policy: ``base``, ``finetuned`` or the name of a variant.
 
@@ -33,7 +35,11 @@ def sum_up_sweep(runs: Runs, tasks: Mapping[str, Sequence[str]], base: str, poli
         "policy": policy,
         "base": base,
         "pipelines": {
-            pipeline: {task: _task(settings, task, base, policy) for task in tasks[pipeline]}
+            pipeline: {
+                task: _task({name: settings[name] for name in settings if task in of[name]}, task, base, policy)
+                for of in [tasks[pipeline]]
+                for task in dict.fromkeys(task for those in of.values() for task in those)
+            }
             for pipeline, settings in runs.items()
         },
     }

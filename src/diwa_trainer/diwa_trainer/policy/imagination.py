@@ -83,7 +83,7 @@ def imagine(
     """Roll the policy out from latents (B, Z) for at most `chunks` chunks; success ends an episode.
 
     `reward` says which of the latents after a chunk's last action (B, Z) are a success: bool (B,). Only episodes that
-    go on are computed; each has its own rows of the policy's noise, whatever becomes of the others.
+    go on are computed; each has its own rows of what is drawn, whatever becomes of the others.
     Of many processes' episodes `start` are this one's `share`.
     """
     config = finetuned.config

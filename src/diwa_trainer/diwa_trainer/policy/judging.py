@@ -14,9 +14,10 @@ from diwa_trainer.policy.diffusion import DiffusionPolicy
 from diwa_trainer.policy.imagination import Rollout, imagine
 from diwa_trainer.policy.reward import THRESHOLDS, ClassifierReward, FirstSuccess, Reward, RewardKind, Starts
 from diwa_trainer.policy.support import Outside
+from diwa_trainer.policy.verdict import OUTSIDE
 from diwa_trainer.world.world_model import WorldModel
 
-DISAGREEMENT, HEADROOM, FOOTHOLD, ASTRAY = 0.2, 0.97, 0.02, 0.25
+DISAGREEMENT, HEADROOM, FOOTHOLD = 0.2, 0.97, 0.02
 
 
 @dataclass(frozen=True)
@@ -65,20 +66,24 @@ class Judging:
     def of(self, policy: DiffusionPolicy) -> dict[str, float]:
         """Imagined success of a policy by each reward apart, and how far the policy has gone from the base policy.
 
-        ``judged_outside`` is the share of episodes that left the recordings' reach, ``kl_to_pretrained`` the path KL in
-        nats a chunk.
+        All are of the episodes as they would be were that reward alone to end them; ``judged_outside``, the share that
+        left the recordings' reach, and ``kl_to_pretrained``, the path KL in nats a chunk, by the reward that is paid.
         """
         parts = self.parts
         rollout, first = self.imagined(policy, parts.rewards)
         metrics: dict[str, float] = {}
         for name in parts.rewards:
             metrics[f"judged_success_{name}"] = first.success(name)
-            metrics[f"judged_chunks_{name}"] = float(first.lengths(name).float().mean())
-        metrics["judged_outside"] = float(rollout.left.any(0).float().mean())
-        lengths = first.lengths(self.reward_kind)
-        lived = torch.arange(self.chunks, device=lengths.device)[:, None] < lengths
-        metrics["kl_to_pretrained"] = kl_to_pretrained(parts.pretrained, policy, rollout, lived & rollout.live)
+            metrics[f"judged_chunks_{name}"] = float(self._lived(rollout, first, name).sum(0).float().mean())
+        lived = self._lived(rollout, first, self.reward_kind)
+        metrics["judged_outside"] = float((rollout.left & lived).any(0).float().mean())
+        metrics["kl_to_pretrained"] = kl_to_pretrained(parts.pretrained, policy, rollout, lived)
         return metrics
+
+    def _lived(self, rollout: Rollout, first: FirstSuccess, name: str) -> Tensor:
+        """Which chunks (H, B) happened, were that reward alone to end the episodes."""
+        lengths = first.lengths(name)
+        return (torch.arange(self.chunks, device=lengths.device)[:, None] < lengths) & rollout.live
 
     def preflight(self) -> dict[str, Any]:
         """Seconds that can save minutes: what each reward says of the base policy before any update."""
@@ -125,7 +130,7 @@ def preflight_warnings(success: Mapping[str, float], paid: str, outside: float =
             "the base policy hardly ever succeeds in imagination, so there is nothing to learn from: train the world "
             "model longer (its open_loop.json says which events it foresees), or give pretrain more updates"
         )
-    if outside > ASTRAY:
+    if outside > OUTSIDE:
         warnings.append(
             f"{outside:.0%} of the base policy's imagined episodes leave what was recorded, and end there: record more "
             "play around this task"

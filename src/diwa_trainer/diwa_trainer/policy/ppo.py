@@ -26,7 +26,7 @@ LEAST_BC_WEIGHT, MOST_BC_WEIGHT = 1e-3, 10.0
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """Settings of the fine-tuning update; defaults from DiWA, with a higher rate and fewer epochs (docs/method.md)."""
+    """Settings of the fine-tuning update; defaults from DiWA but where docs/method.md says otherwise."""
 
     gamma: float = 0.999
     gae_lambda: float = 0.95

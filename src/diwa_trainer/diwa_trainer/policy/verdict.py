@@ -64,14 +64,15 @@ def standard_error(share: float, episodes: int) -> float:
 def choose(candidates: Sequence[Candidate], episodes: int) -> Verdict:
     """Choose among candidates judged on so many episodes each; the first is the base policy.
 
-    The earliest of those within a standard error of the best is kept: what only one draw of episodes speaks for is
-    not worth going further from the base policy. It must beat that by two standard errors; else the base policy stays.
+    Kept is the earliest that is within a standard error of the best, and beats the base policy by two of their
+    difference: a gain within the noise of judging does not justify a policy further from the base policy. Without
+    any, the base policy stays.
     """
     base = candidates[0]
     best = max(candidates, key=lambda one: one.success)
-    chosen = next(one for one in candidates if one.success >= best.success - standard_error(best.success, episodes))
-    apart = math.hypot(standard_error(base.success, episodes), standard_error(chosen.success, episodes))
-    if chosen.success < base.success + 2 * apart:
+    least = best.success - standard_error(best.success, episodes)
+    chosen = next((one for one in candidates if one.success >= least and _is_better(one, base, episodes)), None)
+    if chosen is None:
         why = (
             f"no iteration is clearly better than the base policy in imagination ({best.success:.2f} of the episodes "
             f"succeed, of the base policy's {base.success:.2f}), so the base policy is kept"
@@ -82,6 +83,11 @@ def choose(candidates: Sequence[Candidate], episodes: int) -> Verdict:
         asked = f"{chosen.outside:.0%} of its episodes leave what was recorded: record more play around this task"
         return Verdict("collect", f"{gain}, but {asked}", chosen, tuple(candidates))
     return Verdict("accept", gain, chosen, tuple(candidates))
+
+
+def _is_better(one: Candidate, base: Candidate, episodes: int) -> bool:
+    apart = math.hypot(standard_error(base.success, episodes), standard_error(one.success, episodes))
+    return one.success >= base.success + 2 * apart
 
 
 @dataclass(frozen=True)
@@ -119,21 +125,25 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
     """Combine imagined success with a few real episodes.
 
     Imagination gives a prior (a Beta distribution worth `PRIOR_EPISODES`); where the base policy was tried, half of its
-    error about that is taken off it, on the scale of log odds. The real episodes of the chosen policy update it.
+    error about that is taken off it, on the scale of log odds. The real episodes of the chosen policy update it; those
+    of the base policy do where it is the one that was kept.
     """
-    expected, warnings = chosen.success, []
+    logit, warnings = _logit(chosen.success), []
+    if chosen.iteration == base.iteration:
+        real = real or base_real
     if base_real is not None:
         error = log_odds(base_real.successes + 0.5, base_real.episodes + 1) - _logit(base.success)
-        expected = 1 / (1 + math.exp(-(_logit(chosen.success) + CARRIED * error)))
+        logit += CARRIED * error
         if abs(base.success - base_real.rate) > GAP:
             warnings.append(
                 f"imagined ({base.success:.2f}) and real ({base_real.successes} of {base_real.episodes}) success of "
                 f"the base policy lie more than {GAP:g} apart: do not trust what imagination says of this task"
             )
+    expected = 1 / (1 + math.exp(-logit))
     real = real or Tally(0, 0)
     won = expected * PRIOR_EPISODES + real.successes
     lost = (1 - expected) * PRIOR_EPISODES + real.episodes - real.successes
-    draws = np.random.default_rng(0).beta(max(won, 1e-3), max(lost, 1e-3), 100_000)
+    draws = np.random.default_rng(0).beta(won, lost, 100_000)
     low, high = np.quantile(draws, [0.025, 0.975])
     return Calibrated(won / (won + lost), (float(low), float(high)), tuple(warnings))
 
@@ -151,4 +161,5 @@ def log_odds(successes: float, episodes: float) -> float:
 
 
 def _logit(share: float) -> float:
+    """Of an imagined share: from so few episodes none is nearer to 0 or 1 than .01."""
     return log_odds(min(max(share, 0.01), 0.99), 1)

@@ -200,8 +200,10 @@ def _sum_up(config: SweepConfig, done: Sequence[Member]) -> dict[str, Any]:
     runs: dict[str, dict[str, dict[int, Path]]] = {
         path.stem: {setting: {} for setting in config.settings} for path in config.pipelines
     }
-    tasks: dict[str, tuple[str, ...]] = {path.stem: () for path in config.pipelines}
+    tasks: dict[str, dict[str, tuple[str, ...]]] = {
+        path.stem: dict.fromkeys(config.settings, ()) for path in config.pipelines
+    }
     for member in done:
         runs[member.pipeline][member.setting][member.seed] = member.config.output
-        tasks[member.pipeline] = tuple(dict.fromkeys((*tasks[member.pipeline], *member.config.tasks)))
+        tasks[member.pipeline][member.setting] = member.config.tasks
     return sum_up_sweep(runs, tasks, config.base or next(iter(config.settings)), config.policy)

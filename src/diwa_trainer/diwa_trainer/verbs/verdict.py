@@ -7,16 +7,18 @@ interval, and whether imagination is to be trusted: where it is wrong about the 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.errors import ConfigError, InputError
 from diwa_runtime.files import check_overwritable
 from diwa_trainer.evaluation.comparison import read_evaluation
 from diwa_trainer.policy.verdict import Tally, calibrated
 from diwa_trainer.runs.result_files import FORMAT_VERSION, VERDICT, read_result
 from diwa_trainer.runs.run import write_json
+from diwa_trainer.runs.trained import FINETUNED, load_policy
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ def run(config: VerdictConfig) -> None:
     """Print the verdict, and write it where it is wanted.
 
     Raises:
-        InputError: a folder holds no verdict or no evaluation, or it is damaged.
+        InputError: a folder holds no verdict or no evaluation, it is damaged, or the evaluation is of another policy.
         ConfigError: a tally is none.
     """
     if config.output is not None:
         check_overwritable(config.output, "a verdict", lambda head: b"interval95" in head)
-    said = expected_of(config.finetuned, _tally("real", config.real), _tally("base_real", config.base_real))
+    said = expected_of(config.finetuned, _tally(config, "real"), _tally(config, "base_real"))
     low, high = said["interval95"]
     print(f"verdict: {said['decision']}; {said['why']}")
     print(f"expected success: {said['rate']:.0%} [{low:.0%}, {high:.0%}]")
@@ -58,8 +60,9 @@ def expected_of(finetuned: Path, real: Tally | None, base_real: Tally | None) ->
     return {"format_version": FORMAT_VERSION, "interval95": list(found.interval95), **said, **found.to_json()}
 
 
-def _tally(name: str, given: str | None) -> Tally | None:
+def _tally(config: VerdictConfig, name: Literal["real", "base_real"]) -> Tally | None:
     """Read ``14/20``, or the folder or file of an evaluation."""
+    given: str | None = getattr(config, name)
     if given is None:
         return None
     if counted := re.fullmatch(r"(\d+)/(\d+)", given):
@@ -67,4 +70,18 @@ def _tally(name: str, given: str | None) -> Tally | None:
         if not 0 < episodes <= 10**6 or successes > episodes:
             raise ConfigError(f"{name} is {given}: must be successes of at least one episode, such as 14/20")
         return Tally(successes, episodes)
-    return Tally.of(read_evaluation(Path(given)))
+    evaluation = read_evaluation(Path(given))
+    _check_is_of(config.finetuned, name, given, evaluation)
+    return Tally.of(evaluation)
+
+
+def _check_is_of(finetuned: Path, name: str, given: str, evaluation: Mapping[str, Any]) -> None:
+    """Refuse an evaluation whose bundle says that it holds another policy than is asked for."""
+    found = (evaluation["bundle"] or {}).get("provenance", {})
+    if "policy" not in found:
+        return
+    kept = load_policy(finetuned, FINETUNED, "finetune")[1]
+    tuned = kept.sha256 if name == "real" else None
+    if (found["policy"], found.get("finetuned")) != (kept.about["policy"], tuned):
+        wanted = "the kept policy" if name == "real" else "the base policy"
+        raise InputError(f"{given}: is no evaluation of {wanted} of {finetuned}; name that one as {name}")
