@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diwa_runtime.errors import InputError
-from diwa_trainer.evaluation.comparison import Paired, counts_of, rate_of, successes_of
+from diwa_trainer.evaluation.comparison import Paired, check_same_terms, counts_of, rate_of, successes_of
 from diwa_trainer.policy.verdict import Tally, calibrated
 from diwa_trainer.runs.result_files import EVALUATION, SUMMARY, VERDICT, read_result
 
@@ -30,13 +29,16 @@ def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[
 
 
 def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
-    base = read_result(folder / "evaluation_base" / EVALUATION)
+    base_folder = folder / "evaluation_base"
+    base = read_result(base_folder / EVALUATION)
     table: dict[str, Any] = {"base": counts_of(base)}
     stages = {"pretrain": "pretrained", "train_reward": "reward"}
     seconds = {stage: _seconds(folder / name) for stage, name in stages.items()}
     env_steps = 0
     for policy in policies:
-        evaluation = read_result(folder / f"evaluation_{policy}" / EVALUATION)
+        place = folder / f"evaluation_{policy}"
+        evaluation = read_result(place / EVALUATION)
+        check_same_terms(base, str(base_folder), evaluation, str(place))
         summary = read_result(folder / policy / SUMMARY, "seconds", "env_steps", "imagined_steps")
         table[policy] = counts_of(evaluation) | _paired(base, evaluation) | _verdict(folder / policy, base)
         env_steps += summary["env_steps"]
@@ -67,8 +69,6 @@ def _seconds(folder: Path) -> float:
 
 
 def _paired(base: dict[str, Any], tuned: dict[str, Any]) -> dict[str, Any]:
-    if base["seeds"] != tuned["seeds"]:
-        raise InputError("base and fine-tuned policies were evaluated on different starts; evaluate both again")
     pairs = Paired.of(successes_of(base), successes_of(tuned))
     return {"gained": pairs.won, "lost": pairs.lost, "mcnemar_p": pairs.p}
 
