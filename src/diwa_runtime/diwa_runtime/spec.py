@@ -54,6 +54,20 @@ def is_angle(name: str) -> bool:
     return name.rpartition("_")[2] in ANGLES
 
 
+def _check_angles(what: str, names: Sequence[str]) -> None:
+    """Refuse an angle that is not one of three that make a rotation together: training could not take it."""
+    column = 0
+    while column < len(names):
+        body = names[column].rpartition("_")[0]
+        triple = tuple(f"{body}_{angle}" for angle in ANGLES)
+        if is_angle(names[column]) and tuple(names[column : column + 3]) != triple:
+            raise InputError(
+                f"Spec: {what} has {names[column]!r} outside of a triple {', '.join(triple)}; if it is the one angle "
+                f"of a hinge, name it otherwise ({body}_angle)"
+            )
+        column += 3 if is_angle(names[column]) else 1
+
+
 def _check_unique(what: str, names: Sequence[str]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -103,7 +117,8 @@ class TaskSpec:
         check_within(f"task {self.name!r}", (1e-9, 1e9), **{"|change|": abs(self.change)})
         if is_angle(self.field):
             raise InputError(
-                f"Spec: task {self.name!r} watches {self.field!r}, an angle, which jumps at +-pi; watch another value"
+                f"Spec: task {self.name!r} watches {self.field!r}, an angle, which jumps at +-pi; watch another "
+                f"value, or, if it never turns that far, name it otherwise ({self.field.rpartition('_')[0]}_angle)"
             )
 
     def achieved(
@@ -158,6 +173,8 @@ class Spec:
             odd = [name for name in names if not name or not name.isprintable()]
             if odd:
                 raise InputError(f"Spec: {what} has the name {odd[0]!r}; use letters, digits and '_'")
+        for what, names in (("proprio", self.proprio), ("scene", self.scene)):
+            _check_angles(what, names)
         for task in self.tasks:
             if task.field not in self.scene:
                 raise InputError(f"Spec: task {task.name!r} watches {task.field!r}, which the scene does not have")

@@ -89,7 +89,7 @@ def test_a_message_with_none_of_the_names_is_not_this_streams_message():
 @pytest.mark.parametrize(
     ("proprio", "message", "word"),
     [
-        ((*TCP, "j1", "j2", "j3"), joints(j1=1, j3=3), "no value named j2"),
+        ((*TCP, "j1", "j2", "j3"), joints(j1=1, j3=3), "no value named j2; it has j1, j3; name those in the Spec"),
         ((*TCP, "j1", "tool", "j3"), joints(j1=1, j3=3), "no value named tool"),
         ((*TCP, "j1", "tool", "j3", "j2"), joints(j1=1, j2=2, j3=3), "no value named tool"),
     ],

@@ -51,7 +51,11 @@ def stream(**changed: Any) -> dict[str, Any]:
         ({"streams": [{"field": "proprio"}]}, "streams[0]: 'topic' is missing"),
         ({"tasks": [{**LIFT, "field": "drawer", "change": 0}]}, "|change| of task 'lift_cup' must be positive"),
         ({"tasks": [{**LIFT, "field": "drawer", "name": "lift cup"}]}, "'lift cup' cannot name a task"),
-        ({"tasks": [{**LIFT, "field": "red_yaw"}]}, "'red_yaw', an angle"),
+        ({"tasks": [{**LIFT, "field": "red_yaw"}]}, "if it never turns that far, name it otherwise (red_angle)"),
+        (
+            {"scene": ["hinge_yaw", "lift"], "tasks": []},
+            "scene has 'hinge_yaw' outside of a triple hinge_roll, hinge_pitch",
+        ),
         ({"tasks": [LIFT]}, "'cup_z', which the scene does not have"),
         ({"scene": ["cup_z", "cup_z"], "tasks": []}, "scene has 'cup_z' twice"),
         ({"cameras": [{"name": "a/b"}]}, "'a/b' cannot name a camera"),

@@ -104,7 +104,7 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     by_threshold = {0.5: 1.0, 0.9: 1.0, 0.97: 0.0, 0.99: 0.0, threshold or 0.95: fires}
     assert {row["threshold"]: row["success"] for row in preflight["by_threshold"]} == by_threshold
     said = capsys.readouterr().out
-    assert len(preflight["warnings"]) == 1 + bool(fires)
+    assert len(preflight["warnings"]) == 2 + bool(fires), "and its episodes are shorter than demonstrations"
     assert all(f"[run] preflight: {warning}" in said for warning in preflight["warnings"])
     _, file = load_policy(config.output, FINETUNED, "finetune")
     assert file.about["threshold"] == (threshold or 0.95)
@@ -278,11 +278,30 @@ def test_failed_demonstrations_start_nothing(config):
     data = Dataset.open(config.dataset)
     like = data.episodes_of(kind="demonstration")
     data.episodes = tuple(dataclasses.replace(e, outcome="failure") if e in like[3:] else e for e in data.episodes)
-    parts = finetune._load(dataclasses.replace(config, play_starts=0))[0]
 
-    starts = finetune._starts(dataclasses.replace(config, play_starts=0), data, parts.model, TASK)
+    rows = finetune._start_rows(dataclasses.replace(config, play_starts=0), data, TASK)
 
-    assert len(starts.values) == finetune.START_ENCODINGS * 3
+    assert rows.tolist() == [episode.start for episode in like[:3]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "starts", "said"),
+    [
+        ({"chunks": 5}, DEMONSTRATIONS + 4, []),
+        (
+            {"chunks": 4},
+            DEMONSTRATIONS + 4,
+            ["12 of 12 demonstrations take longer than an imagined episode of 16 steps: set chunks to 5"],
+        ),
+        ({"chunks": 5, "play_starts": 10}, DEMONSTRATIONS + 4, ["4 of 10 imagined starts are from play"]),
+        ({"chunks": 5, "play_starts": 0}, DEMONSTRATIONS, []),
+    ],
+    ids=["fine", "too short", "little play", "none asked for"],
+)
+def test_what_the_recordings_lack_is_said_before_the_first_update(config, changes, starts, said):
+    asked = dataclasses.replace(config, **{"play_starts": 8, **changes})
+    notes = list(finetune._notes(asked, Dataset.open(config.dataset), TASK, starts, chunk=4))
+    assert [note.startswith(line) for note, line in zip(notes, said, strict=True)] == [True] * len(said)
 
 
 @torch.no_grad()

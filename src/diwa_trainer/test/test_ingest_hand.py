@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from diwa_runtime.stream_spec import StreamSpec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.following import Following
 from diwa_trainer.ingest.hand import Hand
+from diwa_trainer.ingest.left_out import odd_actions
 from diwa_trainer.verbs.ingest import IngestConfig, run
 
 ROWS = 300
@@ -122,6 +124,43 @@ def test_the_unit_that_fits_is_named_or_else_the_factor(gain, scale, said):
     assert len(warnings) == (said is not None)
     assert said is None or said in warnings[0]
     assert not list(Hand(spec, Following(response, 0.4, 0.01, 1000), 0, 1000).warnings()), "nothing is clear"
+
+
+def test_actions_that_are_positions_are_known_by_the_hand_that_follows_their_changes():
+    response = np.array([0, 0, 0.5, -0.25, -0.15, -0.095, 0, 0, 0])
+    (said,) = Hand(commanded(COMMAND, GRIPPER), Following(response, 0.9, 0.01, 1000), 0, 1000).warnings()
+    assert "as if they were positions; record motions" in said
+
+
+def test_a_robot_s_state_that_comes_less_often_than_rows_is_warned_of_once(tmp_path, capsys):
+    for name in ("one", "two"):
+        play_bag(tmp_path / "bags" / name, ROWS, seed=ord(name[0]))
+    _, (slow,), _ = ingested(tmp_path, tmp_path / "bags", replace(SPEC, rate_hz=45.0), capsys)
+    assert "robot/state comes at 30 Hz, and rows are made at 45 Hz: of every 45 rows 15 are held ones; set " in slow
+
+
+def recorded_actions(action: np.ndarray, width: np.ndarray) -> SimpleNamespace:
+    proprio = np.zeros((len(action), len(SPEC.proprio)), np.float32)
+    proprio[:, SPEC.proprio.index("gripper_width")] = width
+    return SimpleNamespace(action=action, proprio=proprio, spec=SPEC)
+
+
+def test_of_actions_that_are_mostly_beyond_1_the_scale_that_fits_is_named():
+    action = np.zeros((1000, 7), np.float32)
+    action[:, 0] = np.linspace(-2.5, 2.5, 1000)
+    (said,) = odd_actions(recorded_actions(action, np.zeros(1000)))
+    assert said.startswith("60% of the rows move further than an action of 1")
+    assert "translation_m 0.05 and rotation_rad 0:" in said
+    assert not list(odd_actions(recorded_actions(action / 2.5, np.zeros(1000))))
+
+
+@pytest.mark.parametrize(("sign", "opens_m", "warned"), [(1, 0.08, False), (-1, 0.08, True), (-1, 0.004, False)])
+def test_a_gripper_that_is_told_the_other_way_round_is_named(sign, opens_m, warned):
+    command = np.repeat([1.0, -1.0, 1.0], 50)
+    action = np.zeros((150, 7), np.float32)
+    action[:, 6] = command
+    said = list(odd_actions(recorded_actions(action, np.where(sign * np.roll(command, 5) > 0, opens_m, 0.0))))
+    assert [("gripper is narrower where it is told 1 (open)" in line) for line in said] == [True] * warned
 
 
 def test_a_recording_whose_positions_are_in_millimetres_is_known_again(tmp_path, capsys):

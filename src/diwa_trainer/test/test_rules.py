@@ -177,6 +177,15 @@ def test_a_body_counts_once_tasks_watch_one_of_its_coordinates():
     assert by_name["cup_rotation_0"][1] > by_name["ball_rotation_0"][1]
 
 
+@pytest.mark.parametrize("watched", ["cup_angle", "cup_in_place", "cup"])
+def test_a_body_counts_too_where_tasks_watch_something_else_of_it(watched):
+    features = fitted(("cup_x", "cup_y", watched, "cups_x", "cups_y"), [0.01 * ramp(1)] * 5, {watched: 0.1})
+    weights = dict(zip(features.names, features.weight.tolist(), strict=True))
+
+    assert weights["cup_x"] == weights["cup_y"] == pytest.approx(8.0)
+    assert weights["cups_x"] == pytest.approx(0.003), "another body"
+
+
 def test_one_coordinate_alone_is_a_part_that_moves_and_no_pose():
     assert bodies_of(("cup_x", "cup_yaw", "handle_z", "x", "lid")) == {"cup"}
 

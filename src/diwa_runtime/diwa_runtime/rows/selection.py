@@ -198,8 +198,8 @@ class _ByName:
         missing = [name for name in wanted if name not in names]
         if missing and len(missing) < len(wanted):
             elsewhere = [name for name in names if name in self._layout.names and name not in wanted]
-            why = f"; it has {', '.join(elsewhere)}, but one part's names stand together" if elsewhere else ""
-            raise ValueError(f"no value named {', '.join(missing)}{why}")
+            why = ", but one part's names stand together" if elsewhere else "; name those in the Spec"
+            raise ValueError(f"no value named {', '.join(missing)}; it has {', '.join(elsewhere or names)}{why}")
         return [names.index(name) for name in wanted if not missing]
 
 

@@ -102,9 +102,18 @@ def _reason(error: Exception) -> str:
 
 
 def environment_spec(environment: gymnasium.Env[Any, Any]) -> Spec | None:
-    """Return the Spec that the environment declares as its attribute `contract`, if it does."""
+    """Return the Spec that the environment declares as its attribute `contract`, if it does.
+
+    Raises:
+        InputError: what it declares is none.
+    """
     contract = getattr(environment.unwrapped, "contract", None)
-    return contract if isinstance(contract, Spec) else None
+    if not (contract is None or isinstance(contract, Spec)):
+        raise InputError(
+            f"{type(environment.unwrapped).__name__}: its attribute contract is a {type(contract).__name__}, must be a "
+            "diwa_runtime Spec; see Spec.load"
+        )
+    return contract
 
 
 def run_episode(

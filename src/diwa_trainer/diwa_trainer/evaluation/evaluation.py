@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
-from diwa_runtime.errors import InputError, one_line
+from diwa_runtime.errors import ConfigError, InputError, one_line
 from diwa_runtime.same_spec import check_same_spec
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import Agent, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
@@ -113,6 +113,43 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
     return Evaluation(config, task, _about(bundle) if bundle else None, tuple(episodes), videos)
 
 
+def try_environment(config: EvaluateConfig, skill: str, spec: Spec, named: str) -> None:
+    """Make the environment, reset it, and draw a picture if films are asked for; no step is taken.
+
+    Args:
+        config: of the evaluation to come.
+        skill: that the policy is to have.
+        spec: that it will have, of what is `named`.
+
+    Raises:
+        ConfigError: the environment cannot be made, or not reset.
+        SpecMismatchError: it is of another Spec.
+        InputError: it declares what is no Spec, or a video cannot be drawn.
+    """
+    task = config.task or (skill if takes(config.environment, "task") else None)
+    environment = _make(config, task, render=config.videos > 0)
+    try:
+        declared = environment_spec(environment)
+        if declared is None:
+            print(
+                f"warning: {config.environment} declares no Spec (attribute contract): that its rate, its actions and "
+                "the order of its scene are the recordings' is not checked",
+                flush=True,
+            )
+        else:
+            check_same_spec(spec, named, declared, config.environment, "environment")
+        try:
+            environment.reset(seed=config.first_seed)
+        except Exception as error:  # anybody's code
+            raise ConfigError(
+                f"{config.environment}: cannot be reset ({one_line(error) or type(error).__name__})"
+            ) from error
+        if config.videos:
+            _frame(environment)
+    finally:
+        environment.close()
+
+
 def task_of(config: EvaluateConfig, bundle: Bundle | None) -> str | None:
     """Return the task that the environment is asked for; None: it is not told one."""
     return config.task or (bundle.manifest.skill if bundle and takes(config.environment, "task") else None)
@@ -186,12 +223,7 @@ class _Player:
     def _parts(self, render: bool) -> tuple[gymnasium.Env[Any, Any], Agent]:
         """Environments that draw are made only for the episodes that are filmed: drawing may need a GPU or Mesa."""
         if render not in self._environments:
-            config = self._config
-            kwargs: dict[str, Any] = {"task": self._task} if self._task else {}
-            if self._after and takes(config.environment, "ends_at_success", by_name=True):
-                kwargs["ends_at_success"] = False
-            kwargs |= config.environment_kwargs
-            environment = make_environment(config.environment, kwargs, config.max_steps + self._after, render)
+            environment = _make(self._config, self._task, self._after, render=render)
             self._environments[render] = environment, self._make_agent(environment)
         return self._environments[render]
 
@@ -212,12 +244,23 @@ class _Player:
         return declared or (self._bundle.spec if self._bundle else Spec())
 
 
+def _make(config: EvaluateConfig, task: str | None, after: int = 0, *, render: bool) -> gymnasium.Env[Any, Any]:
+    """Make the environment that plays on for so many steps after success, if it can be told to."""
+    kwargs: dict[str, Any] = {"task": task} if task else {}
+    if after and takes(config.environment, "ends_at_success", by_name=True):
+        kwargs["ends_at_success"] = False
+    kwargs |= config.environment_kwargs
+    return make_environment(config.environment, kwargs, config.max_steps + after, render)
+
+
 def _frame(environment: gymnasium.Env[Any, Any]) -> NDArray[np.uint8]:
     try:
         frame = environment.render()
     except Exception as error:  # OpenGL's bindings raise errors of many unrelated types
         reason = one_line(error) or type(error).__name__
-        raise InputError(f"no video can be drawn here ({reason[:200]}); set MUJOCO_GL or use --videos 0") from error
+        raise InputError(
+            f"no video can be drawn here ({reason[:200]}); use --videos 0, or, with MuJoCo, set MUJOCO_GL"
+        ) from error
     if not isinstance(frame, np.ndarray):
         raise InputError(f"render() returned a {type(frame).__name__}, expected an image; use --videos 0")
     return frame

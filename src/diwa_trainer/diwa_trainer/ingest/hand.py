@@ -9,11 +9,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from diwa_runtime.spec import Spec
 from diwa_runtime.stream_spec import UNITS, StreamSpec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.following import LAGS, Following, contact_rows, learn_following, motions
 
+POSITIONS = 0.05
+"""Where what the hand does after an action adds up to so little, it is the actions' differences that it follows."""
 FACTOR = 3.0
 """A hand that moves so many times as far as it is asked to, or one part in so many, is of other units."""
 
@@ -64,7 +68,12 @@ class Hand:
         stream = next(one for one in self.spec.streams if one.field == "action")
         if found.lag:
             yield f"{stream.topic}: {_off(found, stream)}"
-        if found.gain < 0:
+        if abs(found.gain) < POSITIONS * np.abs(found.response).max():
+            yield (
+                f"{stream.topic}: the hand moves with how its actions change, as if they were positions; record "
+                "motions: what each action adds to where the hand is"
+            )
+        elif found.gain < 0:
             yield f"{stream.topic}: the hand moves against its actions; see that both are told in one frame"
         elif not 1 / FACTOR < found.gain < FACTOR:
             yield f"{stream.topic}: {_other_units(found.gain, stream, self.spec)}"

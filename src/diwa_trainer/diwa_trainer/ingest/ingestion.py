@@ -28,7 +28,7 @@ from diwa_trainer.ingest.bags import Bag, find
 from diwa_trainer.ingest.clocks import clocks_apart
 from diwa_trainer.ingest.frames import FrameReader
 from diwa_trainer.ingest.identity import KnownRows
-from diwa_trainer.ingest.left_out import count_beyond
+from diwa_trainer.ingest.left_out import count_beyond, slow_stream
 from diwa_trainer.ingest.marks import Span
 from diwa_trainer.ingest.older import NAMES, SAME, OlderDataset, about, may_have_names
 from diwa_trainer.ingest.recording import Recording, frames_of, read_recording
@@ -161,6 +161,8 @@ class _Ingestion:
             recording = read_recording(bag, self._spec, self._fields, self._skip_damaged)
             self._check_names(recording.names)
             self._warn_of_clocks(recording)
+            if slow := slow_stream(recording.streams, self._spec.rate_hz):
+                self._say_once(f"warning: {slow}")
             drafts = list(self._drafts(recording))
             self._names.update(recording.names)
             self._note_cameras(bag, sha256, recording.cameras)

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from diwa_runtime.actions import GRIPPER
 from diwa_runtime.rows.row import Assembly, Rows
+from diwa_runtime.rows.streams import NANOSECONDS
+from diwa_trainer.dataset import Dataset
 from diwa_trainer.ingest.recording import Recording
+from diwa_trainer.ingest.stream_data import StreamData
 
 Drop = Callable[[str, int], None]
 """Notes that something of a bag was left out: why, and how often."""
 
 ROUNDING = 1e-3
 """By which an action may exceed 1 through units and float32 alone."""
+SLOW = 0.9
+"""A stream at less than this share of the rate of rows is slower than it is said to be."""
+MANY_BEYOND = 0.4
+"""A larger share of rows that move further than an action of 1 is no haste, but another `action_scale`."""
+WIDTH, CLOSES = "gripper_width", 0.25
+"""By so much of its range is the gripper narrower in the mean where it is told to open, if its sign is wrong."""
+LEAST_WIDTH_M = 0.005
+"""A gripper that opens less than that says nothing."""
 
 
 def count_recording(recording: Recording, drop: Drop) -> None:
@@ -36,8 +48,50 @@ def count_assembly(assembly: Assembly, max_gap_s: float, drop: Drop) -> None:
         drop(f"gap of more than {max_gap_s:g} s: the episode is split there (rows kept)", len(assembly.segments) - 1)
 
 
+def slow_stream(streams: Sequence[StreamData], rate_hz: float) -> str | None:
+    """Say that the robot's state comes less often than rows are made, so that some are made up; None: it does not."""
+    data = next(data for data in streams if data.stream.field == "proprio")
+    intervals = np.diff(data.stamps)
+    if not len(intervals):
+        return None
+    found = NANOSECONDS / float(np.median(intervals))
+    if found > SLOW * rate_hz:
+        return None
+    return (
+        f"{data.stream.topic} comes at {found:.3g} Hz, and rows are made at {rate_hz:g} Hz: of every {rate_hz:g} rows "
+        f'{rate_hz - found:.0f} are held ones; set "rate_hz": {found:.3g} in the Spec'
+    )
+
+
 def count_beyond(rows: Rows, drop: Drop) -> None:
     """Count rows that moved further than a command may, as an arm guided by hand does: no policy can follow them."""
     beyond = int((np.abs(rows.action) > 1 + ROUNDING).any(axis=-1).sum())
     if beyond:
         drop("row that moves further than an action of 1: guide more slowly (rows kept)", beyond)
+
+
+def odd_actions(dataset: Dataset) -> Iterator[str]:
+    """Yield what a whole dataset's actions say of the Spec: another scale, a gripper told the other way round."""
+    action, spec = dataset.action, dataset.spec
+    beyond = float((np.abs(action) > 1 + ROUNDING).any(axis=-1).mean())
+    if beyond > MANY_BEYOND:
+        sizes = {
+            "translation_m": spec.action_scale.translation_m * float(np.quantile(np.abs(action[:, :3]).max(-1), 0.99)),
+            "rotation_rad": spec.action_scale.rotation_rad * float(np.quantile(np.abs(action[:, 3:6]).max(-1), 0.99)),
+        }
+        found = " and ".join(f"{name} {size:.2g}" for name, size in sizes.items())
+        yield (
+            f"{beyond:.0%} of the rows move further than an action of 1, which no policy can follow; 99 % of them stay "
+            f"within {found}: set that as action_scale in the Spec, or guide more slowly"
+        )
+    if WIDTH in spec.proprio:
+        width, opens = dataset.proprio[:, spec.proprio.index(WIDTH)], action[:, GRIPPER] > 0
+        if (
+            opens.any()
+            and not opens.all()
+            and (width[~opens].mean() - width[opens].mean() > max(CLOSES * np.ptp(width), LEAST_WIDTH_M))
+        ):
+            yield (
+                f"the gripper is narrower where it is told 1 (open) than where it is told -1 (closed): {WIDTH} "
+                f"{width[opens].mean():.3f} and {width[~opens].mean():.3f} m in the mean; turn its sign in recording"
+            )

@@ -32,6 +32,8 @@ class Parts:
     task: str
     threshold: float
     outside: Outside | None
+    notes: tuple[str, ...] = ()
+    """What the recordings lack for this fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Judging:
         """Seconds that can save minutes: what each reward says of the base policy before any update."""
         judged = self.of(self.parts.pretrained)
         success = {name: judged[f"judged_success_{name}"] for name in self.parts.rewards}
-        warnings = preflight_warnings(success, self.reward_kind, judged["judged_outside"])
+        warnings = [*preflight_warnings(success, self.reward_kind, judged["judged_outside"]), *self.parts.notes]
         return {"base": success, "by_threshold": self._by_threshold(), "warnings": warnings}
 
     def _by_threshold(self) -> list[dict[str, float]]:
@@ -115,7 +117,10 @@ def kl_to_pretrained(pretrained: DiffusionPolicy, policy: DiffusionPolicy, rollo
 
 
 def preflight_warnings(success: Mapping[str, float], paid: str, outside: float = 0.0) -> list[str]:
-    """Say what speaks against fine-tuning a base policy of this imagined `success` by reward, one of which is paid."""
+    """Say what speaks against fine-tuning a base policy of this imagined `success` by reward, one of which is paid.
+
+    `outside` is the share of its imagined episodes that leave the recordings.
+    """
     warnings = []
     if "decoded" in success and abs(success["classifier"] - success["decoded"]) > DISAGREEMENT:
         warnings.append(
@@ -133,6 +138,6 @@ def preflight_warnings(success: Mapping[str, float], paid: str, outside: float =
     if outside > OUTSIDE:
         warnings.append(
             f"{outside:.0%} of the base policy's imagined episodes leave what was recorded, and end there: record more "
-            "play around this task"
+            "play around this task, or, where hands move more than 2 cm in a row, set support.cell_m to that"
         )
     return warnings

@@ -11,12 +11,10 @@ from diwa_trainer.report.gather import RunFolder, Runs
 from diwa_trainer.report.html import Html, details, element, grid, join, missing, table, video
 from diwa_trainer.report.scales import Axis, number, percent
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
+from diwa_trainer.world.features import CLAMP
 from diwa_trainer.world.usable import CLEARLY, LASTING, LEAST_WINDOWS
 
 TRAIN = "train_world_model"
-LARGE = 20.0
-"""A standardised input further out than this hints at a feature that hardly varies, whose rare jumps would rule the
-loss if they were not clamped."""
 GOES_THROUGH = 0.25
 """Share of held chunks that go through from which on a world model is said to need more updates (docs/report.md)."""
 _LENGTHS = r"tcp|.*_[xyz]"
@@ -114,12 +112,12 @@ def _dropped(dropped: Sequence[Mapping[str, Any]]) -> Html:
 def _features(features: Sequence[Mapping[str, Any]]) -> Html:
     def row(feature: Mapping[str, Any]) -> tuple[str, ...]:
         largest = feature["largest_standardised"]
-        shown = element("span", f"{largest:.1f}", css="loss") if largest > LARGE else f"{largest:.1f}"
+        shown = element("span", f"{largest:.1f}", css="loss") if largest > CLAMP else f"{largest:.1f}"
         return feature["name"], number(feature["mean"]), number(feature["std"]), shown
 
     header = ("feature", "mean", "standard deviation", "largest |standardised|")
     worst = sorted(features, key=lambda feature: -feature["largest_standardised"])[:6]
-    note = f"Marked values lie more than {LARGE:.0f} deviations out: clamped before the network sees them."
+    note = f"Marked values lie more than {CLAMP:.0f} deviations out; the network sees them as {CLAMP:.0f}."
     return join(
         [
             table(header, [row(feature) for feature in worst], "The features with the largest inputs"),

@@ -12,8 +12,8 @@ from diwa_trainer.report.scales import percent
 from diwa_trainer.runs.result_files import VERDICT
 
 _NOTE = (
-    "Imagined episodes of each policy as deployed, from the same starts and draws. Kept is the earliest iteration that is "
-    "within a standard error of the best and clearly beats the base policy. What is to be expected of it on the "
+    "Imagined episodes of each policy as deployed, from the same starts and draws. Kept is the earliest iteration that "
+    "is within a standard error of the best and clearly beats the base policy. What is to be expected of it on the "
     "robot is imagined success, corrected by how wrong imagination was about the base policy where that was tried."
 )
 

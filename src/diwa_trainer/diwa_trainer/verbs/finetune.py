@@ -7,12 +7,14 @@ The steps that were taken in any environment meanwhile are counted all the same;
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from diwa_runtime.config.bounds import BATCHES, COUNTS, WORKERS, check_between, check_bounds, check_together
 from diwa_trainer.dataset import Dataset
@@ -168,15 +170,17 @@ def _load(config: FinetuneConfig, device: torch.device = CPU) -> tuple[Parts, di
     task = policy_file.about["task"]
     threshold = reward_file.about["threshold"] if config.threshold is None else config.threshold
     rewards = make_rewards(model, classifier, threshold, model.spec.task(task))
+    rows = _start_rows(config, dataset, task)
     parts = Parts(
         model,
         pretrained,
         rewards,
         choose_reward(rewards, config.reward_kind),
-        _starts(config, dataset, model, task),
+        _starts(model, dataset, rows, task, config.seed),
         task,
         threshold,
         _outside(config, dataset, model, task, pretrained.config.chunk),
+        tuple(_notes(config, dataset, task, len(rows), pretrained.config.chunk)),
     )
     files = {"dataset": dataset.fingerprint} | {
         name: file.sha256
@@ -192,15 +196,38 @@ def _outside(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: 
     return outside(model, support)
 
 
-def _starts(config: FinetuneConfig, dataset: Dataset, model: WorldModel, task: str) -> Starts:
-    """First-frame latents of demonstrations, and of play rows that look like them, in several draws each."""
+def _start_rows(config: FinetuneConfig, dataset: Dataset, task: str) -> NDArray[np.int64]:
+    """First frames of demonstrations, and rows of play that look like them."""
     like = demonstrations(dataset, task, 1)
     rng = np.random.default_rng(config.seed)
     rows = np.array([episode.start for episode in like])
     if config.play_starts:
         rows = np.concatenate([rows, start_rows(dataset, task, like, dataset.episodes, config.play_starts, rng)])
+    return rows
+
+
+def _notes(config: FinetuneConfig, dataset: Dataset, task: str, starts: int, chunk: int) -> Iterator[str]:
+    """Yield what the recordings lack for so many starts, and for episodes of so many chunks."""
+    lengths = [len(episode) for episode in demonstrations(dataset, task, 1)]
+    from_play, steps = starts - len(lengths), config.chunks * chunk
+    if from_play < config.play_starts / 2:
+        yield (
+            f"{from_play} of {config.play_starts} imagined starts are from play, for little of it looks like the "
+            "demonstrations' first frames: record play that passes where they begin"
+        )
+    longer = sum(length > steps for length in lengths)
+    if longer > len(lengths) / 2:
+        needed = math.ceil(float(np.quantile(lengths, 0.95)) / chunk)
+        yield (
+            f"{longer} of {len(lengths)} demonstrations take longer than an imagined episode of {steps} steps: set "
+            f"chunks to {needed}, and max_steps of evaluate to {needed * chunk}"
+        )
+
+
+def _starts(model: WorldModel, dataset: Dataset, rows: NDArray[np.int64], task: str, seed: int) -> Starts:
+    """First-frame latents of rows, in several draws each."""
     rows = np.tile(rows, START_ENCODINGS)
-    latents = encode_starts(model, dataset, rows, torch.Generator().manual_seed(config.seed))
+    latents = encode_starts(model, dataset, rows, torch.Generator().manual_seed(seed))
     if "scene" not in dataset.arrays:
         return Starts(latents, latents.new_full((len(rows),), torch.nan))
     column = dataset.spec.scene.index(dataset.spec.task(task).field)

@@ -13,6 +13,7 @@ from diwa_runtime.spec import RATES_HZ, CameraSpec, Mode, Spec
 from diwa_trainer.dataset.description import DATASET
 from diwa_trainer.ingest.hand import Hand
 from diwa_trainer.ingest.ingestion import ingest, summary
+from diwa_trainer.ingest.left_out import odd_actions
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def run(config: IngestConfig) -> None:
         report=report,
     )
     hand = Hand.of(dataset)
-    for warning in hand.warnings():
+    for warning in tuple(hand.warnings()) or odd_actions(dataset):  # actions of other units are odd in any case
         report(f"warning: {warning}")
     print(summary(dataset))
     print(hand.summary())

@@ -20,8 +20,10 @@ from diwa_runtime.config.bounds import COUNTS, WORKERS, check_bounds
 from diwa_runtime.errors import ConfigError, DiwaError, nearest
 from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
+from diwa_trainer.evaluation.evaluation import try_environment
 from diwa_trainer.evaluation.results import print_table, sum_up
 from diwa_trainer.evaluation.settings import MOST_EPISODES, EvaluateConfig
+from diwa_trainer.runs.result_files import EVALUATION
 from diwa_trainer.runs.run import SEEDS, write_json
 from diwa_trainer.runs.side_by_side import side_by_side, start_process
 from diwa_trainer.runs.trained import iteration_folder
@@ -259,7 +261,20 @@ def _make_shared(config: PipelineConfig, plans: Mapping[str, list[Step]]) -> Non
         for _, settings in plan:
             if isinstance(settings, EvaluateConfig):
                 _check_starts(settings, dataset)
+    _try_environments(plans, dataset)
     _work_through(learn)
+
+
+def _try_environments(plans: Mapping[str, list[Step]], dataset: Dataset) -> None:
+    """Make each task's environment once, and reset it, before hours of training: an evaluation would fail only after.
+
+    Raises:
+        DiwaError: it cannot be made, is of another Spec, or cannot draw the films that are asked for.
+    """
+    for task, plan in plans.items():
+        evaluations = [settings for _, settings in plan if isinstance(settings, EvaluateConfig)]
+        if any(not (settings.output / EVALUATION).exists() for settings in evaluations):
+            try_environment(evaluations[0], task, dataset.spec, str(dataset.folder))
 
 
 def _check_starts(evaluation: EvaluateConfig, dataset: Dataset) -> None:

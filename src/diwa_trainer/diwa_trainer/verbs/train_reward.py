@@ -23,6 +23,9 @@ from diwa_trainer.samples.stretches import Stretch, demonstration_stretches, dem
 from diwa_trainer.world.observations import action_at
 from diwa_trainer.world.world_model import WorldModel
 
+LITTLE_PLAY = 1 / 3
+"""With a smaller share of the stretches of play that are asked for, it is said."""
+
 
 @dataclass(frozen=True)
 class TrainRewardConfig(OnDevice):
@@ -72,6 +75,7 @@ def run(config: TrainRewardConfig) -> None:
     with Run(config.output, config, inputs) as run, intra_op_threads(config.threads):
         if run.is_done:
             return
+        _say_of_play(config, sets["train_play"])
         state, classifier = _make(config, model)
         latents, labels = _training_latents(config, model, dataset, sets)
         both = labels.nonzero(), (~labels).nonzero()
@@ -131,6 +135,16 @@ def _stretches(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[St
             f"{dataset.folder}: the rows for {config.task} show {which}; record both, marked on episode/event"
         )
     return sets
+
+
+def _say_of_play(config: TrainRewardConfig, stretches: Sequence[Stretch]) -> None:
+    """Say how much of play there is to learn failures from, where it is little."""
+    if len(stretches) < config.play * LITTLE_PLAY:
+        print(
+            f"warning: {len(stretches)} of {config.play} stretches of play for {config.task}: hardly any play begins "
+            "with the task's part of the scene as the demonstrations do, so the reward knows few failures; record more",
+            flush=True,
+        )
 
 
 def _training_latents(

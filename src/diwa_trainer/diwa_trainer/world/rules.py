@@ -85,7 +85,7 @@ def _of_scene(name: str, values: Tensor, watched: Mapping[str, float], bodies: C
         return Rule(floor, WATCHED_WEIGHT, LEVELS_SHARE if levels else WATCHED_SHARE)
     body = body_of(name)
     if body in bodies:
-        handled = any(body_of(other) == body for other in watched)
+        handled = _is_handled(str(body), watched)
         if re.fullmatch(r".*_rotation_\d", name):
             return WATCHED_ROTATION if handled else FREE_ROTATION
         return WATCHED_POSITION if handled else FREE_POSITION
@@ -132,5 +132,10 @@ def bodies_of(names: Sequence[str]) -> frozenset[str]:
 
 
 def free_bodies(names: Sequence[str], watched: Collection[str]) -> frozenset[str]:
-    """Return the bodies that have a pose among a scene's names and of which tasks watch no coordinate."""
-    return bodies_of(names) - {body for name in watched if (body := body_of(name)) is not None}
+    """Return the bodies that have a pose among a scene's names and of which tasks watch nothing."""
+    return frozenset(body for body in bodies_of(names) if not _is_handled(body, watched))
+
+
+def _is_handled(body: str, watched: Collection[str]) -> bool:
+    """Say whether tasks watch something of a body: ``block_z``, ``block_in_place`` or ``block`` of ``block``."""
+    return any(name == body or name.startswith(f"{body}_") for name in watched)

@@ -156,7 +156,7 @@ class WorldModel(nn.Module):
             last.bias.zero_()
 
     def fit_hand_step(self, dataset: Dataset, episodes: Sequence[Episode]) -> None:
-        """Set `hand_step_m` from these episodes, those to learn from: what is held out is to teach nothing."""
+        """Set `hand_step_m`, a weight in the loss, from these episodes: those to learn from."""
         moved = np.concatenate([np.diff(dataset.proprio[episode.rows, :3], axis=0) for episode in episodes])
         if len(moved):
             self.hand_step_m.fill_(max(float(np.sqrt(np.square(moved).sum(-1).mean())), LEAST_STEP_M))
