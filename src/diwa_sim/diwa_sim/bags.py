@@ -26,7 +26,6 @@ from diwa_runtime.files import TEMPORARY_SUFFIX, onto_disk, written_whole
 from diwa_runtime.interfaces import message_definitions
 from diwa_runtime.robot_messages import Fields
 from diwa_runtime.spec import Spec
-from diwa_sim.rendering import device
 from diwa_sim.snapshot import Snapshot
 
 _NEVER = QosTime(2147483647, 4294967295)
@@ -192,6 +191,8 @@ class BagWriter(AbstractContextManager["BagWriter"]):
         self.write(messages.SCENE_STATE, scene, stamp_ns)
         for camera, image in snapshot.images.items():
             if device_topic(camera) not in self._connections:
+                from diwa_sim.rendering import device  # MuJoCo's, which another simulator's bags do not need
+
                 self.write((device_topic(camera), DEVICE_TYPE), {"data": device()}, stamp_ns)
             fields = messages.compressed_image(image, stamp_ns, camera)
             self.write(messages.image_topic(camera), fields, stamp_ns)

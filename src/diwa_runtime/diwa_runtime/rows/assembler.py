@@ -248,7 +248,10 @@ class Assembler:
         layout = self.spec.proprio if name == "proprio" else self.spec.scene
         if len(values) != len(layout):
             topics = ", ".join(dict.fromkeys(stream.topic for stream in self.streams if stream.field == name))
-            raise InputError(f"{topics}: gives {len(values)} numbers for {name!r}, the Spec has {len(layout)}")
+            raise InputError(
+                f"{topics}: gives {len(values)} numbers for {name!r}, the Spec has {len(layout)}; "
+                "name as many there, or select fewer in its streams"
+            )
         return values.astype(np.float32)
 
     def _executed(self, after: int, until: int) -> NDArray[np.float32]:

@@ -69,8 +69,8 @@ def make_environment(
     mode = {"render_mode": "rgb_array"} if render else {}
     try:
         made = gymnasium.make(environment, max_episode_steps=max_steps, disable_env_checker=True, **{**kwargs, **mode})
-    except DiwaError:
-        raise
+    except DiwaError as error:
+        raise type(error)(f"environment {environment!r}: {error}") from error
     except Exception as error:  # an environment is anybody's code, and its errors of any kind
         hint = "; --videos 0 asks for no pictures" if render else ""
         said = f"environment {environment!r} cannot be made with {shown(dict(kwargs))} ({_reason(error)}){hint}"

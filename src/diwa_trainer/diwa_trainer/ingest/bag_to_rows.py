@@ -83,6 +83,6 @@ def _check_gripper(segments: Sequence[Rows], spec: Spec) -> None:
         if len(odd):
             topics = ", ".join(dict.fromkeys(stream.topic for stream in spec.streams if stream.field == "action"))
             raise InputError(
-                f"{topics}: a gripper command is {odd[0]:g}, must be 1 (open) or -1 (closed); give the Spec a stream "
-                "that says so"
+                f"{topics}: a gripper command is {odd[0]:g}, must be 1 (open) or -1 (closed); record it so, "
+                "or give the Spec a stream that says so"
             )

@@ -51,8 +51,8 @@ def demonstrations(dataset: Dataset, task: str, needed: int) -> tuple[Episode, .
     found = dataset.episodes_of(kind="demonstration", task=task, outcome="success")
     if len(found) < needed:
         raise InputError(
-            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more, or "
-            "mark them with SUCCESS on episode/event"
+            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more, "
+            "mark them with SUCCESS on episode/event, or ask for fewer (--demonstrations)"
         )
     return found
 
