@@ -416,7 +416,7 @@ CONDITIONS = ("bad_reward", "hand", "little_play", "untouched")
     [
         ("demo_collect.yaml", ["demo.yaml"]),
         ("results_collect.yaml", ["results.yaml"]),
-        ("results_collect.yaml", ["results.yaml", "results_bc.yaml"]),
+        ("results_collect.yaml", ["results.yaml", "results_anchor.yaml"]),
         *(("results_collect.yaml", ["results.yaml", f"results_{name}.yaml"]) for name in CONDITIONS),
     ],
 )
