@@ -1,6 +1,7 @@
 """Rules of features: found from data and tasks, whatever a scene's values are called."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from toy import SPEC, TASK, TINY_MODEL, write_toy
 from diwa_runtime.spec import PROPRIO_NAMES, TaskSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
 from diwa_trainer.samples.stretches import demonstrations, start_rows
+from diwa_trainer.world.data_summary import told_of_scene
 from diwa_trainer.world.features import CLAMP, Features
 from diwa_trainer.world.observations import action_at, observation_at
 from diwa_trainer.world.open_loop import open_loop_report
-from diwa_trainer.world.rules import LEVEL, bodies_of, has_two_levels, travel
+from diwa_trainer.world.rules import FREE_POSITION, LEVEL, STILL, bodies_of, has_two_levels, rule_of, travel
 from diwa_trainer.world.world_model import WorldModel
 
 NAMES = {"slider": "q7", "drawer": "lid", "button": "u", "switch": "tcp_x", "bulb": "joint_1", "led": "gripper_width"}
@@ -184,6 +186,22 @@ def test_a_body_counts_too_where_tasks_watch_something_else_of_it(watched):
 
     assert weights["cup_x"] == weights["cup_y"] == pytest.approx(8.0)
     assert weights["cups_x"] == pytest.approx(0.003), "another body"
+
+
+def test_what_counts_how_much_is_told_as_it_is_weighed():
+    names = ("door_angle", "door_x", "door_y", "cup_x", "cup_y", "rope", "wall")
+    scene = torch.from_numpy(np.stack([*[0.1 * ramp(1)] * 6, np.full(len(ROWS), 0.3)], -1))
+    watched = {"door_angle": 0.3}
+    told = told_of_scene(SimpleNamespace(spec=SimpleNamespace(scene=names, watched=watched), scene=scene.numpy()))
+
+    assert told == (
+        "watched by tasks: door_angle; learned: door_x, door_y, rope; free bodies, hardly learned: cup; never moved, "
+        "not learned: wall"
+    )
+    rules = {name: rule_of(name, scene[:, i], watched, bodies_of(names)) for i, name in enumerate(names)}
+    assert rules["cup_x"] == rules["cup_y"] == FREE_POSITION
+    assert rules["wall"] == STILL
+    assert min(rules[name].weight for name in ("door_x", "door_y", "rope")) > STILL.weight
 
 
 def test_one_coordinate_alone_is_a_part_that_moves_and_no_pose():

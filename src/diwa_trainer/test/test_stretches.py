@@ -10,7 +10,6 @@ from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec, TaskSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
 from diwa_trainer.samples.stretches import (
-    START_REACH,
     demonstration_stretches,
     demonstrations,
     play_stretches,
@@ -173,18 +172,6 @@ def test_imagined_episodes_start_in_play_where_the_task_can_start(data):
     assert len(set(rows)) == len(rows) == 8
     assert all(any(e.start <= row < e.end - 8 for e in data.episodes_of(kind="play")) for row in rows)
     assert (data.scene[rows, DRAWER] <= first.max() + 0.012).all()
-
-
-def test_play_that_looks_like_no_demonstration_gives_no_start(data, monkeypatch):
-    def found(reach):
-        monkeypatch.setattr("diwa_trainer.samples.stretches.START_REACH", reach)
-        like = demonstrations(data, TASK, 1)
-        return set(start_rows(data, TASK, like, data.episodes, 10_000, np.random.default_rng(0)))
-
-    near, far, all_ = found(0.5), found(2.0), found(np.inf)
-    assert 0 < len(near) < len(far) < len(all_)
-    assert near < far < all_
-    assert len(found(START_REACH)) < len(all_)
 
 
 def test_imagined_episodes_start_at_the_rows_of_play_nearest_to_the_first_frames(data):

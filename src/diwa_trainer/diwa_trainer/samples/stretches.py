@@ -24,8 +24,6 @@ RowNumbers = NDArray[np.int64]
 
 ROWS_AFTER = 8
 """A stretch of play is at least one row longer: enough for two chunks."""
-START_REACH = 1.0
-"""How far outside of the first frames' range a start from play may lie, in units of that range."""
 RIDGE = 0.1
 """Added to the variances that a discriminant is made from: there are as few demonstrations as numbers that are seen."""
 
@@ -101,8 +99,7 @@ def start_rows(
 
     The task's part of the scene must be as it was there. A row's distance is how far its worst feature lies outside of
     the range that the first frames span, in units of that range. The features are proprio and, where recorded, the
-    scene without free bodies that no task watches. Of the nearest rows, `count` are drawn, spread over the recordings;
-    fewer where fewer are within `START_REACH`.
+    scene without free bodies that no task watches. Of the nearest rows, `count` are drawn, spread over the recordings.
     """
     candidates, _ = _play_rows(dataset, dataset.spec.task(task), like, episodes)
     first = [episode.start for episode in like]
@@ -116,8 +113,7 @@ def start_rows(
     reach = np.maximum(high - low, 0.02)
     outside = np.maximum(np.maximum(low - values[candidates], values[candidates] - high), 0) / reach
     distance = outside.max(-1)
-    nearest = np.argsort(distance, kind="stable")[: 8 * count]
-    near = candidates[nearest[distance[nearest] <= START_REACH]]
+    near = candidates[np.argsort(distance, kind="stable")[: 8 * count]]
     return np.sort(rng.choice(near, size=min(count, len(near)), replace=False))
 
 

@@ -212,8 +212,8 @@ def _notes(config: FinetuneConfig, dataset: Dataset, task: str, starts: int, chu
     from_play, steps = starts - len(lengths), config.chunks * chunk
     if from_play < config.play_starts / 2:
         yield (
-            f"{from_play} of {config.play_starts} imagined starts are from play, for little of it looks like the "
-            "demonstrations' first frames: record play that passes where they begin"
+            f"{from_play} of {config.play_starts} imagined starts are from play, for little of it has the task's part "
+            "of the scene as the demonstrations begin with: record play from such states"
         )
     longer = sum(length > steps for length in lengths)
     if longer > len(lengths) / 2:

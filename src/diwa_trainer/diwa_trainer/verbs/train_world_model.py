@@ -26,7 +26,7 @@ from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import load_eyes, load_seen, save_seen, save_world_model
-from diwa_trainer.world.data_summary import summarise_dataset
+from diwa_trainer.world.data_summary import summarise_dataset, told_of_scene
 from diwa_trainer.world.eyes.eyes import Eyes
 from diwa_trainer.world.eyes.film import open_loop_film
 from diwa_trainer.world.eyes.seen import see
@@ -99,6 +99,8 @@ def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) ->
         run.restore(state)
         if share.is_first:
             write_json(run.folder / "data.json", summarise_dataset(dataset, model))
+            if model.scene is not None:
+                print(f"[{run.folder.name}] scene: {told_of_scene(dataset)}", flush=True)
         config = settled(config, device)
         loss = share.averaging(model, compiled(config, model.loss))
         own = partial(_own_gradient, config, Recordings.of(dataset, train), state, loss, share)

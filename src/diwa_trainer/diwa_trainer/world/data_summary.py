@@ -9,6 +9,7 @@ import torch
 
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.world.features import Features
+from diwa_trainer.world.rules import LEAST_TRAVEL, body_of, free_bodies, has_two_levels, travel
 from diwa_trainer.world.world_model import WorldModel
 
 
@@ -31,6 +32,26 @@ def summarise_dataset(dataset: Dataset, model: WorldModel) -> dict[str, Any]:
             *(_feature_rows(model.scene, torch.from_numpy(dataset.scene)) if model.scene is not None else ()),
         ],
     }
+
+
+def told_of_scene(dataset: Dataset) -> str:
+    """Say which of the scene's values count how much in a world model, as `rules` finds it: by name and by motion."""
+    names, watched = dataset.spec.scene, dataset.spec.watched
+    free = free_bodies(names, watched)
+    kinds: dict[str, list[str]] = {
+        "watched by tasks": [], "learned": [], "free bodies, hardly learned": [], "never moved, not learned": [],
+    }  # fmt: skip
+    for column, name in enumerate(names):
+        values = torch.from_numpy(dataset.scene[:, column])
+        if name in watched:
+            kind = "watched by tasks"
+        elif body_of(name) in free:
+            kind = "free bodies, hardly learned"
+        else:
+            still = travel(values, has_two_levels(values)) < LEAST_TRAVEL
+            kind = "never moved, not learned" if still else "learned"
+        kinds[kind].append(body_of(name) or name if kind.startswith("free") else name)
+    return "; ".join(f"{kind}: {', '.join(dict.fromkeys(those))}" for kind, those in kinds.items() if those)
 
 
 def _feature_rows(features: Features, raw: torch.Tensor) -> list[dict[str, Any]]:
