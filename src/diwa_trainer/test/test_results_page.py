@@ -289,6 +289,32 @@ def test_what_was_aimed_at_stands_beside_what_came(scripts, runs):
     honest = "imagined success of the kept policies, less real"
     assert (all_of_them[honest][-1], none[honest][-1]) == ("met", "**missed**")
     assert "play table" not in str(rows(dataclasses.replace(record, condition="little play")))
+    worse = next(goal for goal in none if goal.startswith(f"all {count} runs"))
+    assert all_of_them[worse][-1] == "met"
+    worst = min(-100 * task.base.rate for task in record.tasks.values())
+    assert none[worse] == ["-3", f"{worst:+.0f}", "**missed**"]
+
+
+@pytest.mark.parametrize(
+    ("successes", "budget", "said"), [(EPISODES, None, True), (0, None, False), (EPISODES, 2.0, None)]
+)
+def test_the_defaults_stand_beside_the_best_fixed_weight(scripts, runs, successes, budget, said):
+    goals = importlib.import_module("results_page.goals").goals
+    record = recorded(scripts, runs, "seed_3")
+    task = record.tasks[TASK]
+    real = dataclasses.replace(task.tuned.real, successes=successes)
+    other = dataclasses.replace(task.tuned, real=real, bc_weight=0.1, kl_budget=budget)
+    tried = dataclasses.replace(task, policies={**task.policies, "other": other})
+    lines = goals([dataclasses.replace(record, tasks={**record.tasks, TASK: tried})])
+
+    rows = [line for line in lines if "best fixed BC weight" in line]
+    below = 100 * (successes / EPISODES - task.tuned.real.rate)
+    assert len(rows) == (said is not None)
+    if rows:
+        assert rows == [
+            f"| below the best fixed BC weight at most, points | 3 | {max(below, 0):.0f} | "
+            + ("**missed** |" if said else "met |")
+        ]
 
 
 def test_ranks_of_ties_are_their_mean():
