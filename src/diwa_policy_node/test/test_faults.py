@@ -94,11 +94,11 @@ def test_f01_a_scene_of_the_wrong_size_ends_the_goal(make_rig: Callable[..., Rig
     rig = make_rig(skills, **PATIENT)
     robot = rig.robot()
     handle = running(rig, robot)
-    robot.spec = type(STATE)(scene=STATE.scene[:-1])
+    robot.spec = type(STATE)(scene=STATE.scene[:-3])
     outcome, reason = rig.result(handle)
     assert outcome is Outcome.FAULT
     assert "scene/state" in reason
-    assert "no value named pink_yaw" in reason
+    assert "no value named pink_roll, pink_pitch, pink_yaw" in reason
 
 
 def test_f01_an_empty_frame_ends_the_goal(make_rig: Callable[..., Rig], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_time_and_imagined_steps_are_told_by_stage(pipeline):
 def test_policies_evaluated_on_other_starts_are_not_compared(pipeline):
     write_evaluation(pipeline / TASK / "evaluation_finetuned", TUNED, first_seed=7)
 
-    with pytest.raises(InputError, match=r"evaluation_base and .*evaluation_finetuned cannot be compared start by"):
+    with pytest.raises(InputError, match=r"evaluation_base/.* and .*evaluation_finetuned/.* cannot be compared"):
         sum_up(pipeline, [TASK], ["finetuned"])
 
 

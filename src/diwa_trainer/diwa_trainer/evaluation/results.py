@@ -29,16 +29,16 @@ def sum_up(folder: Path, tasks: Sequence[str], policies: Sequence[str]) -> dict[
 
 
 def _task(folder: Path, policies: Sequence[str]) -> dict[str, Any]:
-    base_folder = folder / "evaluation_base"
-    base = read_result(base_folder / EVALUATION)
+    base_file = folder / "evaluation_base" / EVALUATION
+    base = read_result(base_file)
     table: dict[str, Any] = {"base": counts_of(base)}
     stages = {"pretrain": "pretrained", "train_reward": "reward"}
     seconds = {stage: _seconds(folder / name) for stage, name in stages.items()}
     env_steps = 0
     for policy in policies:
-        place = folder / f"evaluation_{policy}"
-        evaluation = read_result(place / EVALUATION)
-        check_same_terms(base, str(base_folder), evaluation, str(place))
+        file = folder / f"evaluation_{policy}" / EVALUATION
+        evaluation = read_result(file)
+        check_same_terms(base, str(base_file), evaluation, str(file))
         summary = read_result(folder / policy / SUMMARY, "seconds", "env_steps", "imagined_steps")
         table[policy] = counts_of(evaluation) | _paired(base, evaluation) | _verdict(folder / policy, base)
         env_steps += summary["env_steps"]
