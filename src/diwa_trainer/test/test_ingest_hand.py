@@ -150,7 +150,7 @@ def test_of_actions_that_are_mostly_beyond_1_the_scale_that_fits_is_named():
     action[:, 0] = np.linspace(-2.5, 2.5, 1000)
     (said,) = odd_actions(recorded_actions(action, np.zeros(1000)))
     assert said.startswith("60% of the rows move further than an action of 1")
-    assert "translation_m 0.05 and rotation_rad 0:" in said
+    assert "within translation_m 0.05: set that" in said
     assert not list(odd_actions(recorded_actions(action / 2.5, np.zeros(1000))))
 
 

@@ -1,8 +1,10 @@
 """Rewards: the contrastive loss against a double loop, the classifier on a toy, the predicate on a decoded scene."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -21,6 +23,9 @@ from diwa_trainer.policy.reward import (
     make_rewards,
     nt_xent,
 )
+from diwa_trainer.samples.stretches import Stretch
+from diwa_trainer.verbs import train_reward
+from diwa_trainer.verbs.train_reward import TrainRewardConfig
 
 
 def nt_xent_by_loops(embedding: Tensor, label: Tensor, temperature: float) -> float:
@@ -176,3 +181,12 @@ def test_every_reward_can_be_chosen_by_name_and_a_missing_one_is_said():
     assert isinstance(choose_reward(rewards, "both"), BothRewards)
     with pytest.raises(ConfigError, match="'decoded' needs a decoded scene"):
         choose_reward(make_rewards(SimpleNamespace(decodes_scene=False), classifier, 0.9, SPEC.task(TASK)), "decoded")
+
+
+@pytest.mark.parametrize(("play", "found", "said"), [(9, 2, True), (9, 3, False), (0, 0, False)])
+def test_little_play_to_learn_failures_from_is_said(capsys, play, found, said):
+    places = {name: Path(name) for name in ("dataset", "world_model", "output")}
+    train_reward._say_of_play(
+        TrainRewardConfig(**places, task=TASK, play=play), [Stretch(0, 1, np.zeros(1, bool))] * found
+    )
+    assert (f"warning: {found} of {play} stretches of play for {TASK}" in capsys.readouterr().out) == said

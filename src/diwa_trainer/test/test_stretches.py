@@ -9,12 +9,7 @@ from toy import DRAWER, SPEC, TASK, write_toy
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec, TaskSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
-from diwa_trainer.samples.stretches import (
-    demonstration_stretches,
-    demonstrations,
-    play_stretches,
-    start_rows,
-)
+from diwa_trainer.samples.stretches import demonstration_stretches, demonstrations, play_stretches, start_rows
 
 LENGTH = 24
 
@@ -167,9 +162,9 @@ def test_imagined_episodes_start_in_play_where_the_task_can_start(data):
     like = demonstrations(data, TASK, 1)
     first = data.scene[[episode.start for episode in like], DRAWER]
 
-    rows = start_rows(data, TASK, like, data.episodes, 8, np.random.default_rng(0))
+    rows = start_rows(data, TASK, like, data.episodes, 12, np.random.default_rng(0))
 
-    assert len(set(rows)) == len(rows) == 8
+    assert len(set(rows)) == len(rows) == 12
     assert all(any(e.start <= row < e.end - 8 for e in data.episodes_of(kind="play")) for row in rows)
     assert (data.scene[rows, DRAWER] <= first.max() + 0.012).all()
 

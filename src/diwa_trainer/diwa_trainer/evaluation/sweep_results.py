@@ -36,9 +36,10 @@ def sum_up_sweep(
         "base": base,
         "pipelines": {
             pipeline: {
-                task: _task({name: settings[name] for name in settings if task in of[name]}, task, base, policy)
-                for of in [tasks[pipeline]]
-                for task in dict.fromkeys(task for those in of.values() for task in those)
+                task: _task(
+                    {name: settings[name] for name in settings if task in tasks[pipeline][name]}, task, base, policy
+                )
+                for task in dict.fromkeys(task for those in tasks[pipeline].values() for task in those)
             }
             for pipeline, settings in runs.items()
         },

@@ -51,12 +51,10 @@ def count_assembly(assembly: Assembly, max_gap_s: float, drop: Drop) -> None:
 def slow_stream(streams: Sequence[StreamData], rate_hz: float) -> str | None:
     """Say that the robot's state comes less often than rows are made, so that some are made up; None: it does not."""
     data = next(data for data in streams if data.stream.field == "proprio")
-    intervals = np.diff(data.stamps)
-    if not len(intervals):
+    intervals = np.diff(data.stamps) / NANOSECONDS
+    if not len(intervals) or SLOW * rate_hz * np.median(intervals) <= 1:
         return None
-    found = NANOSECONDS / float(np.median(intervals))
-    if found > SLOW * rate_hz:
-        return None
+    found = 1 / float(np.median(intervals))
     return (
         f"{data.stream.topic} comes at {found:.3g} Hz, and rows are made at {rate_hz:g} Hz: of every {rate_hz:g} rows "
         f'{rate_hz - found:.0f} are held ones; set "rate_hz": {found:.3g} in the Spec'
@@ -75,11 +73,11 @@ def odd_actions(dataset: Dataset) -> Iterator[str]:
     action, spec = dataset.action, dataset.spec
     beyond = float((np.abs(action) > 1 + ROUNDING).any(axis=-1).mean())
     if beyond > MANY_BEYOND:
-        sizes = {
-            "translation_m": spec.action_scale.translation_m * float(np.quantile(np.abs(action[:, :3]).max(-1), 0.99)),
-            "rotation_rad": spec.action_scale.rotation_rad * float(np.quantile(np.abs(action[:, 3:6]).max(-1), 0.99)),
-        }
-        found = " and ".join(f"{name} {size:.2g}" for name, size in sizes.items())
+        parts = {"translation_m": action[:, :3], "rotation_rad": action[:, 3:6]}
+        times = {name: float(np.quantile(np.abs(part).max(-1), 0.99)) for name, part in parts.items()}
+        found = " and ".join(
+            f"{name} {getattr(spec.action_scale, name) * size:.2g}" for name, size in times.items() if size > 1
+        )
         yield (
             f"{beyond:.0%} of the rows move further than an action of 1, which no policy can follow; 99 % of them stay "
             f"within {found}: set that as action_scale in the Spec, or guide more slowly"

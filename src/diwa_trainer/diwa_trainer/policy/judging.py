@@ -138,6 +138,6 @@ def preflight_warnings(success: Mapping[str, float], paid: str, outside: float =
     if outside > OUTSIDE:
         warnings.append(
             f"{outside:.0%} of the base policy's imagined episodes leave what was recorded, and end there: record more "
-            "play around this task, or, where hands move more than 2 cm in a row, set support.cell_m to that"
+            "play around this task, or, where hands move further than support.cell_m in a row, set it to that"
         )
     return warnings
