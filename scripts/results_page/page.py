@@ -223,15 +223,17 @@ def compute(found: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
     if not found:
         return []
     rows = [
-        f"| {task} | {record.updates} | {record.condition.removeprefix(COMPUTE_CONDITION)} | {record.seed} | "
+        f"| {task} | {record.updates} | {_minutes(record)} | {record.seed} | "
         f"{record.tasks[task].base.cell} | {record.tasks[task].tuned.real.cell} |"
         for (_, task), records in found.items()
         for record in records
     ]
     return [
         "## Success against compute",
+        "Policies from world models that learned for longer or shorter, from the same recordings.",
+        "Minutes are those of one core with other work beside it.",
         "",
-        "| task | updates of the world model | its training | training seed | base | fine-tuned |",
+        "| task | updates of the world model | its training, minutes | training seed | base | fine-tuned |",
         "|---|---|---|---|---|---|",
         *rows,
         "",
@@ -263,6 +265,10 @@ def the_records(records: Sequence[Record]) -> list[str]:
         *rows,
         "",
     ]
+
+
+def _minutes(record: Record) -> str:
+    return "–" if record.seconds is None else f"{record.seconds / 60:.0f}"
 
 
 def _each_seed(one: Pooled) -> str:

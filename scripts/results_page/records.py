@@ -153,6 +153,7 @@ class Record:
         condition: what was other than by the defaults, in words; `DEFAULT`: nothing.
         design: tasks that choices were made on.
         updates: of the world model.
+        seconds: that its training took, None in an older record.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Record:
     env_steps: int
     design: tuple[str, ...]
     updates: int
+    seconds: float | None
     tasks: Mapping[str, Task]
 
 
@@ -225,6 +227,7 @@ def read_record(path: Path) -> Record:
         **{name: data[name] for name in names},
         design=tuple(data["design"]),
         updates=data["world_model"]["updates"],
+        seconds=data["world_model"].get("seconds"),
         tasks={task: _task(found) for task, found in data["tasks"].items()},
     )
 

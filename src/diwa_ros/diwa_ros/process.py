@@ -34,7 +34,7 @@ _told_at: float | None = None
 
 
 def told_to_stop() -> bool:
-    """Whether one of `SIGNALS` came since `ros_process` began."""
+    """Whether one of `SIGNALS` came in this `ros_process`; outside of one never."""
     return _told_at is not None
 
 
@@ -47,7 +47,6 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
         KeyboardInterrupt: told to stop a second time, `AGAIN_S` or more after the first.
     """
     global _told_at
-    _told_at = None
     try:
         # rclpy's own handlers shut the topics down first.
         rclpy.init(args=list(args) if args is not None else None, signal_handler_options=SignalHandlerOptions.NO)
@@ -61,6 +60,7 @@ def ros_process(args: Sequence[str] | None = None) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        _told_at = None  # the next one here, or nodes without one, are not told
         rclpy.utilities.try_shutdown()
 
 

@@ -88,6 +88,8 @@ def test_arguments_that_ros_cannot_read_are_one_error(argument: str, said: str) 
 def test_a_process_is_told_anew_each_time() -> None:
     with ros_process(args=[]):
         signal.raise_signal(signal.SIGTERM)
+        assert told_to_stop()
+    assert not told_to_stop(), "nodes of the same process that need no ros_process would stop"
     with ros_process(args=[]):
         assert not told_to_stop()
 

@@ -106,7 +106,7 @@ def test_each_kind_of_record_has_its_own_part(scripts, runs, tmp_path):
     settings.write_text(TUNED_WITH.replace("0.0", "0.2"))
     recorded(scripts, tmp_path / "varied", "varied")
     recorded(scripts, runs, "tenth", "--condition", "a tenth of the play")
-    recorded(scripts, runs, "short", "--condition", "world model of 5 minutes")
+    recorded(scripts, runs, "short", "--condition", "world model of 4000 updates")
     recorded(scripts, runs, "kitchen", "--simulator", "LIBERO-90")
 
     scripts.main([])
@@ -120,7 +120,7 @@ def test_each_kind_of_record_has_its_own_part(scripts, runs, tmp_path):
     assert own == usual, "the same runs are both"
     assert own.endswith(f" % over {len(TASKS)} tasks")
     assert "world model of" not in parts["Other models and rewards"]
-    assert "| open_drawer | 4000 | 5 minutes | 3 |" in parts["Success against compute"]
+    assert "| open_drawer | 4000 | 10 | 3 |" in parts["Success against compute"]
     assert "| the paper |" in parts["LIBERO-90's kitchens by the same defaults"]
     assert (scripts.DOCS / "images" / "success_against_compute.svg").exists()
 
