@@ -38,7 +38,7 @@ class RecordConfig:
     simulator: str = field(metadata={"help": "in words: 'play table', 'LIBERO-90'"})
     condition: str = field(
         default=DEFAULT,
-        metadata={"help": "what was not by the defaults, in words: 'a tenth of the play', 'world model of 3000 updates'"},
+        metadata={"help": "what was not by the defaults: 'a tenth of the play', 'world model of 3000 updates'"},
     )
     machine: str = field(default="", metadata={"help": "in words: '2 cores of an AMD EPYC'"})
     design: tuple[str, ...] = field(default=(), metadata={"help": "tasks of the run that choices were made on"})
