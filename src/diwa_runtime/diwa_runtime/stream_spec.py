@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from diwa_runtime.errors import InputError, nearest
 
 Timeline = Literal["sensor", "receipt"]
@@ -20,7 +23,7 @@ SCALES: tuple[Scale, ...] = ("SI", "mm", "deg", "normalised")
 UNITS: Mapping[str, float] = {"SI": 1.0, "mm": 1e-3, "deg": math.pi / 180, "normalised": 1.0}
 Applies = Literal["before", "after"]
 APPLIES: tuple[Applies, ...] = ("before", "after")
-LATER: Mapping[str, Any] = {"scale": "SI", "applies": "before"}
+LATER: Mapping[str, Any] = {"scale": "SI", "applies": "before", "closed_open": None}
 """Settings that streams were given later, and what they are where a file lacks them. Where they are that, no file has
 them, so that what a Spec says, by which datasets and runs are known, is what it said before."""
 
@@ -81,6 +84,8 @@ class StreamSpec:
             ``normalised``: in units of the action scale already, 1 at full speed.
         applies: of an action's message, to which motion it belongs: the one ``before`` its stamp, as what a robot says
             that it did, or the one ``after`` it, as a command that is stamped as the observation that it answers.
+        closed_open: where a message's last number is the gripper's command, the values that close and open it; each
+            value counts as the nearer of the two, and is -1 or 1 in rows. None: as the message has it.
     """
 
     field: str
@@ -92,6 +97,7 @@ class StreamSpec:
     max_age_s: float = 0.1
     scale: float | Scale = "SI"
     applies: Applies = "before"
+    closed_open: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         what = f"stream {self.topic!r}"
@@ -106,6 +112,7 @@ class StreamSpec:
         if self.applies == "after" and self.field != "action":
             raise InputError(f"Spec: {what}: {self.field!r} applies to no motion, only actions do; leave 'applies' out")
         self._check_scale(what)
+        self._check_gripper(what)
 
     def _check_scale(self, what: str) -> None:
         if isinstance(self.scale, str):
@@ -122,6 +129,27 @@ class StreamSpec:
             raise InputError(
                 f"Spec: {what}: a quaternion's angles are radians, not {self.scale!r}; give them their own stream"
             )
+
+    def _check_gripper(self, what: str) -> None:
+        if self.closed_open is None:
+            return
+        closed, opened = self.closed_open
+        if not (math.isfinite(closed) and math.isfinite(opened) and closed != opened):
+            said = f"must be two different numbers, not {closed:g} and {opened:g}"
+            raise InputError(f"Spec: closed_open of {what} {said}")
+        if self.field not in ("action", "proprio") or self.align == "integrate":
+            raise InputError(
+                f"Spec: {what}: closed_open is for a gripper's command, of 'action' or 'proprio', which is not summed"
+            )
+
+    def own(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a message's values (k,) in SI, a normalised action as it is, a gripper's command as -1 or 1."""
+        own = values if self.factor == 1.0 else values * self.factor
+        if self.closed_open is None:
+            return own
+        closed, opened = self.closed_open
+        gripper = 1.0 if abs(values[-1] - opened) < abs(values[-1] - closed) else -1.0
+        return np.append(own[:-1], gripper)
 
     @property
     def factor(self) -> float:

@@ -90,6 +90,25 @@ def test_a_normalised_stream_beside_one_in_si_is_the_only_one_that_is_not_divide
     np.testing.assert_array_equal(rows.action[:-1, 6], grips[1:])
 
 
+@pytest.mark.parametrize("closed_open", [(0.0, 1.0), (1.0, -1.0), (0.0, 0.08), (255.0, 0.0)])
+def test_a_gripper_is_closed_and_opened_by_whatever_values_its_messages_have(closed_open):
+    motions, grips = actions()
+    said = np.where(grips > 0, closed_open[1], closed_open[0]) + 0.1 * np.ptp(closed_open) * grips
+    gripper = replace(GRIPPER, closed_open=closed_open)
+    rows = rows_of(spec_of(gripper=gripper), regular(), np.zeros((COUNT, 3)), regular(), motions, said)
+    np.testing.assert_array_equal(rows.action[:-1, 6], grips[1:])
+
+
+def test_an_action_of_seven_numbers_has_its_gripper_last():
+    whole = replace(MOTION, select=("all",), align="hold", scale="mm", closed_open=(0.0, 1.0))
+    spec = Spec(mode="vision", cameras=(), proprio=NAMES, scene=(), tasks=(), streams=(ARM, whole))
+    motions, grips = actions()
+    said = np.column_stack([motions * np.repeat((20.0, 50.0), 3), grips > 0])
+    (rows,) = assemble(spec, [(regular(), np.zeros((COUNT, 3))), (regular(), said)]).segments
+    np.testing.assert_allclose(rows.action[:-1], np.column_stack([motions, grips])[1:], atol=1e-6)
+    np.testing.assert_array_equal(said[:, 6], grips > 0)  # what was fed is left as it was
+
+
 def test_what_is_observed_is_in_si_too():
     poses = np.random.default_rng(1).uniform(-500, 500, (COUNT, 3))
     motions, grips = actions()
@@ -210,9 +229,11 @@ def test_live_gives_the_same_rows_as_the_whole_bag(rate, exact, delay_s, lost, s
 
 def test_a_file_says_units_and_what_an_action_applies_to_where_they_are_not_as_before():
     plain = json.loads(json.dumps(Spec().to_json()))
-    assert {"scale", "applies"}.isdisjoint(key for stream in plain["streams"] for key in stream)
-    ours = Spec.from_json({"version": 1, **spec_of(replace(MOTION, scale=0.001, applies="after")).to_json()})
+    assert {"scale", "applies", "closed_open"}.isdisjoint(key for stream in plain["streams"] for key in stream)
+    foreign = spec_of(replace(MOTION, scale=0.001, applies="after"), gripper=replace(GRIPPER, closed_open=(0, 1)))
+    ours = Spec.from_json({"version": 1, **foreign.to_json()})
     assert (ours.streams[1].scale, ours.streams[1].applies) == (0.001, "after")
+    assert ours.streams[2].closed_open == (0.0, 1.0)
     assert Spec.from_json(ours.to_json()) == ours
     assert Spec.from_json(plain).streams == DEFAULT_STREAMS
 
@@ -226,6 +247,10 @@ def test_a_file_says_units_and_what_an_action_applies_to_where_they_are_not_as_b
         (MOTION, {"applies": "since"}, "applies of stream 'arm/action' is 'since', must be one of before, after"),
         (ARM, {"applies": "after"}, "'proprio' applies to no motion, only actions do; leave 'applies' out"),
         (ARM, {"scale": "normalised"}, "only actions can be normalised, 'proprio' needs a unit or a factor"),
+        (GRIPPER, {"closed_open": (1.0, 1.0)}, "closed_open of stream 'arm/action' must be two different numbers"),
+        (GRIPPER, {"closed_open": (math.nan, 1.0)}, "must be two different numbers, not nan and 1"),
+        (MOTION, {"closed_open": (0.0, 1.0)}, "closed_open is for a gripper's command"),
+        (ARM, {"field": "scene", "closed_open": (0.0, 1.0)}, "closed_open is for a gripper's command"),
         (ARM, {"select": (), "scale": "mm"}, "pictures have no scale"),
         (ARM, {"select": ("a", "b|euler"), "scale": "mm"}, "angles are radians, not 'mm'; give them their own stream"),
     ],

@@ -223,11 +223,22 @@ def test_a_task_that_the_spec_does_not_have_is_said(tmp_path):
     assert len(dataset) == 10
 
 
-def test_a_gripper_that_is_told_widths_is_refused(tmp_path):
+def test_a_gripper_that_is_told_widths_is_refused_until_the_spec_says_which(tmp_path):
     rows = random_rows(10, 0)
-    rows.gripper[4] = 0.08
-    with pytest.raises(InputError, match=r"bag: robot/state: a gripper command is 0\.08, must be 1 \(open\) or -1"):
-        ingest([write_bag(tmp_path / "bag", messages_of(rows))], tmp_path / "data", SPEC, report=quiet)
+    told = rows.gripper.copy()
+    rows.gripper[:] = np.where(told > 0, 0.08, 0.0)
+    bag = write_bag(tmp_path / "bag", messages_of(rows))
+    said = r"bag: robot/state: a gripper command is 0.*, must be 1 \(open\) or -1 \(closed\).*\"closed_open\""
+    with pytest.raises(InputError, match=said):
+        ingest([bag], tmp_path / "data", SPEC, report=quiet)
+
+    streams = [
+        replace(stream, closed_open=(0.0, 0.08)) if stream.select == ("gripper_command",) else stream
+        for stream in SPEC.streams
+    ]
+    spec = replace(SPEC, streams=tuple(streams))
+    dataset = ingest([bag], tmp_path / "data", spec, report=quiet)
+    np.testing.assert_array_equal(dataset.action[:-1, 6], told[1:])
 
 
 def test_a_short_gap_is_held_and_counted(tmp_path):

@@ -161,6 +161,7 @@ def test_a_gripper_that_is_told_the_other_way_round_is_named(sign, opens_m, warn
     action[:, 6] = command
     said = list(odd_actions(recorded_actions(action, np.where(sign * np.roll(command, 5) > 0, opens_m, 0.0))))
     assert [("gripper is narrower where it is told 1 (open)" in line) for line in said] == [True] * warned
+    assert all('give robot/state "closed_open": [1, -1] in the Spec' in line for line in said)
 
 
 def test_a_recording_whose_positions_are_in_millimetres_is_known_again(tmp_path, capsys):

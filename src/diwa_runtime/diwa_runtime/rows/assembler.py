@@ -69,7 +69,6 @@ class Assembler:
                     "observations are 'nearest' or 'hold', actions 'integrate' or 'hold'"
                 )
         self._action_units = np.append(motion_units(spec.action_scale), 1.0)
-        self._factors = [stream.factor for stream in self.streams]
         self._follow = [stream.applies == "after" for stream in self.streams]
         self._period = round(NANOSECONDS / spec.rate_hz)
         self._max_gap = round(spec.max_gap_s * NANOSECONDS)
@@ -116,8 +115,8 @@ class Assembler:
             return
         if index == self.reference:
             self._pending.append((stamp, stamp - order.before if order.before >= 0 else 0))
-        if self._factors[index] != 1.0:
-            value = value * self._factors[index]
+        if stream.field not in self._cameras:
+            value = stream.own(value)
         self._buffers[index].append(stamp, value, received)
 
     def _count(self, verdict: Verdict, topic: str) -> None:

@@ -46,7 +46,7 @@ def episode_drafts(
         report: is told what a person should know, a line at a time.
 
     Raises:
-        InputError: the gripper is commanded by widths.
+        InputError: the gripper's command is neither of the two that the Spec says.
     """
     name = recording.bag.name
     max_gap_s = spec.max_gap_s
@@ -77,12 +77,12 @@ def episode_drafts(
 
 
 def _check_gripper(segments: Sequence[Rows], spec: Spec) -> None:
-    """Refuse a gripper that is told widths: actions know open and closed alone."""
+    """Refuse a gripper that is told something else than the Spec says: actions know open and closed alone."""
     for rows in segments:
         odd = rows.action[np.abs(rows.action[:, GRIPPER]) != 1, GRIPPER]
         if len(odd):
             topics = ", ".join(dict.fromkeys(stream.topic for stream in spec.streams if stream.field == "action"))
             raise InputError(
-                f"{topics}: a gripper command is {odd[0]:g}, must be 1 (open) or -1 (closed); record it so, "
-                "or give the Spec a stream that says so"
+                f"{topics}: a gripper command is {odd[0]:g}, must be 1 (open) or -1 (closed); give its stream "
+                'in the Spec the values that it has for them, such as "closed_open": [0, 1]'
             )

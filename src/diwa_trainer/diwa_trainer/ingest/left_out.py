@@ -89,7 +89,10 @@ def odd_actions(dataset: Dataset) -> Iterator[str]:
             and not opens.all()
             and (width[~opens].mean() - width[opens].mean() > max(CLOSES * np.ptp(width), LEAST_WIDTH_M))
         ):
+            stream = [stream for stream in spec.streams if stream.field == "action"][-1]
+            closed, opened = stream.closed_open or (-1.0, 1.0)
             yield (
-                f"the gripper is narrower where it is told 1 (open) than where it is told -1 (closed): {WIDTH} "
-                f"{width[opens].mean():.3f} and {width[~opens].mean():.3f} m in the mean; turn its sign in recording"
+                f"the gripper is narrower where it is told {opened:g} (open) than where told {closed:g} (closed), "
+                f"{WIDTH} {width[opens].mean():.3f} and {width[~opens].mean():.3f} m in the mean; give {stream.topic} "
+                f'"closed_open": [{opened:g}, {closed:g}] in the Spec'
             )
