@@ -99,7 +99,14 @@ def _honesty(records: Sequence[Record]) -> list[str]:
     gap = float(np.mean([one.kept.success - one.real.rate for one in kept]))
     most = max(one.kept.success - one.real.rate for one in kept)
     came = f"{gap:+.3f}; {most:+.2f} at most"
-    return [_row("imagined success of the kept policies, less real", "+0.05 at most, in the mean", came, gap <= 0.05)]
+    return [
+        _row(
+            "imagined success of the kept policies, less real, by the defaults",
+            "+0.05 at most, in the mean",
+            came,
+            gap <= 0.05,
+        )
+    ]
 
 
 def _verdict(records: Sequence[Record]) -> list[str]:

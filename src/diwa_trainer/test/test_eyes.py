@@ -23,10 +23,12 @@ from diwa_trainer.runs.trained import load_eyes, open_as_seen
 from diwa_trainer.samples.latents import encode
 from diwa_trainer.verbs import train_eyes
 from diwa_trainer.verbs.train_eyes import make_folds
+from diwa_trainer.world.eyes import code_eyes
 from diwa_trainer.world.eyes.augmentation import AugmentationConfig, augment
-from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, SECOND, disagreement, nearby
+from diwa_trainer.world.eyes.code_eyes import ALIKE, NEARBY, disagreement, nearby
 from diwa_trainer.world.eyes.eyes import as_pictures
 from diwa_trainer.world.eyes.marked import UNKNOWN, marked_states
+from diwa_trainer.world.eyes.modes import make_eyes
 from diwa_trainer.world.observations import Recorded, action_at, observation_at, pictures_at
 
 
@@ -306,7 +308,7 @@ def test_asked_for_agreement_codes_of_one_second_agree_more(tmp_path):
     data = write_toy(tmp_path / "dataset", spec=spec_of("vision"))
     dataset = Dataset.open(data)
     rows = np.arange(0, len(dataset), 3)
-    later = nearby(dataset, rows, SECOND, np.random.default_rng(1))
+    later = nearby(dataset, rows, round(dataset.spec.rate_hz), np.random.default_rng(1))
     apart = {}
     for weight in (0.0, 3.0):
         config = dataclasses.replace(TINY_EYES, agreement=weight, marks=0.0)
@@ -318,3 +320,15 @@ def test_asked_for_agreement_codes_of_one_second_agree_more(tmp_path):
             codes = [eyes._code(batch, ALONE) for batch in batches]
         apart[weight] = float(disagreement(*codes))
     assert apart[3.0] < 0.7 * apart[0.0]
+
+
+@pytest.mark.parametrize(("rate_hz", "rows"), [(10.0, 10), (30.0, 30), (0.2, 1)])
+def test_a_second_is_as_many_rows_as_the_robot_s_rate_says(rate_hz, rows, monkeypatch, tmp_path):
+    spec = dataclasses.replace(spec_of("vision"), rate_hz=rate_hz)
+    dataset = Dataset.open(write_toy(tmp_path / "dataset", spec=spec))
+    asked = []
+    monkeypatch.setattr(code_eyes, "nearby", lambda _, rows, most, __: asked.append(most) or rows)
+    eyes = make_eyes(spec, dataclasses.replace(TINY_EYES, agreement=1.0))
+    eyes.fit_features(dataset)
+    eyes.draw(Recorded(dataset), np.arange(4), np.random.default_rng(0), AugmentationConfig())
+    assert asked == [NEARBY, rows]

@@ -286,7 +286,7 @@ def test_what_was_aimed_at_stands_beside_what_came(scripts, runs):
     reached = "play table: tasks that reach 90 %"
     assert all_of_them[reached] == [f"{count} of {count}", f"{count} of {count}", "met"]
     assert none[reached] == [f"{count} of {count}", f"0 of {count}", "**missed**"]
-    honest = "imagined success of the kept policies, less real"
+    honest = "imagined success of the kept policies, less real, by the defaults"
     assert (all_of_them[honest][-1], none[honest][-1]) == ("met", "**missed**")
     assert "play table" not in str(rows(dataclasses.replace(record, condition="little play")))
     worse = next(goal for goal in none if goal.startswith(f"all {count} runs"))

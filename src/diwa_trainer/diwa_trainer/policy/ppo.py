@@ -1,4 +1,4 @@
-"""PPO over denoising steps (DPPO's two-layer MDP), held near the pre-trained policy.
+"""PPO over denoising steps (DPPO's two-layer MDP), with an anchor to the base policy (docs/policy.md).
 
 Dimensions: H chunks, B episodes, N = live (chunk, episode) pairs, K' denoising steps, D numbers in a chunk.
 The two time axes stay apart: GAE runs over chunks, the denoising discount over the K' steps of one chunk.
@@ -194,9 +194,9 @@ def actor_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate over (N, K') ratios plus the BC term (eq. 11).
 
-    The paper's BC term is minus the mean log-density of chains that the pre-trained policy draws. All transitions share
-    their deviation, so its expectation is, but for a constant, the KL between the two policies' transitions: half the
-    squared distance of their means in deviations. Here it is taken along the chains that were lived, without a draw.
+    The paper's BC term is minus the mean log-density of chains that the pre-trained policy draws. At each step both
+    policies have the same deviation, so its expectation is, but for a constant, the KL between their transitions: half
+    the squared distance of their means in deviations. Here it is taken along the chains that were lived, without a draw.
     Of many processes each computes the loss of its share of the batch's rows; advantages are normalised over all.
     """
     steps, device, mine = batch.chains.shape[1] - 1, batch.chains.device, batch.rows(share.rows)

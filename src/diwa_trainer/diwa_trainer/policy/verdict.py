@@ -130,7 +130,10 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
     """
     logit, warnings = _logit(chosen.success), []
     if chosen.iteration == base.iteration:
-        real = real or base_real
+        tallies = [
+            tally for tally in (real, base_real) if tally is not None
+        ]  # of one policy, perhaps the same episodes
+        real = max(tallies, key=lambda tally: tally.episodes, default=None)
     if base_real is not None:
         error = log_odds(base_real.successes + 0.5, base_real.episodes + 1) - _logit(base.success)
         logit += CARRIED * error

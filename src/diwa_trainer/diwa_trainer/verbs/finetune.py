@@ -51,7 +51,7 @@ BETTER = 0.01
 
 @dataclass(frozen=True)
 class FinetuneConfig(OnDevice):
-    """Improve a base policy in the world model's imagination, held near where it came from."""
+    """Improve a base policy in the world model's imagination, within what was recorded."""
 
     dataset: Path = field(metadata={"help": "recordings whose frames imagined episodes start from"})
     world_model: Path = field(metadata={"help": "run folder of train_world_model"})

@@ -70,7 +70,7 @@ PAPER: Stages = {
             "epochs": 10, "minibatch": 7500, "actor_learning_rate": 1e-5, "critic_learning_rate": 1e-3,
             "critic_warmup": 2, "critic_hidden": 256, "value_weight": 0.5, "bc_weight": 0.05, "target_kl": 1.0,
         },
-        "iterations": 800, "episodes": 100, "chunks": 18, "judge_every": 25, "patience": 0,
+        "support": {"kind": "none"}, "iterations": 800, "episodes": 100, "chunks": 18, "judge_every": 25, "patience": 0,
     },
 }  # fmt: skip
 

@@ -29,8 +29,8 @@ from diwa_trainer.world.observations import Recorded
 
 NEARBY = 6
 """Rows at most between the two moments."""
-SECOND = 30
-"""Rows at most between two moments whose codes should agree."""
+AGREE_S = 1.0
+"""Seconds at most between two moments whose codes should agree."""
 ALIKE = 0.05
 """Weight of numbers of the code being alike, beside their agreement."""
 NOISE = 0.15
@@ -62,6 +62,7 @@ class CodeEyes(Eyes):
         self.register_buffer("weight", torch.full((config.code,), CODE_WEIGHT))
         self.register_buffer("centre", torch.zeros(config.code))
         self.register_buffer("turn", torch.eye(config.code))
+        self.agree_rows = max(1, round(AGREE_S * spec.rate_hz))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,7 +109,7 @@ class CodeEyes(Eyes):
         batch |= {"proprio_nearby": recorded.at("proprio", other), "image": recorded.at(self.decoder.camera, other)}
         batch |= self.others.images(recorded, other, share)
         if self.config.agreement:
-            same_second = recorded.pictures_at(nearby(dataset, rows, SECOND, rng)[share.rows])
+            same_second = recorded.pictures_at(nearby(dataset, rows, self.agree_rows, rng)[share.rows])
             again = self.augmented(same_second, augmentation, rng, share, size)
             batch |= {f"{name}{AGAIN}": value for name, value in again.items()}
         return batch
