@@ -196,7 +196,8 @@ def actor_loss(
 
     The paper's BC term is minus the mean log-density of chains that the pre-trained policy draws. At each step both
     policies have the same deviation, so its expectation is, but for a constant, the KL between their transitions: half
-    the squared distance of their means in deviations. Here it is taken along the chains that were lived, without a draw.
+    the squared distance of their means in deviations. Here it is taken along the chains that were lived,
+    without a draw.
     Of many processes each computes the loss of its share of the batch's rows; advantages are normalised over all.
     """
     steps, device, mine = batch.chains.shape[1] - 1, batch.chains.device, batch.rows(share.rows)
