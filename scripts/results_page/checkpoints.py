@@ -104,6 +104,7 @@ class Foreseen:
         with_base: with the base policy's first episodes.
         with_both: with the first episodes of the checkpoint too: the second tier of the verdict.
         counted: the share of those first episodes alone.
+        ranks: Spearman's correlation of each of these four with what came.
     """
 
     checkpoints: int
@@ -111,15 +112,22 @@ class Foreseen:
     with_base: float
     with_both: float
     counted: float
+    ranks: tuple[float, float, float, float]
 
 
 def foreseen(found: Sequence[Tuning]) -> Foreseen | None:
     """Judge what the verdict says with a few real episodes counted in; None where no outcomes are kept."""
-    errors = [error for one in found for error in _errors(one)]
-    return Foreseen(len(errors), *np.mean(errors, axis=0).tolist()) if errors else None
+    both = [pair for one in found for pair in _said_and_came(one)]
+    if not both:
+        return None
+    said, came = np.array([said for said, _ in both]), np.array([came for _, came in both])
+    imagined, with_base, with_both, counted = np.abs(said - came[:, None]).mean(0).tolist()
+    first, second, third, fourth = (spearman(column, came) for column in said.T)
+    return Foreseen(len(both), imagined, with_base, with_both, counted, (first, second, third, fourth))
 
 
-def _errors(tuning: Tuning) -> Iterator[list[float]]:
+def _said_and_came(tuning: Tuning) -> Iterator[tuple[tuple[float, ...], float]]:
+    """Yield of each checkpoint four rates that were to be expected, as `Foreseen` has them, and the rate that came."""
     if tuning.base.outcomes is None:
         return
     base, tried = tuning.policy.judged[0], Tally(sum(tuning.base.outcomes[:FIRST]), len(tuning.base.outcomes[:FIRST]))
@@ -134,7 +142,7 @@ def _errors(tuning: Tuning) -> Iterator[list[float]]:
             calibrate(base, one, counted, tried).rate,
             counted.rate,
         )
-        yield [abs(rate - sum(others) / len(others)) for rate in said]
+        yield said, sum(others) / len(others)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from results_page.checkpoints import below_best, foreseen, points_of, ranking, t
 from results_page.records import DEFAULT, GOOD, LIBERO, PLAY_TABLE, Record, by_task
 
 SIGNIFICANT = 0.01
+SEEDS = 2
+"""Training seeds of each task, at least."""
 
 
 def goals(records: Sequence[Record]) -> list[str]:
@@ -51,6 +53,8 @@ def _gains(records: Sequence[Record], mean: float, least: float, each: float | N
         _row(f"{where}: mean gain, points", f"{mean:+}", f"{np.mean(gains):+.1f}", bool(np.mean(gains) >= mean)),
         _row(f"{where}: the worst task's gain, points", f"{least:+}", f"{min(gains):+.1f}", min(gains) >= least),
     ]
+    seeds = min(len(one.records) for one in tasks)
+    rows.append(_row(f"{where}: training seeds of each task, at least", f"{SEEDS}", f"{seeds}", seeds >= SEEDS))
     if each is not None:
         count = len(tasks)
         reached = sum(one.tuned.rate >= each for one in tasks)

@@ -104,15 +104,20 @@ def _few_real(groups: Mapping[str, Sequence[Tuning]]) -> list[str]:
     """Say how near to the rate of the other episodes the verdict comes with a few real ones counted in."""
     found = {name: foreseen(group) for name, group in groups.items()}
     rows = [
-        f"| {name} | {one.checkpoints} | {one.imagined:.3f} | {one.with_base:.3f} | {one.with_both:.3f} | "
-        f"{one.counted:.3f} |"
+        f"| {name} | {one.checkpoints} | "
+        + " | ".join(
+            f"{error:.3f} ({_number(rank)})"
+            for error, rank in zip((one.imagined, one.with_base, one.with_both, one.counted), one.ranks, strict=True)
+        )
+        + " |"
         for name, one in found.items()
         if one is not None
     ]
     if not rows:
         return []
     return [
-        f"With the first {FIRST} real episodes counted in: mean error against the rate of all the others.",
+        f"With the first {FIRST} real episodes counted in: mean error against the rate of all the others, and in",
+        "brackets Spearman's correlation with it, over these checkpoints (above, base policies count too).",
         "",
         f"| | checkpoints | imagined | and {FIRST} of the base policy | and {FIRST} of its own | its {FIRST} alone |",
         "|---|---|---|---|---|---|",

@@ -286,6 +286,8 @@ def test_what_was_aimed_at_stands_beside_what_came(scripts, runs):
     reached = "play table: tasks that reach 90 %"
     assert all_of_them[reached] == [f"{count} of {count}", f"{count} of {count}", "met"]
     assert none[reached] == [f"{count} of {count}", f"0 of {count}", "**missed**"]
+    seeds = "play table: training seeds of each task, at least"
+    assert all_of_them[seeds] == none[seeds] == ["2", "1", "**missed**"]
     honest = "imagined success of the kept policies, less real, by the defaults"
     assert (all_of_them[honest][-1], none[honest][-1]) == ("met", "**missed**")
     assert "play table" not in str(rows(dataclasses.replace(record, condition="little play")))
@@ -337,6 +339,8 @@ def test_checkpoints_are_held_against_the_base_policy_and_the_best(scripts, runs
     found = checkpoints.foreseen([one])
     assert found.checkpoints == 2
     assert found.counted > found.with_both, "all of the first 20 succeed"
+    assert found.ranks[0] == pytest.approx(1), "the better of the two was imagined better"
+    assert math.isnan(found.ranks[3]), "its first 20 say the same of both"
 
 
 def test_the_kept_page_is_what_the_kept_records_say(scripts):
