@@ -231,7 +231,8 @@ def compute(found: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
     return [
         "## Success against compute",
         "Policies from world models that learned for longer or shorter, from the same recordings.",
-        "Minutes are those of one core with other work beside it.",
+        "Minutes are as measured, of one core with one to three other jobs beside it, so they do not compare;",
+        "beside one job 1,000 updates take three minutes.",
         "",
         "| task | updates of the world model | its training, minutes | training seed | base | fine-tuned |",
         "|---|---|---|---|---|---|",
