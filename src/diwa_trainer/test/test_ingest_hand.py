@@ -177,3 +177,14 @@ def test_a_recording_whose_positions_are_in_millimetres_is_known_again(tmp_path,
 
     assert len(dataset) == ROWS
     assert 0 < np.abs(dataset.proprio[:, :3]).max() < 0.01
+
+
+def test_a_recording_whose_state_names_its_gripper_s_own_values_is_known_again(tmp_path, capsys):
+    state = replace(SPEC.streams[0], closed_open=(0.0, 3.0))
+    recorded(tmp_path / "bags" / "one")
+    recorded(tmp_path / "bags" / "two", task="open_drawer")
+
+    dataset, _, _ = ingested(tmp_path, tmp_path / "bags", replace(SPEC, streams=(state, *SPEC.streams[1:])), capsys)
+
+    assert len(dataset) == ROWS
+    assert (dataset.proprio[:, -1] == -1).all(), "the messages' 1 is nearer to closed"

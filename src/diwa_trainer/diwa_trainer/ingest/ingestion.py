@@ -287,7 +287,7 @@ def _reference(recording: Recording, rows: Rows) -> tuple[NDArray[np.int64], NDA
     """Return stamps (n,) and values (n, k) of the messages of the reference stream from the first row to the last."""
     data = next(data for data in recording.streams if data.stream.field == "proprio")
     stamps, values = data.between(int(rows.stamp[0]), int(rows.stamp[-1]))
-    return np.array(stamps, np.int64), (data.stream.factor * np.array(values)).astype(np.float32)
+    return np.array(stamps, np.int64), np.array([data.stream.own(value) for value in values], np.float32)
 
 
 def _arrays(rows: Rows) -> dict[str, NDArray[Any]]:

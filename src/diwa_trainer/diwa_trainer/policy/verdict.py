@@ -130,9 +130,8 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
     """
     logit, warnings = _logit(chosen.success), []
     if chosen.iteration == base.iteration:
-        tallies = [
-            tally for tally in (real, base_real) if tally is not None
-        ]  # of one policy, perhaps the same episodes
+        # Both are of one policy, and may be of the same episodes: they are not added up.
+        tallies = [tally for tally in (real, base_real) if tally is not None]
         real = max(tallies, key=lambda tally: tally.episodes, default=None)
     if base_real is not None:
         error = log_odds(base_real.successes + 0.5, base_real.episodes + 1) - _logit(base.success)
