@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -35,12 +36,14 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
         reports_success: bool = True,
         draws: bool = True,
         dies: bool = False,
+        fails_at: float = math.inf,
         ends_at_success: bool = True,
         render_mode: str | None = None,
     ) -> None:
         self.task, self.render_mode = task, render_mode
         self._ends_at_success = ends_at_success
         self._reports_success, self._draws, self._dies = reports_success, draws, dies
+        self._fails_at = fails_at
         self.contract = Spec(rate_hz=rate_hz)
         self.action_space = gymnasium.spaces.Box(-1, 1, (7,), np.float32)
         self.observation_space = gymnasium.spaces.Dict(
@@ -52,11 +55,14 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
         if self._dies:
             os._exit(3)
         super().reset(seed=seed, options=options)
-        self.position = float(self.np_random.uniform(-1, 1))
+        self.position, self._steps = float(self.np_random.uniform(-1, 1)), 0
+        self._fail_in_time()
         return self._observation(), {}
 
     def step(self, action: NDArray[np.floating]) -> Any:
         """Move it."""
+        self._steps += 1
+        self._fail_in_time()
         accepted = accept_action(action)
         accepted[:6] = np.clip(accepted[:6], -LIMIT, LIMIT)
         self.position += STRIDE * float(accepted[0])
@@ -75,6 +81,10 @@ class Point(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.floating]]):
     def expert(self) -> Expert:
         """Return the scripted policy."""
         return Expert()
+
+    def _fail_in_time(self) -> None:
+        if self._steps >= self._fails_at:
+            raise ZeroDivisionError("the solver\ndiverged")
 
     def _observation(self) -> dict[str, NDArray[Any]]:
         proprio = np.zeros(15, np.float32)

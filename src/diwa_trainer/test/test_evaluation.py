@@ -323,6 +323,16 @@ def test_worker_that_dies_is_reported(tmp_path):
         evaluate(config(tmp_path, environment_kwargs={"dies": True}, workers=2))
 
 
+@pytest.mark.parametrize(("fails_at", "where"), [(0, "reset"), (2, "step 2")])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_of_the_environment_is_one_line_that_says_where_it_came_up(tmp_path, workers, fails_at, where):
+    """So that its author finds the line, and can play that episode alone."""
+    settings = config(tmp_path, environment_kwargs={"fails_at": fails_at}, first_seed=7, episodes=3, workers=workers)
+    said = rf"Point-v0: {where} of the episode with seed 7 failed with ZeroDivisionError \(the solver diverged; "
+    with pytest.raises(InputError, match=said + r"point_environment.py, line \d+\)$"):
+        evaluate(settings)
+
+
 def test_an_environment_that_takes_no_task_is_told_none(tmp_path):
     """Any Gymnasium environment of the contract will do; only a task that was asked for must be taken."""
     settings = config(tmp_path, environment="point_environment:Plain-v0", episodes=3)

@@ -5,10 +5,13 @@ Torch-free, so that the worker processes of an evaluation start quickly.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -49,13 +52,39 @@ class EpisodeResult:
     watched: int = 0
 
 
-class CountedSteps(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Counts the steps that are taken in an environment, see `env_steps`."""
+class Environment(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment whose steps are counted (`env_steps`), and whose errors say in which episode they came up."""
+
+    def __init__(self, environment: gymnasium.Env[Any, Any], name: str) -> None:
+        super().__init__(environment)
+        self._name, self._steps = name, 0
+        self._seed: int | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        """Begin an episode."""
+        self._seed, self._steps = seed, 0
+        with self._reported("reset"):
+            return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> Any:
         """Count, then take the step."""
         count_env_steps()
-        return super().step(action)
+        self._steps += 1
+        with self._reported(f"step {self._steps}"):
+            return super().step(action)
+
+    @contextlib.contextmanager
+    def _reported(self, where: str) -> Iterator[None]:
+        try:
+            yield
+        except DiwaError:
+            raise
+        except Exception as error:  # an environment is anybody's code, and its errors of any kind
+            line = traceback.extract_tb(error.__traceback__)[-1]
+            raise InputError(
+                f"{self._name}: {where} of the episode with seed {self._seed} failed with {type(error).__name__} "
+                f"({_reason(error)}; {Path(line.filename).name}, line {line.lineno})"
+            ) from error
 
 
 def make_environment(
@@ -75,7 +104,7 @@ def make_environment(
         hint = "; --videos 0 asks for no pictures" if render else ""
         said = f"environment {environment!r} cannot be made with {shown(dict(kwargs))} ({_reason(error)}){hint}"
         raise ConfigError(said) from error
-    return CountedSteps(made)
+    return Environment(made, environment)
 
 
 def takes(environment: str, argument: str, *, by_name: bool = False) -> bool:

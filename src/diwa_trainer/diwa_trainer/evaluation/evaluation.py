@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diwa_runtime.bundle import Bundle
 from diwa_runtime.bundle.session import PolicySession
-from diwa_runtime.errors import ConfigError, InputError, one_line
+from diwa_runtime.errors import InputError, one_line
 from diwa_runtime.same_spec import check_same_spec
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import Agent, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
@@ -97,7 +97,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
         ConfigError: the environment cannot be made, or offers no expert.
         BundleError: the bundle is damaged.
         SpecMismatchError: bundle and environment disagree.
-        InputError: the environment is not of contract 1, or a video cannot be drawn.
+        InputError: the environment is not of contract 1 or fails, or a video cannot be drawn.
     """
     bundle = Bundle.load(config.bundle) if config.bundle else None
     task = task_of(config, bundle)
@@ -122,9 +122,9 @@ def try_environment(config: EvaluateConfig, skill: str, spec: Spec, named: str) 
         spec: that it will have, of what is `named`.
 
     Raises:
-        ConfigError: the environment cannot be made, or not reset.
+        ConfigError: the environment cannot be made.
         SpecMismatchError: it is of another Spec.
-        InputError: it declares what is no Spec, or a video cannot be drawn.
+        InputError: it cannot be reset or declares what is no Spec, or a video cannot be drawn.
     """
     task = config.task or (skill if takes(config.environment, "task") else None)
     environment = _make(config, task, render=config.videos > 0)
@@ -138,12 +138,7 @@ def try_environment(config: EvaluateConfig, skill: str, spec: Spec, named: str) 
             )
         else:
             check_same_spec(spec, named, declared, config.environment, "environment")
-        try:
-            environment.reset(seed=config.first_seed)
-        except Exception as error:  # anybody's code
-            raise ConfigError(
-                f"{config.environment}: cannot be reset ({one_line(error) or type(error).__name__})"
-            ) from error
+        environment.reset(seed=config.first_seed)
         if config.videos:
             _frame(environment)
     finally:
