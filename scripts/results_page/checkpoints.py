@@ -56,6 +56,23 @@ class Tuning:
         kept = next(real for one, real in self.points if one.iteration == self.policy.kept.iteration)
         return max(real.rate for _, real in self.points) - kept.rate
 
+    @property
+    def below_best_judged_apart(self) -> float | None:
+        """As `below_best`, but the best by every other episode, and the distance by those between, both ways round.
+
+        The best of several is best in part by luck, and luck does not carry over. None where outcomes were not kept.
+        """
+        outcomes = {one.iteration: real.outcomes for one, real in self.points if real.outcomes is not None}
+        if len(outcomes) < len(self.points):
+            return None
+        halves = [{name: np.mean(each[first::2]) for name, each in outcomes.items()} for first in (0, 1)]
+        kept = self.policy.kept.iteration
+        return float(
+            np.mean(
+                [by[max(chosen_by, key=chosen_by.__getitem__)] - by[kept] for chosen_by, by in (halves, halves[::-1])]
+            )
+        )
+
     def decision(self, one: Candidate) -> str:
         """What the verdict would say of a checkpoint if it were the only one."""
         return choose([self.policy.judged[0], one], self.policy.judged_episodes).decision
@@ -174,3 +191,9 @@ def ranking(group: Sequence[Tuning]) -> float:
 def below_best(group: Sequence[Tuning]) -> list[float]:
     """How far each kept policy lies below the best of its fine-tuning, points, where others were evaluated too."""
     return [100 * one.below_best for one in group if one.policy.checkpoints]
+
+
+def below_best_judged_apart(group: Sequence[Tuning]) -> list[float]:
+    """As `below_best`, without what is luck, where all outcomes were kept."""
+    found = [one.below_best_judged_apart for one in group if one.policy.checkpoints]
+    return [100 * below for below in found if below is not None]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from results_page.checkpoints import below_best, foreseen, points_of, ranking, tunings
+from results_page.checkpoints import below_best, below_best_judged_apart, foreseen, points_of, ranking, tunings
 from results_page.records import DEFAULT, GOOD, LIBERO, PLAY_TABLE, Record, by_task
 
 SIGNIFICANT = 0.01
@@ -128,6 +128,10 @@ def _verdict(records: Sequence[Record]) -> list[str]:
         ),
         _row("the kept policy below the best of its fine-tuning, points", "3", f"{below:.1f}", below <= 3),
     ]
+    if apart := below_best_judged_apart(found):
+        without_luck = float(np.mean(apart))
+        goal = "the same, the best by every other episode, and both judged by those between"
+        rows.append(_row(goal, "3", f"{without_luck:.1f}", without_luck <= 3))
     if (few := foreseen(found)) is not None:
         met = few.with_both <= 0.1
         rows.append(_row("error with 20 real episodes, mean", "0.10", f"{few.with_both:.3f}", met))

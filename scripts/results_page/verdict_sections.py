@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from results_page.checkpoints import FIRST, Tuning, below_best, decided, foreseen, points_of, ranking, spearman, tunings
+from results_page.checkpoints import (
+    FIRST,
+    Tuning,
+    below_best,
+    below_best_judged_apart,
+    decided,
+    foreseen,
+    points_of,
+    ranking,
+    spearman,
+    tunings,
+)
 from results_page.records import FINETUNED, Record, simulators_of
 
 
@@ -64,8 +75,9 @@ def checkpoints(records: Sequence[Record]) -> list[str]:
         *(f"| {name} | {_agreement(group)} |" for name, group in groups.items()),
         "",
         "*In one fine-tuning*: the mean over those with four policies or more. *Kept, below the best*: how far the",
-        "kept policy's real success lies below the best one's of its fine-tuning, in the mean and at worst; the best",
-        "of several is best in part by luck.",
+        "kept policy's real success lies below the best one's of its fine-tuning, in the mean and at worst. The best",
+        "of several is best in part by luck: where it is chosen by every other episode, and both are judged by those",
+        f"between, it is {_apart(found)}.",
         "",
         "| | good ones, not accepted | bad ones, accepted |",
         "|---|---|---|",
@@ -93,6 +105,14 @@ def _agreement(group: Sequence[Tuning]) -> str:
         f"{len(points)} | {ranked} | {np.abs(gaps).mean():.2f} | {gaps.mean():+.2f} | "
         f"{np.mean(below):.0f} points, {max(below):.0f}"
     )
+
+
+def _apart(group: Sequence[Tuning]) -> str:
+    below = below_best_judged_apart(group)
+    if not below:
+        return "not known"
+    error = np.std(below, ddof=1) / math.sqrt(len(below)) if len(below) > 1 else math.nan
+    return f"{np.mean(below):.1f} points in the mean (standard error {error:.1f}, {len(below)} fine-tunings)"
 
 
 def _decisions(group: Sequence[Tuning]) -> str:

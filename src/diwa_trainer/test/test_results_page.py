@@ -343,6 +343,37 @@ def test_checkpoints_are_held_against_the_base_policy_and_the_best(scripts, runs
     assert math.isnan(found.ranks[3]), "its first 20 say the same of both"
 
 
+def test_the_best_of_equals_is_best_by_luck_alone(scripts, runs):
+    """The best by every other episode is judged by those between: what was luck does not carry over."""
+    checkpoints = importlib.import_module("results_page.checkpoints")
+    record = recorded(scripts, runs, "seed_3")
+
+    def apart(**outcomes: list[int]) -> tuple[float, float]:
+        """Distances of the kept policy to the best, judged by the same episodes and by others."""
+        task = record.tasks[TASK]
+        base, early, kept = (
+            dataclasses.replace(real, outcomes=tuple(each), successes=sum(each))
+            for real, each in zip(
+                (task.base, task.tuned.checkpoints[20], task.tuned.real), outcomes.values(), strict=True
+            )
+        )
+        tuned = dataclasses.replace(task.tuned, real=kept, checkpoints={20: early})
+        tasks = {TASK: dataclasses.replace(task, base=base, policies={"finetuned": tuned})}
+        (one,) = checkpoints.tunings([dataclasses.replace(record, tasks=tasks)])
+        return one.below_best, one.below_best_judged_apart
+
+    none, half, lucky = [0] * EPISODES, [1, 1, 0, 0] * (EPISODES // 4), [1, 0] * (EPISODES // 2)
+    lucky[1] = 1
+    # By the even episodes `lucky` is best and has 1 in 20 of the odd ones, by the odd ones `half`, which was kept.
+    assert apart(base=none, early=lucky, kept=half) == pytest.approx((0.025, (0.05 - 0.5) / 2))
+    # A better one is better by either half.
+    assert apart(base=none, early=[1] * EPISODES, kept=half) == pytest.approx((0.5, 0.5))
+    without = dataclasses.replace(record.tasks[TASK].base, outcomes=None)
+    tasks = {TASK: dataclasses.replace(record.tasks[TASK], base=without)}
+    (one,) = checkpoints.tunings([dataclasses.replace(record, tasks=tasks)])
+    assert one.below_best_judged_apart is None
+
+
 def test_the_kept_page_is_what_the_kept_records_say(scripts):
     docs = scripts.ROOT / "docs"
 
