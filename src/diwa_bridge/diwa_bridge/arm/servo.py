@@ -1,7 +1,8 @@
 """The servo: relative commands move a target, and a bounded velocity follows it. Pure, without a robot and without ROS.
 
-What is accepted of a command is how far the target really moved; that is what `robot/state` says and what a policy's
-filter is told. The velocity is valid for some tens of milliseconds only, so whoever sends none has stopped the arm.
+What is accepted of a command is what speed, walls and joints leave of it; that is what `robot/state` says and what a
+policy's filter is told. That the target waits for an arm that something holds takes nothing off it, as in the simulator:
+a press has to look like a press in recordings, or a world model learns that hands which ask for motion move. The velocity is valid for some tens of milliseconds only, so whoever sends none has stopped the arm.
 Near walls and joint ends everything slows down towards standstill, never clips, and the way back is always free.
 """
 
@@ -129,11 +130,11 @@ class Servo:
         step, turn = self._bounded_step(motion), self._bounded_turn(motion)
         # What the joints cannot follow is not accepted, or the target would run ahead of the arm.
         share = self._joint_share(self._velocity(step, turn), inverse, state.joints)
-        position, euler = self._led(self._position + share * step, self._euler + share * turn, state)
-        accepted = np.concatenate([position - self._position, euler - self._euler])
-        self._feed = self._velocity(accepted[:3], accepted[3:])
+        step, turn = share * step, share * turn
+        position, euler = self._led(self._position + step, self._euler + turn, state)
+        self._feed = self._velocity(position - self._position, euler - self._euler)
         self._position, self._euler, self._commanded_ns = position, euler, now_ns
-        return accepted
+        return np.concatenate([step, turn])
 
     def tick(self, state: ArmState, now_ns: int) -> Array:
         """Return the velocity (6,) to send now: m/s and rad/s in the base frame."""

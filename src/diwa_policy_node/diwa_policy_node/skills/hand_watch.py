@@ -13,8 +13,9 @@ from diwa_runtime.rows.row import Row
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import Spec
 
-LEAST_ASKED = 0.1
-"""Share of an action's scale that is asked for in the mean where motion is asked for at all."""
+LEAST_ASKED, LEAST_ASKED_M = 0.1, 0.02
+"""Where motion is asked for at all: in the mean, this share of the largest that the robot has accepted in a row, and so far
+in all. An arm at a tenth of its speed accepts a fifth of an action's scale at most, so that scale is no measure."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ class HandWatch:
         self._after_ns, self._on = round(blocked_s * NANOSECONDS), blocked_s > 0
         self._period_ns = NANOSECONDS / spec.rate_hz
         self._points: deque[_Point] = deque()
+        self._largest_m = 0.0
 
     def objection(self, row: Row) -> str | None:
         """Take a row, with what was accepted since the one before; say if the hand no longer follows."""
         before = self._points[-1].asked if self._points else np.zeros(3)
         asked = motion_of(row.executed, self._scale)[:3] if self._points else before
+        self._largest_m = max(self._largest_m, float(np.linalg.norm(asked)) if self._points else 0.0)
         self._points.append(_Point(row.stamp, np.array(row.values["proprio"][:3], np.float64), before + asked))
         after_ns = self._after_ns - self._period_ns / 2  # to the nearest control tick
         while len(self._points) > 2 and row.stamp - self._points[1].stamp_ns >= after_ns:
@@ -61,7 +64,8 @@ class HandWatch:
         asked_m = float(np.linalg.norm(way))
         moved_m = max(float(np.linalg.norm(point.position - first.position)) for point in self._points)
         ticks = (last.stamp_ns - first.stamp_ns) / self._period_ns
-        if asked_m < LEAST_ASKED * self._scale.translation_m * ticks or moved_m >= self._share * asked_m:
+        least_m = max(LEAST_ASKED * self._largest_m * ticks, LEAST_ASKED_M)
+        if asked_m < least_m or moved_m >= self._share * asked_m:
             return None
         axis = int(np.argmax(np.abs(way)))
         return (
