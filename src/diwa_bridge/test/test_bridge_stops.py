@@ -101,6 +101,20 @@ def test_a_fault_stays_one_where_it_is_stopped(rig: Rig) -> None:
     assert rig.bridge.mode is RobotMode.FAULT
 
 
+def test_a_fault_before_the_first_state_is_stamped_as_of_now() -> None:
+    """How long nothing was said is counted from the first state, not from when the machine was switched on."""
+    rig = Rig(DutifulArm(), Hand()).start()
+    began_ns = rig.bridge._clock.newest_ns
+    rig.now_ns += 12_000 * 10**9
+    rig.arm.condition = Condition.USER_STOPPED
+
+    rig.tick(100)
+
+    assert rig.snapshots[0].mode is RobotMode.FAULT
+    assert 0 < rig.snapshots[0].stamp_ns - began_ns < 10**9
+    rig.bridge.close()
+
+
 def test_the_first_reason_of_a_fault_stays_until_the_connection_is_lost(rig: Rig) -> None:
     rig.arm.condition, rig.arm.errors = Condition.REFLEX, ("cartesian_reflex",)
     rig.tick(10)

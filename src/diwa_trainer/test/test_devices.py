@@ -133,6 +133,12 @@ def test_without_a_compiler_compiling_is_one_line(monkeypatch):
     assert compiled(Computing(), loss) is loss
 
 
+def test_a_compiled_loss_takes_what_the_loss_takes_by_name_too(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda loss, **_: loss)
+
+    assert compiled(Computing(compile=True), lambda x, *, contacts: x + contacts)(1, contacts=2) == 3
+
+
 @pytest.mark.parametrize(("gain", "precision"), [(0.5, "auto"), (2.0, "bfloat16")])
 def test_on_a_cpu_auto_is_bfloat16_where_that_is_measured_to_be_quicker(monkeypatch, gain, precision):
     def seconds(product: tuple[int, int, int], *, bfloat16: bool = False) -> float:

@@ -1,6 +1,7 @@
 """An evaluation counts what happened, feeds back what was accepted, and does not depend on how it is run."""
 
 import dataclasses
+import datetime
 import json
 import pickle
 import subprocess
@@ -331,6 +332,11 @@ def test_an_error_of_the_environment_is_one_line_that_says_where_it_came_up(tmp_
     said = rf"Point-v0: {where} of the episode with seed 7 failed with ZeroDivisionError \(the solver diverged; "
     with pytest.raises(InputError, match=said + r"point_environment.py, line \d+\)$"):
         evaluate(settings)
+
+
+def test_an_argument_that_results_cannot_hold_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(ConfigError, match=r"environment_kwargs: Object of type date .*; put it in quotes"):
+        config(tmp_path, environment_kwargs={"day": datetime.date(2024, 1, 1)})
 
 
 def test_an_environment_that_takes_no_task_is_told_none(tmp_path):

@@ -178,6 +178,21 @@ def test_judged_policies_are_kept_as_they_were_at_their_time(config, capsys):
     assert re.findall(r"(\d)/7 iterations", capsys.readouterr().out) == ["5", "7"], "told now and then, and at the end"
 
 
+def test_what_a_run_kept_that_never_came_to_a_checkpoint_is_not_taken_for_the_next_one_s(config, monkeypatch):
+    """Other settings may follow then, and its policies would be evaluated and exported as theirs."""
+    with monkeypatch.context() as killed:
+        killed.setattr(
+            finetune, "_rollout_metrics", lambda _, state: 1 / 0 if state.step == 2 else {"success": 0.0, "chunks": 1.0}
+        )
+        with pytest.raises(ZeroDivisionError):
+            tuned(config, judge_every=1)
+    assert (config.output / "iteration_0001").is_dir()
+
+    tuned(config, judge_every=3, seed=9)
+
+    assert [path.name for path in config.output.glob("iteration_*")] == ["iteration_0003"]
+
+
 def succeeding(monkeypatch, success: Sequence[float]) -> None:
     """Have policies judged as this successful, one after another."""
     shares, of = iter(success), judging.Judging.of

@@ -75,6 +75,21 @@ def test_a_slow_arm_is_not_late(time_constant):
     assert found.lag == 0
 
 
+@pytest.mark.parametrize("delay", [6, 7, 8, 9, 10, 12])
+def test_an_arm_that_answers_later_than_can_be_told_is_late_all_the_same(delay):
+    found = learn_following(recorded({delay: 0.9}))
+    assert found is not None
+    assert found.lag == LAGS[-1]
+
+
+@pytest.mark.parametrize("time_constant", [8.0, 20.0])
+def test_an_arm_that_creeps_after_its_command_is_not_late(time_constant):
+    """First order: most of its motion comes later than can be told, but some of it in the row of the action."""
+    found = learn_following(recorded({lag: np.exp(-lag / time_constant) / time_constant for lag in range(80)}))
+    assert found is not None
+    assert found.lag == 0
+
+
 def test_stamps_that_are_off_by_a_part_of_a_row_are_not_a_row_off():
     found = learn_following(recorded({-1: 0.05, 0: 0.43, 1: 0.32, 2: 0.1}))
     assert found is not None

@@ -50,6 +50,25 @@ def test_every_success_that_names_a_task_is_kept_with_its_time():
     assert only("", *marks).marks == ((2, OTHER), (5, TASK))
 
 
+@pytest.mark.parametrize(
+    ("task", "mark", "lost"),
+    [
+        ("", (S, ""), 1),
+        ("", (F, TASK), 1),
+        (TASK, (F, OTHER), 1),
+        ("", (S, TASK), 0),
+        (TASK, (S, OTHER), 0),
+        (TASK, (F, ""), 0),
+    ],
+)
+def test_a_mark_that_says_nothing_is_counted(task, mark, lost):
+    events = [(EventKind.START, task), mark, (EventKind.END, "")]
+
+    stray = cut(Event(stamp, kind, about) for stamp, (kind, about) in enumerate(events, 1)).stray
+
+    assert stray == ({f"mark {mark[0].name} of no task, or of another than is demonstrated": 1} if lost else {})
+
+
 @pytest.mark.parametrize(("said", "seed"), [(NO_SEED, None), (0, 0), (7, 7)])
 def test_a_start_without_a_seed_is_of_an_unknown_one(said, seed):
     (span,) = cut([Event(1, EventKind.START, TASK, said)]).spans

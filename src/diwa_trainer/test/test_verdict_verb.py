@@ -26,12 +26,13 @@ def finetuned(tmp_path):
     return folder
 
 
-def evaluation(folder, successes, episodes=20, provenance=None):
+def evaluation(folder, successes, episodes=20, provenance: dict | None = {}):  # noqa: B006
     folder.mkdir()
     detail = [{"seed": n, "success": n < successes, "length": 5} for n in range(episodes)]
     counts = {"successes": successes, "episodes": episodes, "interval95": [0, 1], "mean_length": 5.0}
     about = {"environment": {}, "seeds": list(range(episodes)), "episodes_detail": detail}
-    about["bundle"] = provenance and {"sha256": "ef" * 32, "provenance": provenance}
+    about |= {"policy": "bundle" if provenance is not None else "random"}
+    about["bundle"] = None if provenance is None else {"sha256": "ef" * 32, "provenance": provenance}
     write_json(folder / "evaluation.json", {"format_version": 1, **counts, **about})
     return str(folder)
 
@@ -73,6 +74,16 @@ def test_an_evaluation_of_another_policy_is_refused(finetuned, tmp_path):
         (name,) = given
         with pytest.raises(InputError, match=f"{place}: is no evaluation of the (kept|base) policy .* as {name}$"):
             said(finetuned, tmp_path, **given)
+
+
+@pytest.mark.parametrize("name", ["real", "base_real"])
+def test_an_evaluation_of_what_is_no_bundle_is_refused(finetuned, tmp_path, name):
+    random = evaluation(tmp_path / "random", 0, provenance=None)
+
+    with pytest.raises(
+        InputError, match=f"random: is an evaluation of no bundle, but of 'random'; name one as {name}$"
+    ):
+        said(finetuned, tmp_path, **{name: random})
 
 
 @pytest.mark.parametrize("tally", ["21/20", "0/0", "1/9999999"])

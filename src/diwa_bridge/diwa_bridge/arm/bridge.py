@@ -310,9 +310,11 @@ class Bridge:
 
     def _held(self, now_ns: int) -> BridgeSnapshot | None:
         """Return the last state with the fault, each control period, while the arm cannot be read."""
-        if self._reading is None or now_ns - self._held_ns < NANOSECONDS / self._needed_servo().limits.rate_hz:
+        period_ns = round(NANOSECONDS / self._needed_servo().limits.rate_hz)
+        passed_ns = now_ns - self._held_ns if self._held_ns else period_ns  # at first there is no state before
+        if self._reading is None or passed_ns < period_ns:
             return None
-        still = self._clock.hold(now_ns - self._held_ns)
+        still = self._clock.hold(passed_ns)
         return self._snapshot(self._reading, still, now_ns)
 
     def _snapshot(self, reading: Reading, stamp_ns: int, now_ns: int) -> BridgeSnapshot:

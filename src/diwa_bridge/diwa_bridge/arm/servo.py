@@ -1,9 +1,11 @@
 """The servo: relative commands move a target, and a bounded velocity follows it. Pure, without a robot and without ROS.
 
-What is accepted of a command is what speed, walls and joints leave of it; that is what `robot/state` says and what a
-policy's filter is told. That the target waits for an arm that something holds takes nothing off it, as in the simulator:
-a press has to look like a press in recordings, or a world model learns that hands which ask for motion move. The velocity is valid for some tens of milliseconds only, so whoever sends none has stopped the arm.
-Near walls and joint ends everything slows down towards standstill, never clips, and the way back is always free.
+What is accepted of a command is what speed, walls and joints leave of it; that is what `robot/state` says and what
+a policy's filter is told. That the target waits for an arm that something holds takes nothing off it, as in the
+simulator: a press has to look like one in recordings, or a world model learns that hands which ask for motion move.
+
+The velocity is valid for some tens of milliseconds only, so whoever sends none has stopped the arm. Near walls and
+joint ends everything slows down towards standstill, never clips, and the way back is always free.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from diwa_runtime.rows.row import Row
 from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import Spec
 
-LEAST_ASKED, LEAST_ASKED_M = 0.1, 0.02
-"""Where motion is asked for at all: in the mean, this share of the largest that the robot has accepted in a row, and so far
-in all. An arm at a tenth of its speed accepts a fifth of an action's scale at most, so that scale is no measure."""
+LEAST_ASKED_M, LEAST_ASKED = 0.02, 0.1
+"""Where motion is asked for at all: so far in all, m, and in the mean this share of the largest motion that the robot
+has accepted in a row. An arm at a tenth of its speed accepts a fifth of an action's scale at most."""
 
 
 @dataclass(frozen=True)

@@ -116,9 +116,9 @@ def compiled(config: Computing, loss: Callable[..., Any]) -> Callable[..., Any]:
         return loss
     made = torch.compile(loss, dynamic=False)
 
-    def call(*inputs: Any) -> Any:
+    def call(*inputs: Any, **named: Any) -> Any:
         try:
-            return made(*inputs)
+            return made(*inputs, **named)
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = one_line(error.inner_exception)[:120]
             raise ConfigError(f"compile: torch cannot ({reason}); install a C++ compiler, or leave it out") from error

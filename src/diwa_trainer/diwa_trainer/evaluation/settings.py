@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from diwa_runtime.config.bounds import WORKERS, check_bounds
-from diwa_runtime.errors import ConfigError
+from diwa_runtime.errors import ConfigError, one_line
 from diwa_trainer.evaluation.agents import AgentName
 
 MOST_EPISODES = (1, 100_000)
@@ -72,6 +73,10 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_bounds(self, episodes=MOST_EPISODES, first_seed=(0, 2**31), max_steps=(1, 10**5), workers=WORKERS)
         check_bounds(self, videos=(0, 1000), steps_after_success=(0, 1000))
+        try:
+            json.dumps(self.environment_kwargs)
+        except TypeError as error:  # YAML also knows dates; the results could not be written
+            raise ConfigError(f"environment_kwargs: {one_line(error)}; put it in quotes") from error
         if self.videos and self.max_steps > MOST_FILMED:
             raise ConfigError(f"max_steps is {self.max_steps}, must be at most {MOST_FILMED} with --videos")
         if not self.only_compares and (self.policy == "bundle") != (self.bundle is not None):

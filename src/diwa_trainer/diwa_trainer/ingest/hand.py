@@ -121,6 +121,6 @@ def _number(value: float) -> str:
 
 
 def _rows(lag: int) -> str:
-    """Return ``a row after``, ``2 rows before``."""
-    count = "a row" if abs(lag) == 1 else f"{abs(lag)} rows"
+    """Return ``a row after``, ``2 rows before``, ``6 rows or more after``."""
+    count = "a row" if abs(lag) == 1 else f"{abs(lag)} rows{' or more' if lag == LAGS[-1] else ''}"
     return f"{count} {'after' if lag > 0 else 'before'}"

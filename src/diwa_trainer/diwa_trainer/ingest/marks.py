@@ -120,7 +120,10 @@ def cut(events: Iterable[Event]) -> Cuts:
             spans.append(replace(running, end=event.stamp, discarded=kind is EventKind.DISCARD))
             running = None
         else:
-            running = _judged(running, kind, event)
+            judged = _judged(running, kind, event)
+            if judged is running:
+                stray[f"mark {kind.name} of no task, or of another than is demonstrated"] += 1
+            running = judged
     if running is not None:
         spans.append(running)
     return Cuts(tuple(spans), stray)

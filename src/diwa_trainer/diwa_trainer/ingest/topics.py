@@ -33,7 +33,8 @@ class TopicNames:
         Raises:
             InputError: two of the bag's topics fit the same name and type.
         """
-        name = next((name for name in self.types if f"/{topic}".endswith(f"/{name}")), None)
+        fitting = [name for name in self.types if f"/{topic}".endswith(f"/{name}")]
+        name = max(fitting, key=len, default=None)  # what says most is meant: gripper/joint_states, not joint_states
         if name is None:
             self.others.add(topic)
             return None

@@ -129,6 +129,11 @@ def iteration_folder(iteration: int) -> str:
     return f"iteration_{iteration:04d}"
 
 
+def iteration_folders(folder: Path) -> list[Path]:
+    """Return those of a run."""
+    return [path for path in folder.glob("iteration_*") if path.is_dir()]
+
+
 def load_policy(folder: Path, kind: str, made_by: str) -> tuple[DiffusionPolicy, Artifact]:
     """Build the frozen policy of a run.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,7 @@ from diwa_trainer.runs.trained import (
     FINETUNED,
     PRETRAINED,
     iteration_folder,
+    iteration_folders,
     load_classifier,
     load_policy,
     open_as_seen,
@@ -107,6 +109,8 @@ def _tune(config: FinetuneConfig, device: torch.device, share: Share) -> None:
         env_steps_before -= state.extra.setdefault("env_steps", 0)  # those that a checkpoint counted are this run's too
         losses = make_losses(policy, critic, config.ppo, share)
         if not resumed and share.is_first:
+            for older in iteration_folders(run.folder):  # of a run that was killed before its first checkpoint
+                shutil.rmtree(older)
             _say_first(run, judging)
         _count_env_steps(state, env_steps_before)
         while state.step < config.iterations:
