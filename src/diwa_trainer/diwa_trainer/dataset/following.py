@@ -33,8 +33,8 @@ ONSET_SHARE, EARLY_SHARE = 0.07, 0.25
 to be more, for stamps that are off by part of a row put part of the motion there. A slow arm, critically damped with a
 time constant of 8 rows, has 0.35 in the row of the action; in play of the table, actions a row off leave 0.02 there."""
 LATE = 8.0
-"""Where the last of `LAGS` has so many times as much as any other, all motion comes as late as that, or later. An arm with
-a time constant of 20 rows has 3.4 times as much there."""
+"""Where the last of `LAGS` has so many times as much as any other, all motion comes as late as that, or later. An arm
+with a time constant of 20 rows has 3.4 times as much there."""
 FOLLOWED_SHARE = 0.5
 """Of what it should move, a hand that moves less does not follow."""
 LEAST_SHARE = 0.25
