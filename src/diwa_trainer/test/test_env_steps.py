@@ -9,7 +9,7 @@ import torch
 from toy import ToyTable, tiny_configs
 
 from diwa_trainer.evaluation.env_steps import env_steps_taken
-from diwa_trainer.evaluation.episodes import make_environment
+from diwa_trainer.evaluation.environments import make_environment
 from diwa_trainer.policy.judging import Judging
 from diwa_trainer.runs.run import Run
 from diwa_trainer.verbs import finetune
@@ -34,7 +34,7 @@ def config(tmp_path, toy_data, toy_runs):
 @pytest.fixture
 def cheating(monkeypatch):
     """Let every update of fine-tuning take a step in an environment."""
-    environment, update = make_environment("toy:ToyTable-v0", {}, max_steps=5), finetune.update
+    environment, update = make_environment("toy:ToyTable-v0", {}), finetune.update
 
     def update_and_step(*arguments, **named):
         step(environment)
@@ -44,7 +44,7 @@ def cheating(monkeypatch):
 
 
 def test_steps_before_and_after_a_fine_tuning_are_not_its_own(config):
-    step(make_environment("toy:ToyTable-v0", {}, max_steps=5))
+    step(make_environment("toy:ToyTable-v0", {}))
     assert tuned(config) == 0
 
 
@@ -70,7 +70,7 @@ def crash_after_three(config) -> Path:
 @pytest.mark.usefixtures("cheating")
 def test_steps_before_a_crash_are_told_after_it(config):
     crash_after_three(config)
-    step(make_environment("toy:ToyTable-v0", {}, max_steps=5))
+    step(make_environment("toy:ToyTable-v0", {}))
 
     assert tuned(config) == config.iterations  # 2 in the checkpoint, and 2 after it
 
@@ -86,7 +86,7 @@ def test_a_checkpoint_that_counted_no_steps_goes_on(config):
 
 
 def test_steps_of_the_preflight_and_of_judging_count(config, monkeypatch):
-    environment, judge = make_environment("toy:ToyTable-v0", {}, max_steps=5), Judging.of
+    environment, judge = make_environment("toy:ToyTable-v0", {}), Judging.of
 
     def judge_and_step(*arguments):
         step(environment)
@@ -97,14 +97,13 @@ def test_steps_of_the_preflight_and_of_judging_count(config, monkeypatch):
 
 
 def test_an_environment_that_is_counted_is_the_one_that_was_asked_for():
-    environment = make_environment("toy:ToyTable-v0", {"task": "close_drawer"}, max_steps=2)
+    environment = make_environment("toy:ToyTable-v0", {"task": "close_drawer"})
     before = env_steps_taken()
     environment.reset(seed=0)
     *_, info = environment.step(environment.action_space.sample())
-    _, _, _, truncated, _ = environment.step(environment.action_space.sample())
+    environment.step(environment.action_space.sample())
 
     assert isinstance(environment.unwrapped, ToyTable)
     assert environment.unwrapped.task.name == "close_drawer"
     assert info.keys() == {"success", "action"}
-    assert truncated
     assert env_steps_taken() - before == 2

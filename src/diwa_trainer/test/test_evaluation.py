@@ -21,7 +21,8 @@ from diwa_runtime.errors import BundleError, ConfigError, InputError, SpecMismat
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import BundleAgent, RandomAgent
 from diwa_trainer.evaluation.env_steps import env_steps_taken
-from diwa_trainer.evaluation.episodes import make_environment, run_episode
+from diwa_trainer.evaluation.environments import make_environment
+from diwa_trainer.evaluation.episodes import run_episode
 from diwa_trainer.evaluation.evaluation import evaluate
 from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.evaluation.statistics import wilson_interval
@@ -64,7 +65,7 @@ def config(folder: Path, **changes) -> EvaluateConfig:
 
 
 def starts(settings: EvaluateConfig) -> np.ndarray:
-    environment = make_environment(POINT, {}, STEPS)
+    environment = make_environment(POINT, {})
     return np.array([environment.reset(seed=seed)[0]["proprio"][0] for seed in settings.seeds])
 
 
@@ -138,7 +139,7 @@ def test_policy_is_told_what_was_accepted(tmp_path):
             return action
 
     far = next(seed for seed in range(100) if abs(starts(config(tmp_path, first_seed=seed, episodes=1))[0]) > 0.6)
-    run_episode(make_environment(POINT, {}, STEPS), Watched(session), far, threshold=0.5, rate_hz=30, max_steps=STEPS)
+    run_episode(make_environment(POINT, {}), Watched(session), far, threshold=0.5, rate_hz=30, max_steps=STEPS)
     latents, asked = np.array(seen).T
     assert latents[0] == HOLD_ACTION[0]
     assert np.abs(asked[:3]).min() == 1

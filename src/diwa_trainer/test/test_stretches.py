@@ -9,7 +9,13 @@ from toy import DRAWER, SPEC, TASK, write_toy
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec, TaskSpec
 from diwa_trainer.dataset import Dataset, DatasetWriter
-from diwa_trainer.samples.stretches import demonstration_stretches, demonstrations, play_stretches, start_rows
+from diwa_trainer.samples.stretches import (
+    check_marks,
+    demonstration_stretches,
+    demonstrations,
+    play_stretches,
+    start_rows,
+)
 
 LENGTH = 24
 
@@ -305,3 +311,20 @@ def test_where_eyes_see_no_stretch_of_play_starts_as_demonstrations_end(data):
     assert starts.max() > 0.05, "what lies between counts by which end it is nearer to"
     without = [stretch.start for stretch in draw_play(blind, count=200)]
     assert data.scene[without, DRAWER].max() > 0.15, "without eyes nothing is known of it"
+
+
+@pytest.mark.parametrize("change", [-0.12, 0.5])
+def test_marks_that_the_scene_contradicts_are_refused_with_what_the_scene_says(data, change):
+    """The change has the wrong sign, or is more than any demonstration makes: each would be learned as a failure."""
+    shown = demonstrations(data, TASK, 1)
+    task = data.spec.task(TASK)
+
+    check_marks(data, task, shown)
+    said = rf"SUCCESS, none changes drawer by more than the Spec's \{change:+g} \(in the median by \+0\.\d+ at most"
+    with pytest.raises(InputError, match=said):
+        check_marks(data, dataclasses.replace(task, change=change), shown)
+
+
+def test_of_marks_without_a_scene_nothing_can_be_told(tmp_path):
+    data = without_scene(tmp_path, [20], kind="demonstration")
+    check_marks(data, dataclasses.replace(data.spec.task(TASK), change=-5.0), demonstrations(data, TASK, 1))

@@ -1,6 +1,6 @@
 """How many steps this process has taken in any environment, and worker processes on its behalf.
 
-Whoever makes an environment here counts in it (`episodes.make_environment`). Fine-tuning reads the count before and
+Whoever makes an environment here counts in it (`environments.make_environment`). Fine-tuning reads the count before and
 after, so that "no environment step" is something that was counted. It knows no Gymnasium, so that who only reads the
 count does not load one.
 """

@@ -23,7 +23,8 @@ from diwa_runtime.same_spec import check_same_spec
 from diwa_runtime.spec import Spec
 from diwa_trainer.evaluation.agents import Agent, BundleAgent, ExpertAgent, RandomAgent, ZeroAgent
 from diwa_trainer.evaluation.env_steps import count_env_steps
-from diwa_trainer.evaluation.episodes import EpisodeResult, environment_spec, make_environment, run_episode, takes
+from diwa_trainer.evaluation.environments import Environment, environment_spec, make_environment, take_a_step, takes
+from diwa_trainer.evaluation.episodes import EpisodeResult, run_episode
 from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.evaluation.statistics import wilson_interval
 from diwa_trainer.evaluation.video import encode_mp4
@@ -114,7 +115,7 @@ def evaluate(config: EvaluateConfig, progress: Progress | None = None) -> Evalua
 
 
 def try_environment(config: EvaluateConfig, skill: str, spec: Spec, named: str) -> None:
-    """Make the environment, reset it, and draw a picture if films are asked for; no step is taken.
+    """Make the environment, hold still in it for a step, and draw a picture if films are asked for.
 
     Args:
         config: of the evaluation to come.
@@ -124,7 +125,7 @@ def try_environment(config: EvaluateConfig, skill: str, spec: Spec, named: str) 
     Raises:
         ConfigError: the environment cannot be made.
         SpecMismatchError: it is of another Spec.
-        InputError: it cannot be reset or declares what is no Spec, or a video cannot be drawn.
+        InputError: it fails, does not return what it should or declares what is no Spec, or a video cannot be drawn.
     """
     task = config.task or (skill if takes(config.environment, "task") else None)
     environment = _make(config, task, render=config.videos > 0)
@@ -138,7 +139,8 @@ def try_environment(config: EvaluateConfig, skill: str, spec: Spec, named: str) 
             )
         else:
             check_same_spec(spec, named, declared, config.environment, "environment")
-        environment.reset(seed=config.first_seed)
+        environment.checked = spec
+        take_a_step(environment, config.first_seed)
         if config.videos:
             _frame(environment)
     finally:
@@ -190,7 +192,7 @@ class _Player:
     def __init__(self, config: EvaluateConfig, task: str | None) -> None:
         self._config, self._task = config, task
         self._bundle = Bundle.load(config.bundle) if config.bundle else None
-        self._environments: dict[bool, tuple[gymnasium.Env[Any, Any], Agent]] = {}
+        self._environments: dict[bool, tuple[Environment, Agent]] = {}
         self._after = config.steps_after_success if self._bundle else 0  # only a policy's own reward asks for them
 
     def play(self, seed: int, filmed: bool) -> _Played:
@@ -208,6 +210,8 @@ class _Player:
             steps_after_success=self._after,
             film=(lambda: frames.append(_frame(environment))) if filmed else None,
         )
+        if len({frame.shape for frame in frames}) > 1:
+            raise InputError(f"{self._config.environment}: render() returned images of different sizes; use --videos 0")
         return result, encode_mp4(frames, rate_hz) if filmed else None
 
     def close(self) -> None:
@@ -215,10 +219,12 @@ class _Player:
         for environment, _ in self._environments.values():
             environment.close()
 
-    def _parts(self, render: bool) -> tuple[gymnasium.Env[Any, Any], Agent]:
+    def _parts(self, render: bool) -> tuple[Environment, Agent]:
         """Environments that draw are made only for the episodes that are filmed: drawing may need a GPU or Mesa."""
         if render not in self._environments:
             environment = _make(self._config, self._task, self._after, render=render)
+            if self._bundle is not None:
+                environment.checked = self._bundle.spec
             self._environments[render] = environment, self._make_agent(environment)
         return self._environments[render]
 
@@ -239,13 +245,13 @@ class _Player:
         return declared or (self._bundle.spec if self._bundle else Spec())
 
 
-def _make(config: EvaluateConfig, task: str | None, after: int = 0, *, render: bool) -> gymnasium.Env[Any, Any]:
+def _make(config: EvaluateConfig, task: str | None, after: int = 0, *, render: bool) -> Environment:
     """Make the environment that plays on for so many steps after success, if it can be told to."""
     kwargs: dict[str, Any] = {"task": task} if task else {}
     if after and takes(config.environment, "ends_at_success", by_name=True):
         kwargs["ends_at_success"] = False
     kwargs |= config.environment_kwargs
-    return make_environment(config.environment, kwargs, config.max_steps + after, render)
+    return make_environment(config.environment, kwargs, render)
 
 
 def _frame(environment: gymnasium.Env[Any, Any]) -> NDArray[np.uint8]:
@@ -256,8 +262,9 @@ def _frame(environment: gymnasium.Env[Any, Any]) -> NDArray[np.uint8]:
         raise InputError(
             f"no video can be drawn here ({reason[:200]}); use --videos 0, or, with MuJoCo, set MUJOCO_GL"
         ) from error
-    if not isinstance(frame, np.ndarray):
-        raise InputError(f"render() returned a {type(frame).__name__}, expected an image; use --videos 0")
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else f"a {type(frame).__name__}"
+        raise InputError(f"render() returned {found}, must be uint8 (height, width, 3); use --videos 0")
     return frame
 
 

@@ -49,10 +49,29 @@ def demonstrations(dataset: Dataset, task: str, needed: int) -> tuple[Episode, .
     found = dataset.episodes_of(kind="demonstration", task=task, outcome="success")
     if len(found) < needed:
         raise InputError(
-            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more, "
-            "mark them with SUCCESS on episode/event, or ask for fewer (--demonstrations)"
+            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more, and "
+            "mark them with SUCCESS on episode/event"
         )
     return found
+
+
+def check_marks(dataset: Dataset, task: TaskSpec, marked: Sequence[Episode]) -> None:
+    """Hold demonstrations that are marked as successful against the recorded scene, where there is one.
+
+    Raises:
+        InputError: by the scene none of them succeeds: all would be learned as failures.
+    """
+    if "scene" not in dataset.arrays:
+        return
+    if not any(_label(dataset, task, e.start, e.end, e).any() for e in marked):
+        values = dataset.scene[:, dataset.spec.scene.index(task.field)]
+        changes = [values[e.rows] - values[e.start] for e in marked]
+        most = float(np.median([change[np.abs(change).argmax()] for change in changes]))
+        raise InputError(
+            f"{dataset.folder}: of {len(marked)} demonstrations of {task.name} that are marked SUCCESS, none changes "
+            f"{task.field} by more than the Spec's {task.change:+g} (in the median by {most:+.2g} at most); put the "
+            "task's field and change right in the Spec, and ingest again"
+        )
 
 
 def demonstration_stretches(dataset: Dataset, task: str, episodes: Sequence[Episode]) -> list[Stretch]:

@@ -17,7 +17,7 @@ from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
 from diwa_trainer.runs.trained import PRETRAINED, open_as_seen, save_policy
 from diwa_trainer.samples.chunks import demonstration_chunks
-from diwa_trainer.samples.stretches import demonstrations
+from diwa_trainer.samples.stretches import check_marks, demonstrations
 from diwa_trainer.world.world_model import WorldModel
 
 FEWEST_DEMONSTRATIONS = 10
@@ -92,6 +92,7 @@ def choose_demonstrations(config: PretrainConfig, dataset: Dataset) -> tuple[lis
     """
     needed = max(config.demonstrations, FEWEST_DEMONSTRATIONS)
     found = demonstrations(dataset, config.task, needed)
+    check_marks(dataset, dataset.spec.task(config.task), found)
     order = np.random.default_rng(config.seed).permutation(len(found))
     shuffled = [found[i] for i in order]
     return shuffled[: config.demonstrations], shuffled[config.demonstrations :]
