@@ -87,6 +87,17 @@ def test_a_folder_never_replaces_a_file(tmp_path):
     assert (tmp_path / "thesis").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("deeper", ["it", "deep/it"])
+def test_a_file_where_a_folder_should_be_is_said(tmp_path, deeper):
+    (tmp_path / "thesis").write_text("years of work")
+
+    said = rf"thesis/{deeper}: could not be written \(.+\)"
+    with pytest.raises(StorageError, match=said), written_whole(tmp_path / "thesis" / deeper) as temporary:
+        write_folder(temporary)
+
+    assert (tmp_path / "thesis").read_text() == "years of work"
+
+
 def test_a_full_disk_is_named_with_what_is_left_on_it(tmp_path):
     def fail():
         with written_whole(tmp_path / "it"):

@@ -99,6 +99,19 @@ def test_a_gripper_is_closed_and_opened_by_whatever_values_its_messages_have(clo
     np.testing.assert_array_equal(rows.action[:-1, 6], grips[1:])
 
 
+def test_a_gripper_s_message_without_a_number_is_a_fault_like_any_other_that_cannot_be_used():
+    motions, grips = actions()
+    assembler = Assembler(spec_of(gripper=replace(GRIPPER, closed_open=(0.0, 1.0))))
+    for number, stamp in enumerate(regular()):
+        told = np.empty(0) if number == 5 else grips[number : number + 1]
+        for index, value in enumerate((np.zeros(3), motions[number], told)):
+            assembler.feed(index, int(stamp), value)
+
+    assert [(fault.topic, fault.stamp) for fault in assembler.faults] == [(GRIPPER.topic, regular()[5])]
+    assert assembler.faults[0].reason.startswith("empty")
+    assert len(assembler.rows(final=True)) >= COUNT - 2
+
+
 def test_an_action_of_seven_numbers_has_its_gripper_last():
     whole = replace(MOTION, select=("all",), align="hold", scale="mm", closed_open=(0.0, 1.0))
     spec = Spec(mode="vision", cameras=(), proprio=NAMES, scene=(), tasks=(), streams=(ARM, whole))

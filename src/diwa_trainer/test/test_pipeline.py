@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from toy import (
 
 from diwa_runtime.config import load_config, to_plain
 from diwa_runtime.errors import ConfigError, DiwaError, InputError
+from diwa_runtime.spec import Spec
 from diwa_trainer.__main__ import main
 from diwa_trainer.evaluation.env_steps import env_steps_taken
 from diwa_trainer.evaluation.settings import EvaluateConfig
@@ -403,6 +405,31 @@ def test_an_environment_that_will_not_do_is_found_before_the_world_model_learns(
     with pytest.raises(error, match=said):
         pipeline.run(setup)
     assert [path.name for path in setup.output.iterdir()] == ["dataset"]
+
+
+def test_one_success_for_several_tasks_is_refused_before_the_world_model_learns(tmp_path, bags):
+    """`Plain` is not told which task it is to judge; with arguments of their own each task may have its own success."""
+    usual = {"environment": "point_environment:Plain-v0", "videos": 0}
+    setup = config(tmp_path, bags, **with_stage(tmp_path, bags, "evaluate", **usual))
+    plans = {task: pipeline.plan_task(setup, task) for task in (TASK, "close_drawer")}
+    data = SimpleNamespace(spec=Spec(), folder=tmp_path)
+
+    with pytest.raises(
+        ConfigError, match=f"takes no argument `task`, so {TASK} and close_drawer would be judged by one"
+    ):
+        pipeline._try_environments(plans, data)
+    pipeline._try_environments({TASK: plans[TASK]}, data)
+
+
+def test_a_task_s_folder_is_never_a_recording(tmp_path, bags):
+    """Folders of recordings are often named like the task that they show."""
+    shutil.copytree(bags[1], tmp_path / "bags" / TASK)
+    setup = config(tmp_path, [tmp_path / "bags"], output=str(tmp_path / "bags"))
+
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InputError, match=f"{TASK}: is where the bag .* lies"):
+        pipeline.run(setup)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 CONDITIONS = ("bad_reward", "hand", "little_play", "untouched", "updates")

@@ -35,7 +35,7 @@ from diwa_runtime.spec import Spec
 
 PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
-UNUSABLE = "not finite (or beyond 1e9), or a quaternion that is not of unit length"
+UNUSABLE = "empty, not finite (or beyond 1e9), or a quaternion that is not of unit length"
 
 
 class Assembler:
@@ -110,7 +110,7 @@ class Assembler:
         if verdict is not Verdict.KEPT:
             self._count(verdict, stream.topic)
             return
-        if stream.field not in self._cameras and not is_sound(value):
+        if stream.field not in self._cameras and not (value.size and is_sound(value)):
             self.faults.append(Fault(stream.topic, stamp, UNUSABLE))
             return
         if index == self.reference:

@@ -62,7 +62,7 @@ def ingest(
         StorageError: the disk refused.
     """
     found, unread = find(bags, Path(output))
-    _check_apart(found, Path(output))
+    check_apart(found, Path(output))
     for item in unread:
         report(f"warning: {item.path}: {item.reason}")
     sums = {bag.path: bag.sha256() for bag in found}
@@ -287,7 +287,8 @@ def _reference(recording: Recording, rows: Rows) -> tuple[NDArray[np.int64], NDA
     """Return stamps (n,) and values (n, k) of the messages of the reference stream from the first row to the last."""
     data = next(data for data in recording.streams if data.stream.field == "proprio")
     stamps, values = data.between(int(rows.stamp[0]), int(rows.stamp[-1]))
-    return np.array(stamps, np.int64), np.array([data.stream.own(value) for value in values], np.float32)
+    told = [(stamp, data.stream.own(value)) for stamp, value in zip(stamps, values, strict=True) if value.size]
+    return np.array([stamp for stamp, _ in told], np.int64), np.array([value for _, value in told], np.float32)
 
 
 def _arrays(rows: Rows) -> dict[str, NDArray[Any]]:
@@ -300,8 +301,12 @@ def _has_scene(spec: Spec) -> bool:
     return spec.mode != "vision"
 
 
-def _check_apart(bags: Sequence[Bag], output: Path) -> None:
-    """Refuse an output that is a bag, lies in one, or holds one: replacing it would delete recordings."""
+def check_apart(bags: Sequence[Bag], output: Path) -> None:
+    """Refuse an output that is a bag, lies in one, or holds one: replacing it would delete recordings.
+
+    Raises:
+        InputError: names the bag.
+    """
     place = output.resolve()
     for bag in bags:
         path = bag.path.resolve()
