@@ -139,6 +139,19 @@ def test_a_robot_s_state_that_comes_less_often_than_rows_is_warned_of_once(tmp_p
     assert "robot/state comes at 30 Hz, and rows are made at 45 Hz: of every 45 rows 15 are held ones; set " in slow
 
 
+def test_where_rows_only_repeat_the_one_before_nothing_is_said_of_the_row_in_which_a_motion_begins(tmp_path, capsys):
+    """The rate is what is wrong; to set ``applies`` by what such rows show would break a Spec that is right."""
+    early = Following(np.array([0, 0.5, 0.4, 0, 0, 0, 0, 0, 0]), 0.9, 0.01, 1000)
+    assert "begins to move" not in str([*Hand(SPEC, early, 0, 1000, held=200).warnings()])
+    (said,) = Hand(SPEC, early, 0, 1000, held=20).warnings()
+    assert "begins to move a row before its action" in said
+    play_bag(tmp_path / "bags" / "one", ROWS)
+
+    dataset, _, _ = ingested(tmp_path, tmp_path / "bags", replace(SPEC, rate_hz=45.0), capsys)
+
+    assert Hand.of(dataset).held > 0.2 * len(dataset)
+
+
 def recorded_actions(action: np.ndarray, width: np.ndarray) -> SimpleNamespace:
     proprio = np.zeros((len(action), len(SPEC.proprio)), np.float32)
     proprio[:, SPEC.proprio.index("gripper_width")] = width
@@ -150,7 +163,7 @@ def test_of_actions_that_are_mostly_beyond_1_the_scale_that_fits_is_named():
     action[:, 0] = np.linspace(-2.5, 2.5, 1000)
     (said,) = odd_actions(recorded_actions(action, np.zeros(1000)))
     assert said.startswith("60% of the rows move further than an action of 1")
-    assert "within translation_m 0.05: set that" in said
+    assert "within translation_m 0.05: set that as action_scale in the Spec, or a higher rate_hz" in said
     assert not list(odd_actions(recorded_actions(action / 2.5, np.zeros(1000))))
 
 

@@ -14,10 +14,13 @@ import numpy as np
 from diwa_runtime.spec import Spec
 from diwa_runtime.stream_spec import UNITS, StreamSpec
 from diwa_trainer.dataset import Dataset
-from diwa_trainer.dataset.following import LAGS, Following, contact_rows, learn_following, motions
+from diwa_trainer.dataset.following import LAGS, LEAST_ROWS, Following, contact_rows, learn_following, motions
+from diwa_trainer.ingest.left_out import HELD
 
 POSITIONS = 0.05
 """Where what the hand does after an action adds up to so little, it is the actions' differences that it follows."""
+MANY_HELD = 0.05
+"""From this share of rows on that only repeat the one before, it cannot be told in which row a motion begins."""
 FACTOR = 3.0
 """A hand that moves so many times as far as it is asked to, or one part in so many, is of other units."""
 
@@ -30,12 +33,14 @@ class Hand:
         following: None where it never moves, or nothing is ever asked of it.
         contacts: in how many rows it does not follow, where its actions explain its motion.
         rows: of the dataset.
+        held: how many of them repeat the one before, for the robot said nothing new.
     """
 
     spec: Spec
     following: Following | None
     contacts: int
     rows: int
+    held: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset) -> Hand:
@@ -43,7 +48,8 @@ class Hand:
         following, contacts = learn_following([motion for _, motion in motions(dataset)]), 0
         if following is not None and following.is_clear:
             contacts = sum(int(contact_rows(motion, following).sum()) for _, motion in motions(dataset))
-        return cls(dataset.spec, following, contacts, len(dataset))
+        held = sum(item.count for item in dataset.dropped if HELD in item.reason)
+        return cls(dataset.spec, following, contacts, len(dataset), held)
 
     def summary(self) -> str:
         """Return a line or two: gain and lag that were found, and the rows in which the hand does not follow."""
@@ -51,6 +57,8 @@ class Hand:
         if found is None:
             return "hand: never moves, or is never asked to; nothing can be told of how it follows its actions"
         explained = f"{100 * max(found.explained, 0):.0f} % of its motion explained by its actions"
+        if found.rows < LEAST_ROWS:
+            return f"hand: {found.rows} rows of motion, too few to tell how it follows its actions"
         if not found.is_clear:
             return f"hand: {explained}, too little to tell how it follows them"
         begins = f"{_rows(found.lag)} its action" if found.lag else "in the row of the action"
@@ -66,7 +74,7 @@ class Hand:
         if found is None or not found.is_clear:
             return
         stream = next(one for one in self.spec.streams if one.field == "action")
-        if found.lag:
+        if found.lag and self.held < MANY_HELD * self.rows:
             yield f"{stream.topic}: {_off(found, stream)}"
         if abs(found.gain) < POSITIONS * np.abs(found.response).max():
             yield (

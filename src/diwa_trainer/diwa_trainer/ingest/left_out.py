@@ -18,6 +18,7 @@ Drop = Callable[[str, int], None]
 
 ROUNDING = 1e-3
 """By which an action may exceed 1 through units and float32 alone."""
+HELD = "the row before it is held"
 SLOW = 0.9
 """A stream at less than this share of the rate of rows is slower than it is said to be."""
 MANY_BEYOND = 0.4
@@ -43,7 +44,7 @@ def count_assembly(assembly: Assembly, max_gap_s: float, drop: Drop) -> None:
     for topic, count in assembly.missing.items():
         drop(f"row without a fresh message of {topic}", count)
     if assembly.held:
-        drop(f"gap of up to {max_gap_s:g} s: the row before it is held (rows kept)", assembly.held)
+        drop(f"gap of up to {max_gap_s:g} s: {HELD} (rows kept)", assembly.held)
     if len(assembly.segments) > 1:
         drop(f"gap of more than {max_gap_s:g} s: the episode is split there (rows kept)", len(assembly.segments) - 1)
 
@@ -80,7 +81,8 @@ def odd_actions(dataset: Dataset) -> Iterator[str]:
         )
         yield (
             f"{beyond:.0%} of the rows move further than an action of 1, which no policy can follow; 99 % of them stay "
-            f"within {found}: set that as action_scale in the Spec, or guide more slowly"
+            f"within {found}: set that as action_scale in the Spec, or a higher rate_hz if the actions are those of "
+            "shorter rows, or guide more slowly"
         )
     if WIDTH in spec.proprio:
         width, opens = dataset.proprio[:, spec.proprio.index(WIDTH)], action[:, GRIPPER] > 0
