@@ -75,6 +75,7 @@ class Environment(gymnasium.Wrapper[Any, Any, Any, Any]):
             names = "(observation, reward, terminated, truncated, info)"
             observation, reward, terminated, truncated, info = _parts(returned, names)
             self._check(observation, info)
+            info = dict(info)
             if "success" not in info:
                 raise InputError("its info has no 'success'; wrap it to add one")
             info["success"] = _truth("info['success']", info["success"])
