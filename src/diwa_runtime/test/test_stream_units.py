@@ -108,7 +108,7 @@ def test_a_gripper_s_message_without_a_number_is_a_fault_like_any_other_that_can
             assembler.feed(index, int(stamp), value)
 
     assert [(fault.topic, fault.stamp) for fault in assembler.faults] == [(GRIPPER.topic, regular()[5])]
-    assert assembler.faults[0].reason.startswith("empty")
+    assert "empty" in assembler.faults[0].reason
     assert len(assembler.rows(final=True)) >= COUNT - 2
 
 

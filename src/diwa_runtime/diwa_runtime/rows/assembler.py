@@ -35,7 +35,7 @@ from diwa_runtime.spec import Spec
 
 PHASE_SHARE = 4
 """One in so many parts of a tick's error is taken over by the next tick."""
-UNUSABLE = "empty, not finite (or beyond 1e9), or a quaternion that is not of unit length"
+UNUSABLE = "not finite (or beyond 1e9), empty, or a quaternion that is not of unit length"
 
 
 class Assembler:
