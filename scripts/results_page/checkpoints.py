@@ -60,7 +60,8 @@ class Tuning:
     def below_best_judged_apart(self) -> float | None:
         """As `below_best`, but the best by every other episode, and the distance by those between, both ways round.
 
-        The best of several is best in part by luck, and luck does not carry over. None where outcomes were not kept.
+        The best of several is best in part by luck, and luck does not carry over. But half of the episodes do not
+        always find the best, so this is too little where `below_best` is too much. None where outcomes were not kept.
         """
         outcomes = {one.iteration: real.outcomes for one, real in self.points if real.outcomes is not None}
         if len(outcomes) < len(self.points):
@@ -194,6 +195,6 @@ def below_best(group: Sequence[Tuning]) -> list[float]:
 
 
 def below_best_judged_apart(group: Sequence[Tuning]) -> list[float]:
-    """As `below_best`, without what is luck, where all outcomes were kept."""
+    """As `below_best`, by halves of the episodes, where all outcomes were kept."""
     found = [one.below_best_judged_apart for one in group if one.policy.checkpoints]
     return [100 * below for below in found if below is not None]

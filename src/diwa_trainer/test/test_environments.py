@@ -9,6 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from point_environment import Point
 
 from diwa_runtime.errors import InputError
@@ -88,7 +89,7 @@ def test_what_an_environment_returns_wrongly_is_found_by_one_step(how, said):
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("success", [True, 1, np.bool_(True), np.float32(1.0)])
+@pytest.mark.parametrize("success", [True, 1, np.bool_(True), np.float32(1.0), np.array([True]), torch.tensor(True)])
 def test_success_is_a_truth_however_it_is_written(success):
     environment = odd(success=success, action=[0.0] * 7)
     environment.reset(seed=3)

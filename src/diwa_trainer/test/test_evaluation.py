@@ -336,7 +336,9 @@ def test_an_error_of_the_environment_is_one_line_that_says_where_it_came_up(tmp_
 
 
 def test_an_argument_that_results_cannot_hold_is_refused_before_anything_runs(tmp_path):
-    with pytest.raises(ConfigError, match=r"environment_kwargs: Object of type date .*; put it in quotes"):
+    with pytest.raises(
+        ConfigError, match=r"environment_kwargs: Object of type date .*; write it as a text or a number"
+    ):
         config(tmp_path, environment_kwargs={"day": datetime.date(2024, 1, 1)})
 
 

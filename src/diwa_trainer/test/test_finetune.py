@@ -187,10 +187,13 @@ def test_what_a_run_kept_that_never_came_to_a_checkpoint_is_not_taken_for_the_ne
         with pytest.raises(ZeroDivisionError):
             tuned(config, judge_every=1)
     assert (config.output / "iteration_0001").is_dir()
+    (config.output / "iteration_0001_good").mkdir()
+    (config.output / "iteration_0001_good" / "policy.safetensors").write_bytes(b"mine")
 
     tuned(config, judge_every=3, seed=9)
 
-    assert [path.name for path in config.output.glob("iteration_*")] == ["iteration_0003"]
+    assert sorted(path.name for path in config.output.glob("iteration_*")) == ["iteration_0001_good", "iteration_0003"]
+    assert (config.output / "iteration_0001_good" / "policy.safetensors").exists(), "that is somebody's copy"
 
 
 def succeeding(monkeypatch, success: Sequence[float]) -> None:

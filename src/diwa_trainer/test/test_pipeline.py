@@ -427,7 +427,7 @@ def test_a_task_s_folder_is_never_a_recording(tmp_path, bags):
     setup = config(tmp_path, [tmp_path / "bags"], output=str(tmp_path / "bags"))
 
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=f"{TASK}: is where the bag .* lies"):
+    with pytest.raises(InputError, match=f"{TASK}: what is trained of {TASK} would lie in the bag"):
         pipeline.run(setup)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -320,7 +320,7 @@ def test_marks_that_the_scene_contradicts_are_refused_with_what_the_scene_says(d
     task = data.spec.task(TASK)
 
     check_marks(data, task, shown)
-    said = rf"SUCCESS, none changes drawer by more than the Spec's \{change:+g} \(in the median by \+0\.\d+ at most"
+    said = rf"SUCCESS, none changes drawer by \{change:+g} and beyond, as the Spec asks \(in the median by \+0\.\d+ at"
     with pytest.raises(InputError, match=said):
         check_marks(data, dataclasses.replace(task, change=change), shown)
 

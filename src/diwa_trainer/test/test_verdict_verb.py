@@ -81,7 +81,7 @@ def test_an_evaluation_of_what_is_no_bundle_is_refused(finetuned, tmp_path, name
     random = evaluation(tmp_path / "random", 0, provenance=None)
 
     with pytest.raises(
-        InputError, match=f"random: is an evaluation of no bundle, but of 'random'; name one as {name}$"
+        InputError, match=f"random: is an evaluation of 'random', not of a bundle; name a bundle's as {name}$"
     ):
         said(finetuned, tmp_path, **{name: random})
 

@@ -14,8 +14,8 @@ from diwa_runtime.rows.streams import NANOSECONDS
 from diwa_runtime.spec import Spec
 
 LEAST_ASKED_M, LEAST_ASKED = 0.02, 0.1
-"""Where motion is asked for at all: so far in all, m, and in the mean this share of the largest motion that the robot
-has accepted in a row. An arm at a tenth of its speed accepts a fifth of an action's scale at most."""
+"""Motion is asked for where it is so far in all, m, and in the mean this share of the largest motion that the robot has
+accepted between two rows. An arm at a tenth of its speed accepts a fifth of an action's scale at most."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class HandWatch:
         """Take a row, with what was accepted since the one before; say if the hand no longer follows."""
         before = self._points[-1].asked if self._points else np.zeros(3)
         asked = motion_of(row.executed, self._scale)[:3] if self._points else before
-        self._largest_m = max(self._largest_m, float(np.linalg.norm(asked)) if self._points else 0.0)
+        now_m = min(float(np.linalg.norm(asked)), self._scale.translation_m) if self._points else 0.0
+        self._largest_m = max(self._largest_m, now_m)
         self._points.append(_Point(row.stamp, np.array(row.values["proprio"][:3], np.float64), before + asked))
         after_ns = self._after_ns - self._period_ns / 2  # to the nearest control tick
         while len(self._points) > 2 and row.stamp - self._points[1].stamp_ns >= after_ns:

@@ -32,9 +32,11 @@ ONSET_SHARE, EARLY_SHARE = 0.07, 0.25
 """The motion begins at the first lag at which it is so much of the largest. Before the action, where none can be, it is
 to be more, for stamps that are off by part of a row put part of the motion there. A slow arm, critically damped with a
 time constant of 8 rows, has 0.35 in the row of the action; in play of the table, actions a row off leave 0.02 there."""
-LATE = 8.0
-"""Where the last of `LAGS` has so many times as much as any other, all motion comes as late as that, or later. An arm
-with a time constant of 20 rows has 3.4 times as much there."""
+LATE, ALONE, MOST = 0.06, 20.0, 8.0
+"""All motion is as late as the last of `LAGS`, or later, where so small a share of it comes from the row of the action
+on until then, and the last lag has so many times as much as any other. Arms that are late by 6 or 7 rows have shares to
+.05 and ratios from 21 on. A slow arm whose commands are held for long has ratios to 22 too, but shares from .095 on.
+Where the last has `MOST` times as much, and no more can be told, nothing is said of the lag."""
 FOLLOWED_SHARE = 0.5
 """Of what it should move, a hand that moves less does not follow."""
 LEAST_SHARE = 0.25
@@ -83,9 +85,12 @@ class Following:
 
         The last of `LAGS` means so many or more.
         """
-        size = np.abs(self.response)
-        if size[-1] > LATE * size[:-1].max():
+        size = self.response * np.sign(self.response[np.abs(self.response).argmax()])
+        last, before = size[-1], self.response[LAGS.index(0) : -1].sum()
+        if last > ALONE * np.abs(size[:-1]).max() and abs(before) < LATE * abs(self.gain):
             return LAGS[-1]
+        if last > MOST * np.abs(size[:-1]).max():
+            return 0
         least = np.where(np.array(LAGS) < 0, EARLY_SHARE, ONSET_SHARE)
         return LAGS[int(np.argmax(size >= least * size[:-1].max()))]
 

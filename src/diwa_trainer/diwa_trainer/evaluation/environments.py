@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 
+import diwa_runtime
 import diwa_trainer
 from diwa_runtime.actions import ACTION_SIZE, HOLD_ACTION
 from diwa_runtime.bundle.session import check_observation
@@ -30,10 +31,10 @@ from diwa_trainer.evaluation.env_steps import count_env_steps
 LARGEST_ACTION = 10.0
 """In the Spec's units, of which 1 is full scale: what lies beyond is of other units."""
 _NOT_THEIRS = (
-    sysconfig.get_paths()["stdlib"],
-    sysconfig.get_paths()["purelib"],
-    str(Path(diwa_trainer.__file__).parent),
+    *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    *(str(Path(package.__path__[0])) for package in (diwa_runtime, diwa_trainer)),
 )
+"""Where code lies that is no environment's."""
 
 
 class Environment(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -181,10 +182,14 @@ def _parts(returned: Any, names: str) -> tuple[Any, ...]:
 
 
 def _truth(what: str, value: Any) -> bool:
-    """Return what is true or false, or 1 or 0: of a text or a reward it cannot be told."""
-    if not isinstance(value, bool | np.bool_ | int | float | np.number) or value not in (0, 1):
+    """Return what is true or false, or 1 or 0, be it in an array of one: of a text or a reward it cannot be told."""
+    try:
+        found = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):  # a tensor that lies elsewhere, for one
+        found = np.empty(0)
+    if found.size != 1 or found.dtype.kind not in "biuf" or found.item() not in (0, 1):
         raise InputError(f"{what} is {shown(value)}, must be True or False")
-    return bool(value)
+    return bool(found.item())
 
 
 def _action(value: Any) -> NDArray[np.float32]:

@@ -75,8 +75,8 @@ class EvaluateConfig:
         check_bounds(self, videos=(0, 1000), steps_after_success=(0, 1000))
         try:
             json.dumps(self.environment_kwargs)
-        except TypeError as error:  # YAML also knows dates; the results could not be written
-            raise ConfigError(f"environment_kwargs: {one_line(error)}; put it in quotes") from error
+        except (TypeError, ValueError) as error:  # YAML also knows dates; the results could not be written
+            raise ConfigError(f"environment_kwargs: {one_line(error)}; write it as a text or a number") from error
         if self.videos and self.max_steps > MOST_FILMED:
             raise ConfigError(f"max_steps is {self.max_steps}, must be at most {MOST_FILMED} with --videos")
         if not self.only_compares and (self.policy == "bundle") != (self.bundle is not None):

@@ -15,11 +15,11 @@ from diwa_runtime.spec import Spec
 from diwa_runtime.stream_spec import UNITS, StreamSpec
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.dataset.following import LAGS, LEAST_ROWS, Following, contact_rows, learn_following, motions
-from diwa_trainer.ingest.left_out import HELD
+from diwa_trainer.ingest.left_out import HELD, SLOW
 
 POSITIONS = 0.05
 """Where what the hand does after an action adds up to so little, it is the actions' differences that it follows."""
-MANY_HELD = 0.05
+MANY_HELD = 1 - SLOW
 """From this share of rows on that only repeat the one before, it cannot be told in which row a motion begins."""
 FACTOR = 3.0
 """A hand that moves so many times as far as it is asked to, or one part in so many, is of other units."""

@@ -62,7 +62,7 @@ def ingest(
         StorageError: the disk refused.
     """
     found, unread = find(bags, Path(output))
-    check_apart(found, Path(output))
+    _check_apart(found, Path(output))
     for item in unread:
         report(f"warning: {item.path}: {item.reason}")
     sums = {bag.path: bag.sha256() for bag in found}
@@ -301,7 +301,7 @@ def _has_scene(spec: Spec) -> bool:
     return spec.mode != "vision"
 
 
-def check_apart(bags: Sequence[Bag], output: Path) -> None:
+def _check_apart(bags: Sequence[Bag], output: Path) -> None:
     """Refuse an output that is a bag, lies in one, or holds one: replacing it would delete recordings.
 
     Raises:

@@ -5,6 +5,8 @@ Each is one safetensors file in its run's folder, frozen when it is loaded. What
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +132,15 @@ def iteration_folder(iteration: int) -> str:
 
 
 def iteration_folders(folder: Path) -> list[Path]:
-    """Return those of a run."""
-    return [path for path in folder.glob("iteration_*") if path.is_dir()]
+    """Return the folders of a run's kept policies, and nothing that is only named like one."""
+    return [path for path in folder.iterdir() if re.fullmatch(r"iteration_\d{4,}", path.name) and not path.is_symlink()]
+
+
+def delete_policy(folder: Path) -> None:
+    """Delete a kept policy, and its folder where nothing else lies there."""
+    (folder / POLICY_FILE).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def load_policy(folder: Path, kind: str, made_by: str) -> tuple[DiffusionPolicy, Artifact]:

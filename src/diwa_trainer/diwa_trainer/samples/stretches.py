@@ -22,6 +22,8 @@ from diwa_trainer.world.rules import body_of, free_bodies
 
 RowNumbers = NDArray[np.int64]
 
+FEWEST_DEMONSTRATIONS = 10
+"""A skill is not learned, and a reward not judged, from fewer."""
 ROWS_AFTER = 8
 """A stretch of play is at least one row longer: enough for two chunks."""
 RIDGE = 0.1
@@ -48,9 +50,10 @@ def demonstrations(dataset: Dataset, task: str, needed: int) -> tuple[Episode, .
     """
     found = dataset.episodes_of(kind="demonstration", task=task, outcome="success")
     if len(found) < needed:
+        fewer = ", or ask for fewer (demonstrations of pretrain)" if needed > FEWEST_DEMONSTRATIONS else ""
         raise InputError(
-            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more, and "
-            "mark them with SUCCESS on episode/event"
+            f"{dataset.folder}: has {len(found)} successful demonstrations of {task}, needs {needed}; record more and "
+            f"mark them with SUCCESS on episode/event{fewer}"
         )
     return found
 
@@ -69,8 +72,8 @@ def check_marks(dataset: Dataset, task: TaskSpec, marked: Sequence[Episode]) -> 
         most = float(np.median([change[np.abs(change).argmax()] for change in changes]))
         raise InputError(
             f"{dataset.folder}: of {len(marked)} demonstrations of {task.name} that are marked SUCCESS, none changes "
-            f"{task.field} by more than the Spec's {task.change:+g} (in the median by {most:+.2g} at most); put the "
-            "task's field and change right in the Spec, and ingest again"
+            f"{task.field} by {task.change:+g} and beyond, as the Spec asks (in the median by {most:+.2g} at most); "
+            "put field and change of the task right in the Spec, or record until it is done, and ingest again"
         )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +34,7 @@ from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make
 from diwa_trainer.runs.trained import (
     FINETUNED,
     PRETRAINED,
+    delete_policy,
     iteration_folder,
     iteration_folders,
     load_classifier,
@@ -110,7 +110,7 @@ def _tune(config: FinetuneConfig, device: torch.device, share: Share) -> None:
         losses = make_losses(policy, critic, config.ppo, share)
         if not resumed and share.is_first:
             for older in iteration_folders(run.folder):  # of a run that was killed before its first checkpoint
-                shutil.rmtree(older)
+                delete_policy(older)
             _say_first(run, judging)
         _count_env_steps(state, env_steps_before)
         while state.step < config.iterations:

@@ -8,7 +8,6 @@ Tasks run side by side, each as a process of this same verb that finds what they
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from diwa_runtime.config import config_from, to_yaml
 from diwa_runtime.config.bounds import COUNTS, WORKERS, check_bounds
-from diwa_runtime.errors import ConfigError, DiwaError, nearest
+from diwa_runtime.errors import ConfigError, DiwaError, InputError, nearest
 from diwa_runtime.files import check_overwritable, written_whole
 from diwa_trainer.dataset import Dataset
 from diwa_trainer.evaluation.environments import takes
@@ -26,7 +25,6 @@ from diwa_trainer.evaluation.evaluation import try_environment
 from diwa_trainer.evaluation.results import print_table, sum_up
 from diwa_trainer.evaluation.settings import MOST_EPISODES, EvaluateConfig
 from diwa_trainer.ingest.bags import find_bags
-from diwa_trainer.ingest.ingestion import check_apart
 from diwa_trainer.runs.result_files import EVALUATION
 from diwa_trainer.runs.run import SEEDS, write_json
 from diwa_trainer.runs.side_by_side import side_by_side, start_process
@@ -140,9 +138,14 @@ def _check_outputs(config: PipelineConfig) -> None:
     if config.shared:
         check_overwritable(config.output / RESULTS, "results of a pipeline", lambda head: b"env_steps_during" in head)
         report.check_output(config.output / REPORT)
-        bags = find_bags(config.bags)
-        for task in config.tasks:
-            check_apart(bags, config.output / task)
+        for bag in find_bags(config.bags):
+            for task in config.tasks:
+                place, recorded = (config.output / task).resolve(), bag.path.resolve()
+                if place == recorded or recorded in place.parents:
+                    raise InputError(
+                        f"{config.output / task}: what is trained of {task} would lie in the bag {bag.path}; choose "
+                        "another output"
+                    )
     for task in config.tasks:
         check_overwritable(
             config.output / task / SETTINGS, "settings of a pipeline", lambda head: b"task_stages" in head
@@ -279,17 +282,19 @@ def _try_environments(plans: Mapping[str, list[Step]], dataset: Dataset) -> None
         DiwaError: it cannot be made, is of another Spec, fails, or cannot draw the films that are asked for; or it
             would judge several tasks without being told which.
     """
-    untold: dict[str, str] = {}
+    untold: list[tuple[EvaluateConfig, str]] = []
     for task, plan in plans.items():
         evaluations = [settings for _, settings in plan if isinstance(settings, EvaluateConfig)]
         judged = evaluations[0]
         if judged.task is None and not takes(judged.environment, "task"):
-            arguments = json.dumps(judged.environment_kwargs, sort_keys=True)
-            if (other := untold.setdefault(f"{judged.environment} {arguments}", task)) != task:
-                raise ConfigError(
-                    f"{judged.environment}: takes no argument `task`, so {other} and {task} would be judged by one and "
-                    "the same success; let it take one, or give each task environment_kwargs of its own in task_stages"
-                )
+            for like, other in untold:
+                if (like.environment, like.environment_kwargs) == (judged.environment, judged.environment_kwargs):
+                    raise ConfigError(
+                        f"{judged.environment}: takes no argument `task`, so {other} and {task} would be judged by one "
+                        "and the same success; let it take one, or give each task environment_kwargs of its own in "
+                        "task_stages"
+                    )
+            untold.append((judged, task))
         if any(not (settings.output / EVALUATION).exists() for settings in evaluations):
             try_environment(judged, task, dataset.spec, str(dataset.folder))
 

@@ -17,10 +17,9 @@ from diwa_trainer.policy.diffusion import DiffusionConfig, DiffusionPolicy
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state
 from diwa_trainer.runs.trained import PRETRAINED, open_as_seen, save_policy
 from diwa_trainer.samples.chunks import demonstration_chunks
-from diwa_trainer.samples.stretches import check_marks, demonstrations
+from diwa_trainer.samples.stretches import FEWEST_DEMONSTRATIONS, check_marks, demonstrations
 from diwa_trainer.world.world_model import WorldModel
 
-FEWEST_DEMONSTRATIONS = 10
 VALIDATION_DRAWS = 4
 
 

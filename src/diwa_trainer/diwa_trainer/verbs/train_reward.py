@@ -19,7 +19,13 @@ from diwa_trainer.policy.reward import THRESHOLDS, Classifier, ClassifierConfig
 from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
 from diwa_trainer.runs.trained import open_as_seen, save_classifier
 from diwa_trainer.samples.latents import encode
-from diwa_trainer.samples.stretches import Stretch, demonstration_stretches, demonstrations, play_stretches
+from diwa_trainer.samples.stretches import (
+    FEWEST_DEMONSTRATIONS,
+    Stretch,
+    demonstration_stretches,
+    demonstrations,
+    play_stretches,
+)
 from diwa_trainer.world.observations import action_at
 from diwa_trainer.world.world_model import WorldModel
 
@@ -118,7 +124,7 @@ def _stretches(config: TrainRewardConfig, dataset: Dataset) -> dict[str, list[St
         InputError: too few demonstrations, or all that would be trained on is success or is none.
     """
     rng = np.random.default_rng(config.seed)
-    found = demonstrations(dataset, config.task, 10)
+    found = demonstrations(dataset, config.task, FEWEST_DEMONSTRATIONS)
     shuffled = [found[i] for i in rng.permutation(len(found))]
     trained = min(config.demonstrations, max(len(found) - 10, len(found) // 2))
     train, held_out = dataset.split(config.validation, config.split_seed)

@@ -78,9 +78,8 @@ def _tally(config: VerdictConfig, name: Literal["real", "base_real"]) -> Tally |
 def _check_is_of(finetuned: Path, name: str, given: str, evaluation: Mapping[str, Any]) -> None:
     """Refuse an evaluation whose bundle says that it holds another policy than is asked for."""
     if evaluation["bundle"] is None:
-        raise InputError(
-            f"{given}: is an evaluation of no bundle, but of {evaluation.get('policy')!r}; name one as {name}"
-        )
+        who = evaluation.get("policy")
+        raise InputError(f"{given}: is an evaluation of {who!r}, not of a bundle; name a bundle's as {name}")
     found = evaluation["bundle"].get("provenance", {})
     if "policy" not in found:
         return
