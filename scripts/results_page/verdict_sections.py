@@ -113,7 +113,8 @@ def _apart(group: Sequence[Tuning]) -> str:
     if not below:
         return "not known"
     error = np.std(below, ddof=1) / math.sqrt(len(below)) if len(below) > 1 else math.nan
-    return f"{np.mean(below):.1f} points in the mean (standard error {error:.1f}, {len(below)} fine-tunings)"
+    mean = round(float(np.mean(below)), 1) + 0.0  # no "-0.0"
+    return f"{mean:.1f} points in the mean (standard error {error:.1f}, {len(below)} fine-tunings)"
 
 
 def _decisions(group: Sequence[Tuning]) -> str:
