@@ -198,3 +198,8 @@ def below_best_judged_apart(group: Sequence[Tuning]) -> list[float]:
     """As `below_best`, by halves of the episodes, where all outcomes were kept."""
     found = [one.below_best_judged_apart for one in group if one.policy.checkpoints]
     return [100 * below for below in found if below is not None]
+
+
+def mean_points(below: Sequence[float]) -> str:
+    """Return the mean of such distances as text; what rounds to nothing has no sign."""
+    return f"{round(float(np.mean(below)), 1) + 0.0:.1f}"

@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from results_page.checkpoints import Tuning, below_best, below_best_judged_apart, foreseen, points_of, ranking, tunings
+from results_page.checkpoints import (
+    Tuning,
+    below_best,
+    below_best_judged_apart,
+    foreseen,
+    mean_points,
+    points_of,
+    ranking,
+    tunings,
+)
 from results_page.records import DEFAULT, GOOD, LIBERO, PLAY_TABLE, Record, by_task
 
 SIGNIFICANT = 0.01
@@ -116,7 +125,7 @@ def _honesty(records: Sequence[Record]) -> list[str]:
 def _below(found: Sequence[Tuning], below: float) -> str:
     """Say how far that is by all episodes, which is too much, and by halves of them, which is too little."""
     apart = below_best_judged_apart(found)
-    return f"{below:.1f}" + (f"; {round(float(np.mean(apart)), 1) + 0.0:.1f} by halves" if apart else "")
+    return f"{below:.1f}" + (f"; {mean_points(apart)} by halves" if apart else "")
 
 
 def _verdict(records: Sequence[Record]) -> list[str]:

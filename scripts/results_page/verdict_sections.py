@@ -14,6 +14,7 @@ from results_page.checkpoints import (
     below_best_judged_apart,
     decided,
     foreseen,
+    mean_points,
     points_of,
     ranking,
     spearman,
@@ -113,8 +114,7 @@ def _apart(group: Sequence[Tuning]) -> str:
     if not below:
         return "not known"
     error = np.std(below, ddof=1) / math.sqrt(len(below)) if len(below) > 1 else math.nan
-    mean = round(float(np.mean(below)), 1) + 0.0  # no "-0.0"
-    return f"{mean:.1f} points in the mean (standard error {error:.1f}, {len(below)} fine-tunings)"
+    return f"{mean_points(below)} points in the mean (standard error {error:.1f}, {len(below)} fine-tunings)"
 
 
 def _decisions(group: Sequence[Tuning]) -> str:

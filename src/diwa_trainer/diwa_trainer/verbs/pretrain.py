@@ -87,7 +87,7 @@ def choose_demonstrations(config: PretrainConfig, dataset: Dataset) -> tuple[lis
     """Return the demonstrations to clone and those that validate.
 
     Raises:
-        InputError: there are fewer than the settings ask for, or fewer than 10.
+        InputError: there are fewer than the settings ask for, or fewer than 10; or by the scene none succeeds.
     """
     needed = max(config.demonstrations, FEWEST_DEMONSTRATIONS)
     found = demonstrations(dataset, config.task, needed)
