@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import yaml
 from diwa_libero.experts import make_expert
 from diwa_libero.scenes import SCENES, Scene, scene_named, scene_of
 
+from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec
+from diwa_trainer.verbs import pipeline
+from diwa_trainer.verbs.evaluate import EvaluateConfig
+from diwa_trainer.verbs.finetune import FinetuneConfig
+from diwa_trainer.verbs.pretrain import PretrainConfig
 from diwa_trainer.world.rules import free_bodies
 
 scenes = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
@@ -61,3 +70,28 @@ def test_an_expert_goes_where_it_will_touch(scene: Scene) -> None:
             )
             away.append(float(np.linalg.norm(proprio[:3] - expert.contact(values))))
         assert away == sorted(away, reverse=True)
+
+
+@scenes
+@pytest.mark.parametrize("over", [(), ("anchor.yaml",)], ids=["usual", "anchor"])
+def test_the_settings_of_a_kitchen_fit_together(
+    scene: Scene, over: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `kitchen` and `results` run for hours, seen in a second."""
+    folder = Path(__file__).parents[1]
+    recorded = yaml.safe_load((folder / "collect.yaml").read_text())
+    (tmp_path / "spec.json").write_text(json.dumps(scene.spec().to_json()))
+    monkeypatch.chdir(tmp_path)
+
+    files = ("pipeline.yaml", f"{scene.name}.yaml", *over)
+    words = [word for file in files for word in ("--config", str(folder / file))]
+    config = load_config(pipeline.PipelineConfig, [*words, "--stages.ingest.spec", "spec.json"])
+    assert config.tasks == (scene.task,)
+    pipeline.plan_shared(config)
+    settings = [step for _, step in pipeline.plan_task(config, scene.task)]
+    (cloning,) = (step for step in settings if isinstance(step, PretrainConfig))
+    tunings = [step for step in settings if isinstance(step, FinetuneConfig)]
+    judged = [step for step in settings if isinstance(step, EvaluateConfig)]
+    assert cloning.demonstrations <= recorded["demonstrations"]
+    assert sorted(step.ppo.bc_weight for step in tunings) == sorted([0, *(0.025, 0.05, 0.1, 0.2, 0.5)[: 5 * len(over)]])
+    assert {step.chunks * cloning.policy.chunk for step in tunings} == {step.max_steps for step in judged}
