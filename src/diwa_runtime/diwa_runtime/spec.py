@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from diwa_runtime.config.bounds import PIXELS
 from diwa_runtime.config.values import config_from
 from diwa_runtime.errors import ConfigError, InputError, nearest, one_line
+from diwa_runtime.kinds import shown
 from diwa_runtime.reading import parse_json, read_text, reason_of
 from diwa_runtime.stream_spec import DEFAULT_STREAMS, StreamSpec, check_choice, check_name, check_within
 
@@ -229,7 +230,7 @@ class Spec:
         if not isinstance(data, Mapping) or "version" not in data:
             raise InputError(f"{source}: not a Spec (it has no 'version')")
         if data["version"] != SPEC_VERSION:
-            found = str(data["version"])[:40]
+            found = shown(data["version"])
             raise InputError(f"{source}: Spec version {found}, this DiWA reads {SPEC_VERSION}; make it anew")
         try:
             return config_from(cls, data, source)

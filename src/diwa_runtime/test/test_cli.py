@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -59,3 +62,26 @@ def test_a_name_that_is_no_text_can_be_printed(capsys: pytest.CaptureFixture[str
 def test_a_fault_of_ours_is_let_through() -> None:
     with pytest.raises(ZeroDivisionError):
         run_verb(raiser(ZeroDivisionError()), [])
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["short", "long"])
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_that_nobody_reads_ends_a_verb_in_silence(unbuffered: str, lines: int) -> None:
+    """As after `--help | head -1`."""
+    program = (
+        f"import sys; from diwa_runtime.cli import run_verb; sys.exit(run_verb(lambda _: print('x\\n' * {lines})))"
+    )
+    settings = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": unbuffered}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | settings
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()  # long before Python has started and writes
+    assert (process.stderr.read(), process.wait()) == (b"", 141)
+    process.stderr.close()
+
+
+def test_another_pipe_that_broke_is_a_fault() -> None:
+    with pytest.raises(BrokenPipeError):
+        run_verb(raiser(BrokenPipeError()), [])

@@ -77,6 +77,7 @@ def stream(**changed: Any) -> dict[str, Any]:
         ({"mode": "video"}, "mode: 'video' is not one of"),
         ({"rates_hz": 10}, "did you mean 'rate_hz'"),
         ({"version": 99}, "Spec version 99"),
+        ({"version": str(SPEC_VERSION)}, f"Spec version '{SPEC_VERSION}', this DiWA reads {SPEC_VERSION};"),
     ],
 )
 def test_what_cannot_be_is_refused_with_its_name(tmp_path: Path, fields: dict[str, Any], message: str) -> None:

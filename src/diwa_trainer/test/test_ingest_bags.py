@@ -192,6 +192,20 @@ def test_a_part_of_a_recording_that_is_named_alone_is_read_and_what_is_missing_s
     assert count == 2
 
 
+def test_a_recording_that_is_empty_is_called_so_with_what_to_do(tmp_path):
+    good = write_mcap(tmp_path / "good.mcap", MESSAGES)
+    empty = tmp_path / "empty.mcap"
+    empty.touch()
+
+    with pytest.raises(InputError, match=r"empty.mcap: is empty \(0 bytes\); leave the bag out with --skip-damaged"):
+        ingest([good, empty], tmp_path / "data", SPEC, report=quiet)
+    dataset = ingest([good, empty], tmp_path / "data", SPEC, skip_damaged=True, report=quiet)
+    assert [episode.bag for episode in dataset.episodes] == ["good"]
+    (dropped,) = dataset.dropped
+    assert dropped.bag == "empty"
+    assert dropped.reason.endswith("empty.mcap: is empty (0 bytes)")
+
+
 # --- which recordings are the same ----------------------------------------------------------------------------------
 
 

@@ -168,7 +168,8 @@ class _Ingestion:
             self._note_cameras(bag, sha256, recording.cameras)
         except InputError as error:
             named = str(error) if str(error).startswith(str(bag.path)) else f"{bag.path}: {error}"
-            raise type(error)("; ".join([named, *bag.losses[:1]])) from None
+            advice = [] if self._skip_damaged or not bag.losses else ["leave the bag out with --skip-damaged"]
+            raise type(error)("; ".join([named, *bag.losses[:1], *advice])) from None
         for loss in bag.losses:
             self._writer.drop(bag.name, loss)
             self._report(f"warning: {loss}")

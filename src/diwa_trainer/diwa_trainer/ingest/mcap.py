@@ -220,6 +220,8 @@ class McapFile:
             self._damage(f"its packing is damaged ({source.complaint}); from offset {start:,} on all is lost")
         elif what and is_finished:
             self._damage(f"{what}; from there on {lost} are lost")
+        elif not self.path.stat().st_size:
+            self.losses.append(f"{self.path}: is empty (0 bytes)")
         else:
             rest = f"the last {lost} bytes lost{', and what was packed after them' if source.is_cut else ''}"
             self.losses.append(f"{self.path}: was cut off; read up to its last whole chunk, {rest}")
