@@ -374,7 +374,7 @@ def test_ctrl_c_keeps_a_checkpoint_ends_with_130_and_the_same_command_goes_on(tm
     argv = flags("train_world_model", toy_data, toy_runs, tmp_path / "run", updates=10**6, save_every=10**6)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     steps = []
-    for begins in ("1/", "goes on at step "):
+    for begins in (" 1/", "goes on at step "):
         process = subprocess.Popen(
             [sys.executable, "-m", "diwa_trainer", *argv],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

@@ -386,6 +386,7 @@ def test_a_task_as_a_process_finds_what_is_shared_done(done, bags):
 
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("is done already") >= 6
+    assert all(line.startswith(f"[{TASK}/") for line in ended.stdout.splitlines()), "lines of tasks side by side mix"
     assert ended.stderr == ""
 
 

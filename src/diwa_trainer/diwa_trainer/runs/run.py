@@ -179,7 +179,7 @@ class Run:
         except OSError as error:
             raise _disk_refused(self.folder / METRICS, error) from error
         if show:
-            print(f"[{self.folder.name}] {show}", flush=True)
+            tell(self.folder, show)
 
     def save(self, state: TrainState) -> None:
         """Write a checkpoint whole or not at all; the one before it stays until the new one stands.
@@ -252,7 +252,7 @@ class Run:
             raise InputError(f"{folder}: cannot be resumed from ({reason}); delete that folder to start over") from None
         self.share.wait()  # so that none of it is deleted for a newer one yet
         if self.share.is_first:
-            print(f"[{self.folder.name}] goes on at step {state.step}", flush=True)
+            tell(self.folder, f"goes on at step {state.step}")
         return True
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -431,6 +431,11 @@ def make_state(modules: dict[str, nn.Module], optimizers: dict[str, torch.optim.
 def cosine(start: float, final_fraction: float, progress: float) -> float:
     """Fall from `start` to `start * final_fraction` along half a cosine as `progress` goes from 0 to 1."""
     return start * (final_fraction + (1 - final_fraction) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def tell(folder: Path, line: str) -> None:
+    """Print a line of progress under the folder's last two names: of tasks side by side, one would not say of which."""
+    print(f"[{'/'.join(folder.absolute().parts[-2:])}] {line}", flush=True)
 
 
 def write_json(path: Path, data: Any) -> None:

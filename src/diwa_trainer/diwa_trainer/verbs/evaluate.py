@@ -14,7 +14,7 @@ from diwa_trainer.evaluation.comparison import (
 from diwa_trainer.evaluation.evaluation import Evaluation, evaluate, task_of, video_name
 from diwa_trainer.evaluation.settings import EvaluateConfig
 from diwa_trainer.runs.result_files import EVALUATION, read_result
-from diwa_trainer.runs.run import Run, write_json
+from diwa_trainer.runs.run import Run, tell, write_json
 
 _SHOW_EVERY = 25
 
@@ -33,7 +33,7 @@ def run(config: EvaluateConfig) -> None:
             read_evaluation(config.output), str(config.output), read_evaluation(config.compare), str(config.compare)
         )
         write_json(config.output / COMPARISON, comparison)
-        print(f"[{config.output.name}] {comparison_line(comparison)}")
+        tell(config.output, comparison_line(comparison))
 
 
 def _evaluate(config: EvaluateConfig) -> None:
@@ -44,14 +44,14 @@ def _evaluate(config: EvaluateConfig) -> None:
     with Run(config.output, config, {"bundle": bundle.sha256} if bundle else {}) as run_folder:
         if run_folder.is_done:
             read_result(config.output / EVALUATION)  # what cannot be read is not to be taken for done
-            print(f"[{run_folder.folder.name}] is done already")
+            tell(run_folder.folder, "is done already")
             return
 
         def show(episodes: int, successes: int) -> None:
             if run_folder.interrupted:
                 raise KeyboardInterrupt("nothing was kept; the same command starts the evaluation again")
             if episodes % _SHOW_EVERY == 0 or episodes == config.episodes:
-                print(f"[{run_folder.folder.name}] {successes} of {episodes} succeeded", flush=True)
+                tell(run_folder.folder, f"{successes} of {episodes} succeeded")
 
         evaluation = evaluate(config, show)
         _write(evaluation)

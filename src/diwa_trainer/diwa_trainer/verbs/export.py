@@ -18,6 +18,7 @@ from diwa_trainer.dataset.cameras import camera_sources
 from diwa_trainer.deploy.graphs import make_graphs
 from diwa_trainer.runs.artifacts import Artifact, check_lineage, check_world_model
 from diwa_trainer.runs.result_files import VERDICT, read_result
+from diwa_trainer.runs.run import tell
 from diwa_trainer.runs.trained import (
     FINETUNED,
     PRETRAINED,
@@ -100,10 +101,10 @@ def run(config: ExportConfig) -> None:
     )
     remove_orphans_of(config.output, BUNDLE)
     if _is_there(config.output, manifest):
-        print(f"[{config.output.name}] is done already")
+        tell(config.output, "is done already")
         return
     write_bundle(config.output, manifest, make_graphs(model, pretrained, finetuned, classifier))
-    print(f"[{config.output.name}] bundle of {task} written", flush=True)
+    tell(config.output, f"bundle of {task} written")
 
 
 def _verdict(config: ExportConfig) -> dict[str, Any] | None:

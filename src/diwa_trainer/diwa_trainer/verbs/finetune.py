@@ -30,7 +30,7 @@ from diwa_trainer.policy.support import Outside, SupportConfig, learn_support, o
 from diwa_trainer.policy.verdict import Candidate, Verdict, choose
 from diwa_trainer.runs.artifacts import check_lineage
 from diwa_trainer.runs.result_files import FORMAT_VERSION, VERDICT
-from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, write_json
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, intra_op_threads, make_state, tell, write_json
 from diwa_trainer.runs.trained import (
     FINETUNED,
     PRETRAINED,
@@ -286,7 +286,7 @@ def _say_first(run: Run, judging: Judging) -> None:
     report = judging.preflight()
     write_json(run.folder / "preflight.json", report)
     for warning in report["warnings"]:
-        print(f"[{run.folder.name}] preflight: {warning}", flush=True)
+        tell(run.folder, f"preflight: {warning}")
 
 
 def _keep_chosen(run: Run, verdict: Verdict, parts: Parts, policy: DiffusionPolicy, files: dict[str, str]) -> None:
@@ -298,7 +298,7 @@ def _keep_chosen(run: Run, verdict: Verdict, parts: Parts, policy: DiffusionPoli
         policy = parts.pretrained
     write_json(run.folder / VERDICT, {"format_version": FORMAT_VERSION, **verdict.to_json()})
     _keep(run.folder, parts, policy, files, iteration)
-    print(f"[{run.folder.name}] verdict: {verdict.decision}; {verdict.why}", flush=True)
+    tell(run.folder, f"verdict: {verdict.decision}; {verdict.why}")
 
 
 def _keep(folder: Path, parts: Parts, policy: DiffusionPolicy, files: dict[str, str], iterations: int) -> None:

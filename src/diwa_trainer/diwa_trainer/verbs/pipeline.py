@@ -26,7 +26,7 @@ from diwa_trainer.evaluation.results import print_table, sum_up
 from diwa_trainer.evaluation.settings import MOST_EPISODES, EvaluateConfig
 from diwa_trainer.ingest.bags import find_bags
 from diwa_trainer.runs.result_files import EVALUATION
-from diwa_trainer.runs.run import SEEDS, write_json
+from diwa_trainer.runs.run import SEEDS, tell, write_json
 from diwa_trainer.runs.side_by_side import side_by_side, start_process
 from diwa_trainer.runs.trained import iteration_folder
 from diwa_trainer.verbs import (
@@ -245,7 +245,7 @@ def _work_through(plan: Iterable[Step]) -> None:
     left_out = set[Path]()
     for verb, settings in plan:
         if isinstance(settings, ExportConfig) and not _is_kept(settings):
-            print(f"[{settings.output.name}] left out: finetune ended before that iteration", flush=True)
+            tell(settings.output, "left out: finetune ended before that iteration")
             left_out.add(settings.output)
         elif not (isinstance(settings, EvaluateConfig) and settings.bundle in left_out):
             verb(settings)

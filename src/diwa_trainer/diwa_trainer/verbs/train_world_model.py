@@ -24,7 +24,7 @@ from diwa_trainer.devices.ranks import ALONE, Share, joined
 from diwa_trainer.evaluation.video import encode_mp4
 from diwa_trainer.runs.gradient_workers import Gradient, GradientWorkers, check_whole_rounds, make_update
 from diwa_trainer.runs.result_files import OPEN_LOOP_FILM
-from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, write_json
+from diwa_trainer.runs.run import SEEDS, Run, TrainState, cosine, intra_op_threads, make_state, tell, write_json
 from diwa_trainer.runs.trained import load_eyes, load_seen, save_seen, save_world_model
 from diwa_trainer.world.data_summary import summarise_dataset, told_of_scene
 from diwa_trainer.world.eyes.eyes import Eyes
@@ -100,7 +100,7 @@ def _train(config: TrainWorldModelConfig, device: torch.device, share: Share) ->
         if share.is_first:
             write_json(run.folder / "data.json", summarise_dataset(dataset, model))
             if model.scene is not None:
-                print(f"[{run.folder.name}] scene: {told_of_scene(dataset)}", flush=True)
+                tell(run.folder, f"scene: {told_of_scene(dataset)}")
         config = settled(config, device)
         loss = share.averaging(model, compiled(config, model.loss))
         own = partial(_own_gradient, config, Recordings.of(dataset, train), state, loss, share)
