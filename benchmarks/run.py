@@ -20,7 +20,7 @@ from rows import Row, figure, load_rows, merged, write_rows
 
 from diwa_runtime.cli import run_verb
 from diwa_runtime.config import check_bounds, load_config
-from diwa_runtime.errors import ConfigError, nearest
+from diwa_runtime.errors import ConfigError, DiwaError, nearest
 
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = {
@@ -73,6 +73,10 @@ def run(config: BenchConfig, results: Path, page: Path) -> None:
         print("quick: sizes too small to mean anything; nothing was written")
 
 
+class NothingMeasuredError(DiwaError):
+    """A benchmark ran and measured nothing."""
+
+
 def measurable(names: Sequence[str]) -> list[Benchmark]:
     """Return the benchmarks of these names; of all when there are none, without those that this machine cannot measure.
 
@@ -95,8 +99,17 @@ def measurable(names: Sequence[str]) -> list[Benchmark]:
 
 
 def measure(benchmark: Benchmark, effort: Effort) -> Row:
-    """Measure one row."""
+    """Measure one row.
+
+    Raises:
+        NothingMeasuredError: a figure is no more than zero, as where a simulated arm did not move in time.
+    """
     ours, reference = benchmark.measure(effort)
+    if not (ours > 0 and reference > 0):
+        raise NothingMeasuredError(
+            f"{benchmark.name}: {ours:g} against {reference:g} {benchmark.unit} is no measurement; measure it again "
+            "with nothing else running"
+        )
     return Row(
         benchmark.name,
         float(f"{ours:.4g}"),
