@@ -83,7 +83,7 @@ def by_defaults(simulator: str, records: Sequence[Record]) -> list[str]:
     return [
         f"## {title.get(simulator, f'{simulator} by the same defaults')}",
         f"Success over {_episodes(records)} episodes of {seeds} training seed(s), {_starts(records)},",
-        f"by one setting for all tasks. {_gains(tasks.values())};",
+        f"by one setting of world model, reward and fine-tuning for all tasks. {_gains(tasks.values())};",
         f"{reached} of {len(tasks)} tasks reach {100 * GOOD:.0f} %.",
         *theirs,
         "",

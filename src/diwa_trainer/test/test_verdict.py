@@ -84,6 +84,8 @@ def test_where_the_base_policy_is_kept_its_real_episodes_are_those_of_the_kept_o
     assert calibrate(base, base, None, tried) == calibrate(base, base, tried, tried)
     assert calibrate(base, base, None, tried).rate == pytest.approx(0.3, abs=0.05)
     assert calibrate(base, base, Tally(2, 5), tried) == calibrate(base, base, tried, tried), "the one of more episodes"
+    few = Tally(0, 8)  # as many as imagination's prior is worth
+    assert calibrate(base, base, None, few).rate == pytest.approx(base.success / 2), "they count once"
 
 
 def test_real_episodes_outweigh_imagination():

@@ -110,9 +110,10 @@ def motion_in(positions: NDArray[Any], actions: NDArray[Any], scale: ActionScale
 
 
 def learn_following(episodes: Sequence[Motion]) -> Following | None:
-    """Fit the response by least squares over all episodes; None where there is no motion to learn it from.
+    """Fit the response by least squares; None where there is no motion to learn it from.
 
-    Rows in which the hand does not follow, as it presses on something, are found and left out, by turns with the fit.
+    Of many episodes every n-th is taken, so that about `FIT_ROWS` rows are. Rows in which the hand does not follow, as
+    it presses on something, are found and left out, by turns with the fit.
     """
     following: Following | None = None
     every = max(1, sum(len(asked) for asked, _ in episodes) // FIT_ROWS)

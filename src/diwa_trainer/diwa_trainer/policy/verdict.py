@@ -125,17 +125,18 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
     """Combine imagined success with a few real episodes.
 
     Imagination gives a prior (a Beta distribution worth `PRIOR_EPISODES`); where the base policy was tried, half of its
-    error about that is taken off it, on the scale of log odds. The real episodes of the chosen policy update it; those
-    of the base policy do where it is the one that was kept.
+    error about that is taken off it, on the scale of log odds. The real episodes of the chosen policy update it. Where
+    the base policy is the one that was kept, the tally of more episodes does, and once.
     """
     logit, warnings = _logit(chosen.success), []
-    if chosen.iteration == base.iteration:
+    kept_base = chosen.iteration == base.iteration
+    if kept_base:
         # Both are of one policy, and may be of the same episodes: they are not added up.
         tallies = [tally for tally in (real, base_real) if tally is not None]
         real = max(tallies, key=lambda tally: tally.episodes, default=None)
     if base_real is not None:
         error = log_odds(base_real.successes + 0.5, base_real.episodes + 1) - _logit(base.success)
-        logit += CARRIED * error
+        logit += 0 if kept_base else CARRIED * error
         if abs(base.success - base_real.rate) > GAP:
             warnings.append(
                 f"imagined ({base.success:.2f}) and real ({base_real.successes} of {base_real.episodes}) success of "
