@@ -41,7 +41,7 @@ def goals(records: Sequence[Record]) -> list[str]:
         "By the defaults, pooled over training seeds; of the verdict, and where it says all runs, over all records.",
         "Why goals are missed, as far as it is known: [0013](decisions/0013-what-was-missed.md).",
         "",
-        "| goal | aimed at | came | |",
+        "| goal | aimed at | measured | |",
         "|---|---|---|---|",
         *rows,
         "",
@@ -87,7 +87,7 @@ def _never_worse(records: Sequence[Record]) -> list[str]:
     if not tasks:
         return []
     worst = min(100 * (task.tuned.real.rate - task.base.rate) for task in tasks)
-    goal = f"all {len(tasks)} runs, good models and bad: the kept policy beside the base policy at worst, points"
+    goal = f"all {len(tasks)} fine-tunings, of good and bad models: gain of the kept policy at worst, points"
     return [_row(goal, "-3", f"{worst:+.0f}", worst >= -3)]
 
 
@@ -101,7 +101,8 @@ def _best_weight(records: Sequence[Record]) -> list[str]:
                 below.append(100 * (max(fixed) - task.tuned.real.rate))
     if not below:
         return []
-    return [_row("below the best fixed BC weight at most, points", "3", f"{max(below):.0f}", max(below) <= 3)]
+    goal = f"the defaults below the best fixed BC weight at most, points, {len(below)} task{'s' * (len(below) > 1)}"
+    return [_row(goal, "3", f"{max(below):.0f}", max(below) <= 3)]
 
 
 def _honesty(records: Sequence[Record]) -> list[str]:
@@ -141,9 +142,15 @@ def _verdict(records: Sequence[Record]) -> list[str]:
             f"{rank:.2f}",
             rank >= 0.8,
         ),
-        _row("the kept policy below the best of its fine-tuning, points", "3", _below(found, below), below <= 3),
+        _row(
+            "real success of the kept policy below that of the best one of its fine-tuning, points",
+            "3",
+            _below(found, below),
+            below <= 3,
+        ),
     ]
     if (few := foreseen(found)) is not None:
         met = few.with_both <= 0.1
-        rows.append(_row("error with 20 real episodes, mean", "0.10", f"{few.with_both:.3f}", met))
+        goal = "mean error of the expected success rate, given 20 real episodes"
+        rows.append(_row(goal, "0.10", f"{few.with_both:.3f}", met))
     return rows

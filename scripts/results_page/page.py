@@ -107,13 +107,13 @@ def other_conditions(records: Sequence[Record], defaults: Mapping[str, Sequence[
             like = f"{usual[task].base.cell} to {usual[task].tuned.cell}" if task in usual else "–"
             said = "; ".join(_said(policy) for policy in one.policies)
             rows.append(
-                f"| {condition} | {task} | {one.base.cell} | {one.tuned.cell} | {one.gain:+.0f} | {_each_seed(one)} "
-                f"| {said} | {like} |"
+                f"| {simulator}: {condition} | {task} | {one.base.cell} | {one.tuned.cell} | {one.gain:+.0f} "
+                f"| {_each_seed(one)} | {said} | {like} |"
             )
     if not rows:
         return []
     means = [
-        f"- {condition}: {_beside(by_task(those), by_task(defaults[simulator]))}"
+        f"- {simulator}, {condition}: {_beside(by_task(those), by_task(defaults[simulator]))}"
         for (condition, simulator), those in conditions.items()
     ]
     return [
@@ -255,9 +255,14 @@ def the_records(records: Sequence[Record]) -> list[str]:
         "A record keeps of a finished pipeline the outcome of each real episode, what imagination said, and what it",
         "took. Made by",
         "",
-        "    scripts/results                  # the play table: all tasks by two seeds, two by bad models, this page",
-        "    examples/libero/results          # LIBERO-90's kitchens by two seeds, one by bad models and BC weights",
-        "    python scripts/write_results.py  # this page, of all records",
+        "    scripts/results                         # the play table, and this page",
+        "    examples/libero/results                 # LIBERO-90's kitchens, and this page",
+        "    .venv/bin/python scripts/write_results.py   # this page, of the records that there are",
+        "",
+        "Both scripts list their records. What is kept here was made by their steps, some of them one by one, over",
+        "weeks. *Again* are runs of the same settings that were repeated on another machine, with other starts, some",
+        "tasks each; the BC weights and budgets are theirs. `untouched` and `updates_12000` lack a task that the",
+        "script has. `libero_scene1_contact_once` is of an earlier revision, in which contact counted once.",
         "",
         "| record | tasks | condition | training seed | updates of the world model | machine | recorded with |",
         "|---|---|---|---|---|---|---|",

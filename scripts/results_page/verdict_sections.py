@@ -41,8 +41,8 @@ def verdicts(records: Sequence[Record]) -> list[str]:
     return [
         "## The verdict before deployment, and what came",
         "Imagined success, and what was to be expected of the kept policy once the base policy had been evaluated.",
-        f"In the mean imagined success of the kept policies lies {np.mean(gaps):+.2f} from the real one, and what was",
-        f"expected {np.mean(missed):.2f} off.",
+        f"Over all records imagined success of the kept policies is {100 * np.mean(gaps):+.0f} points from the real",
+        f"one in the mean, and what was expected is {100 * np.mean(missed):.0f} points off, in either direction.",
         "",
         "| task | record | verdict | iteration kept | base, imagined / real | kept, imagined | expected | real |",
         "|---|---|---|---|---|---|---|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from diwa_trainer.verbs.finetune import FinetuneConfig
 from diwa_trainer.verbs.pretrain import PretrainConfig
 from diwa_trainer.world.rules import free_bodies
 
+FOLDER = Path(__file__).parents[1]
 scenes = pytest.mark.parametrize("scene", SCENES.values(), ids=SCENES)
 
 
@@ -72,19 +74,27 @@ def test_an_expert_goes_where_it_will_touch(scene: Scene) -> None:
         assert away == sorted(away, reverse=True)
 
 
+def test_play_that_leaves_the_drawer_alone_has_no_skill_that_moves_it() -> None:
+    """Scene4's drawer is watched by two values, and play does what either asks for."""
+    (line,) = re.findall('COLLECT="--play-without (.*)" kitchen scene4_untouched', (FOLDER / "results").read_text())
+    tasks = scene_named("scene4").spec().tasks
+
+    assert {task.name for task in tasks if "bottom_drawer" in task.name and task.field not in line.split()} == set()
+    assert {task.field for task in tasks} > set(line.split()), "there is something left to play with"
+
+
 @scenes
 @pytest.mark.parametrize("over", [(), ("anchor.yaml",)], ids=["usual", "anchor"])
 def test_the_settings_of_a_kitchen_fit_together(
     scene: Scene, over: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `kitchen` and `results` run for hours, seen in a second."""
-    folder = Path(__file__).parents[1]
-    recorded = yaml.safe_load((folder / "collect.yaml").read_text())
+    recorded = yaml.safe_load((FOLDER / "collect.yaml").read_text())
     (tmp_path / "spec.json").write_text(json.dumps(scene.spec().to_json()))
     monkeypatch.chdir(tmp_path)
 
     files = ("pipeline.yaml", f"{scene.name}.yaml", *over)
-    words = [word for file in files for word in ("--config", str(folder / file))]
+    words = [word for file in files for word in ("--config", str(FOLDER / file))]
     config = load_config(pipeline.PipelineConfig, [*words, "--stages.ingest.spec", "spec.json"])
     assert config.tasks == (scene.task,)
     pipeline.plan_shared(config)

@@ -114,9 +114,9 @@ def test_each_kind_of_record_has_its_own_part(scripts, runs, tmp_path):
     page = (scripts.DOCS / "results.md").read_text()
     parts = {part.split("\n", 1)[0]: part for part in page.split("## ")[1:]}
     assert "| task | base | BC 0 | BC 0.2 |" in parts["How near to the base policy"]
-    assert "| a tenth of the play | open_drawer |" in parts["Other models and rewards"]
-    line = next(line for line in page.splitlines() if line.startswith("- a tenth of the play: "))
-    own, usual = line.removeprefix("- a tenth of the play: ").split("; by the defaults ")
+    assert "| play table: a tenth of the play | open_drawer |" in parts["Other models and rewards"]
+    line = next(line for line in page.splitlines() if line.startswith("- play table, a tenth of the play: "))
+    own, usual = line.removeprefix("- play table, a tenth of the play: ").split("; by the defaults ")
     assert own == usual, "the same runs are both"
     assert own.endswith(f" % over {len(TASKS)} tasks")
     assert "world model of" not in parts["Other models and rewards"]
@@ -291,7 +291,7 @@ def test_what_was_aimed_at_stands_beside_what_came(scripts, runs):
     honest = "imagined success of the kept policies, less real, by the defaults"
     assert (all_of_them[honest][-1], none[honest][-1]) == ("met", "**missed**")
     assert "play table" not in str(rows(dataclasses.replace(record, condition="little play")))
-    worse = next(goal for goal in none if goal.startswith(f"all {count} runs"))
+    worse = next(goal for goal in none if goal.startswith(f"all {count} fine-tunings"))
     assert all_of_them[worse][-1] == "met"
     worst = min(-100 * task.base.rate for task in record.tasks.values())
     assert none[worse] == ["-3", f"{worst:+.0f}", "**missed**"]
@@ -314,7 +314,7 @@ def test_the_defaults_stand_beside_the_best_fixed_weight(scripts, runs, successe
     assert len(rows) == (said is not None)
     if rows:
         assert rows == [
-            f"| below the best fixed BC weight at most, points | 3 | {max(below, 0):.0f} | "
+            f"| the defaults below the best fixed BC weight at most, points, 1 task | 3 | {max(below, 0):.0f} | "
             + ("**missed** |" if said else "met |")
         ]
 
