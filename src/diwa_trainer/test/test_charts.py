@@ -112,3 +112,20 @@ def test_a_density_has_its_cells_where_both_axes_say_and_the_fullest_darkest():
     assert float(x1) < float(x2) == float(x3), "recorded rightwards"
     assert float(y1) == float(y2) > float(y3), "estimates upwards"
     assert float(shade1) == 1.0 > float(shade3) > float(shade2)
+
+
+@pytest.mark.parametrize(
+    ("label", "squeezed"),
+    [("led", False), ("close bottom drawer", False), ("put " * 12, True)],
+    ids=["short", "long", "longest"],
+)
+def test_the_name_of_a_row_fits_beside_its_estimates(label, squeezed):
+    chart = interval_chart("t", [("a", []), (label, [Estimate("base", 0.0, 0.0, 1.0, "base")])])
+    (end, fitted), (left,) = (
+        re.findall(rf'<text class="row" x="(\d+)" y="[\d.]+"([^>]*)>{label}</text>', chart)[0],
+        re.findall(r'class="bar" x1="([\d.]+)"', chart),
+    )
+
+    room = int(*re.findall(r'textLength="(\d+)"', fitted)) if squeezed else 7 * len(label)
+    assert bool(fitted) == squeezed
+    assert room <= int(end) < float(left), "it begins inside the chart and ends before the axis"

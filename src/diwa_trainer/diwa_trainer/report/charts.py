@@ -16,6 +16,8 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 20, 12, 38
 MOST_POINTS = 300
 MOST_MARKS = 120
 BARS = 30
+LETTER = 7
+"""Width of a letter of a chart's text, at most in the mean: fonts differ."""
 
 Role = Literal["new", "base", "truth", "other", "faint"]
 """What a series stands for; the style sheet gives each role its colour, and the same one all over the page."""
@@ -147,12 +149,18 @@ class Estimate:
 def interval_chart(title: str, rows: Sequence[tuple[str, Sequence[Estimate]]], note: str = "") -> str:
     """Return a `<figure>` with one line of estimates for each labelled row, on a common axis from 0 to 100 %."""
     names: dict[str, Series] = {}
-    label_width, lane, gap = 124, 14, 12
+    lane, gap = 14, 12
+    longest = max((len(label) for label, _ in rows), default=0)
+    label_width = min(max(124, LETTER * longest + 14), 190)
     parts, top = [], 6.0
     width = WIDTH - label_width - RIGHT
     for label, estimates in rows:
         height = lane * len(estimates)
-        parts.append(f'<text class="row" x="{label_width - 10}" y="{top + height / 2 + 4:.1f}">{escape(label)}</text>')
+        squeezed = f' textLength="{label_width - 14}" lengthAdjust="spacingAndGlyphs"'
+        fitted = squeezed if LETTER * len(label) > label_width - 14 else ""
+        parts.append(
+            f'<text class="row" x="{label_width - 10}" y="{top + height / 2 + 4:.1f}"{fitted}>{escape(label)}</text>'
+        )
         for index, estimate in enumerate(estimates):
             names.setdefault(estimate.name, Series(estimate.name, (), (), estimate.role, dots=True))
             parts.append(_estimate(estimate, label_width, width, top + lane * (index + 0.5)))
