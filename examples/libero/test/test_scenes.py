@@ -11,14 +11,12 @@ import pytest
 import yaml
 from diwa_libero.experts import make_expert
 from diwa_libero.scenes import SCENES, Scene, scene_named, scene_of
+from planned_settings import check_settings_fit
 
 from diwa_runtime.config import load_config
 from diwa_runtime.errors import InputError
 from diwa_runtime.spec import Spec
-from diwa_trainer.verbs import pipeline
-from diwa_trainer.verbs.evaluate import EvaluateConfig
-from diwa_trainer.verbs.finetune import FinetuneConfig
-from diwa_trainer.verbs.pretrain import PretrainConfig
+from diwa_trainer.verbs.pipeline import PipelineConfig
 from diwa_trainer.world.rules import free_bodies
 
 FOLDER = Path(__file__).parents[1]
@@ -95,13 +93,7 @@ def test_the_settings_of_a_kitchen_fit_together(
 
     files = ("pipeline.yaml", f"{scene.name}.yaml", *over)
     words = [word for file in files for word in ("--config", str(FOLDER / file))]
-    config = load_config(pipeline.PipelineConfig, [*words, "--stages.ingest.spec", "spec.json"])
+    config = load_config(PipelineConfig, [*words, "--stages.ingest.spec", "spec.json"])
     assert config.tasks == (scene.task,)
-    pipeline.plan_shared(config)
-    settings = [step for _, step in pipeline.plan_task(config, scene.task)]
-    (cloning,) = (step for step in settings if isinstance(step, PretrainConfig))
-    tunings = [step for step in settings if isinstance(step, FinetuneConfig)]
-    judged = [step for step in settings if isinstance(step, EvaluateConfig)]
-    assert cloning.demonstrations <= recorded["demonstrations"]
+    tunings = check_settings_fit(config, recorded)[scene.task]
     assert sorted(step.ppo.bc_weight for step in tunings) == sorted([0, *(0.025, 0.05, 0.1, 0.2, 0.5)[: 5 * len(over)]])
-    assert {step.chunks * cloning.policy.chunk for step in tunings} == {step.max_steps for step in judged}

@@ -105,7 +105,7 @@ def test_the_chosen_reward_pays_at_the_threshold_and_every_one_is_judged_apart(
     assert {row["threshold"]: row["success"] for row in preflight["by_threshold"]} == by_threshold
     said = capsys.readouterr().out
     assert len(preflight["warnings"]) == 2 + bool(fires), "and its episodes are shorter than demonstrations"
-    assert all(f"[run] preflight: {warning}" in said for warning in preflight["warnings"])
+    assert all(f"[{config.output.parent.name}/run] preflight: {warning}" in said for warning in preflight["warnings"])
     _, file = load_policy(config.output, FINETUNED, "finetune")
     assert file.about["threshold"] == (threshold or 0.95)
     assert summary["iteration"] == 0, "nothing became better, so the base policy is kept"
