@@ -38,7 +38,7 @@ def goals(records: Sequence[Record]) -> list[str]:
         return []
     return [
         "## What was aimed at",
-        "By the defaults, pooled over training seeds; of the verdict, and where it says all runs, over all records.",
+        "By the defaults, pooled over training seeds; of the verdict, and of all fine-tunings, over all records.",
         "Why goals are missed, as far as it is known: [0013](decisions/0013-what-was-missed.md).",
         "",
         "| goal | aimed at | measured | |",

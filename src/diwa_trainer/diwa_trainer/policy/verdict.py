@@ -129,19 +129,18 @@ def calibrate(base: Candidate, chosen: Candidate, real: Tally | None, base_real:
     the base policy is the one that was kept, the tally of more episodes does, and once.
     """
     logit, warnings = _logit(chosen.success), []
-    kept_base = chosen.iteration == base.iteration
-    if kept_base:
+    if chosen.iteration == base.iteration:
         # Both are of one policy, and may be of the same episodes: they are not added up.
         tallies = [tally for tally in (real, base_real) if tally is not None]
         real = max(tallies, key=lambda tally: tally.episodes, default=None)
-    if base_real is not None:
+    elif base_real is not None:
         error = log_odds(base_real.successes + 0.5, base_real.episodes + 1) - _logit(base.success)
-        logit += 0 if kept_base else CARRIED * error
-        if abs(base.success - base_real.rate) > GAP:
-            warnings.append(
-                f"imagined ({base.success:.2f}) and real ({base_real.successes} of {base_real.episodes}) success of "
-                f"the base policy lie more than {GAP:g} apart: do not trust what imagination says of this task"
-            )
+        logit += CARRIED * error
+    if base_real is not None and abs(base.success - base_real.rate) > GAP:
+        warnings.append(
+            f"imagined ({base.success:.2f}) and real ({base_real.successes} of {base_real.episodes}) success of "
+            f"the base policy lie more than {GAP:g} apart: do not trust what imagination says of this task"
+        )
     expected = 1 / (1 + math.exp(-logit))
     real = real or Tally(0, 0)
     won = expected * PRIOR_EPISODES + real.successes
