@@ -236,7 +236,7 @@ def write_until_killed(folder, connection):
             connection.send(number)
 
 
-@pytest.mark.parametrize("point", np.random.default_rng(12).integers(1, 500, 20).tolist())
+@pytest.mark.parametrize("point", [0, *np.random.default_rng(12).integers(1, 500, 20).tolist()])
 def test_f12_a_killed_writer_loses_at_most_its_last_chunk(tmp_path, point):
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -255,7 +255,8 @@ def test_f12_a_killed_writer_loses_at_most_its_last_chunk(tmp_path, point):
         read = reader_of(message.channel)(message.data)
         assert read.gripper_width == 0.01 * number, "no message is missing or shifted before the cut"
     assert len(bag.losses) == 1
-    assert "was cut off" in bag.losses[0]
+    # A writer that is killed before its first chunk was full may have put nothing on the disk.
+    assert ("was cut off" if left.stat().st_size else "is empty (0 bytes)") in bag.losses[0]
 
 
 def bytes_of_a_snapshot(folder):

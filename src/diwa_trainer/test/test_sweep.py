@@ -24,6 +24,7 @@ config = yaml.safe_load(open(sys.argv[sys.argv.index("--config") + 1]))
 output, iterations = Path(config["output"]), config["stages"]["finetune"]["iterations"]
 print("learns", output)
 if iterations == 13:
+    time.sleep(0.5 * (1 - config["seed"]))  # the first named fails last
     sys.exit("thirteen cannot be")
 for policy, good in (("base", 1), ("finetuned", iterations)):
     folder = output / config["tasks"][0] / f"evaluation_{policy}"

@@ -73,7 +73,7 @@ def side_by_side_on_ray(
         ray.shutdown()
     if asked:
         raise KeyboardInterrupt(STOPPED)
-    return failed
+    return sorted(failed, key=list(commands).index)
 
 
 def _connected(room: Room) -> Any:

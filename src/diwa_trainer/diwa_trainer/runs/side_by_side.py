@@ -35,7 +35,7 @@ def side_by_side(
     workers: int,
     ended: Told = lambda _name, _code: None,
 ) -> list[str]:
-    """Run a process for each name, `workers` at a time; return the names of those that failed.
+    """Run a process for each name, `workers` at a time; return those that failed, in the order of `names`.
 
     Ctrl-C, or SIGTERM, asks them to end at their next whole step, and a second one to end at once.
 
@@ -60,7 +60,7 @@ def side_by_side(
                 failed += [name] if code else []
     if asked:
         raise KeyboardInterrupt(STOPPED)
-    return failed
+    return sorted(failed, key=list(names).index)
 
 
 STOPPED = "each keeps its last checkpoint; the same command goes on"
