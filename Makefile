@@ -26,7 +26,7 @@ demo:  ## from nothing to three better policies, in 17 to 27 minutes on two core
 bundles:  ## make the policies that ship with DiWA anew, from the demo
 	@scripts/bundles $(ARGS)
 
-results:  ## all eight tasks, the ablation and bad models, a day; writes docs/results and docs/results.md
+results:  ## all eight tasks, what they depend on and bad models, more than a day; writes docs/results and docs/results.md
 	@scripts/results $(ARGS)
 
 bench:  ## measure what the project claims; writes benchmarks/results.json and docs/performance.md
