@@ -69,10 +69,10 @@ def test_a_light_is_tried_as_often_as_a_drawer() -> None:
 
 def test_what_play_is_without_is_not_played_with() -> None:
     """The skills of the others are drawn as often as before, and the drawer moves by accident at most."""
-    steps = play(0, 1500, PlaySettings(without=("drawer", "bulb")))
+    steps = play(0, 700, PlaySettings(without=("drawer", "bulb")))
     tried = {PlayTable().contract.task(name).field for name, _ in tried_segments([steps]) if name != FREE}
     assert tried == {"slider", "led"}
-    usual = play(0, 1500)
+    usual = play(0, 700)
     assert moved(steps, "drawer") < 0.1 * moved(usual, "drawer")
 
 

@@ -4,7 +4,7 @@ import math
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from diwa_trainer.report.charts import MOST_POINTS, Estimate, Series, density, interval_chart, line_chart
@@ -21,6 +21,7 @@ VALUES = st.lists(
 
 
 @given(VALUES, st.booleans())
+@example([1.0, 2.00001], True)
 def test_axis_holds_all_finite_values_between_few_ticks(values, log):
     scale = fit_scale(Axis("", log=log), values)
     assert scale.low < scale.high

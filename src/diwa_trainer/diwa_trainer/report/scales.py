@@ -89,7 +89,8 @@ def _log_scale(low: float, high: float) -> Scale:
     top = min([tick for tick in inside if tick >= high * 0.9999], default=high)
     if top <= bottom:
         bottom, top = bottom / 2, bottom * 2
-    return Scale(bottom, top, True, tuple(tick for tick in inside if bottom <= tick <= top))
+    # A value a hair beyond a tick is shown too.
+    return Scale(min(bottom, low), max(top, high), True, tuple(tick for tick in inside if bottom <= tick <= top))
 
 
 def _nice_step(rough: float) -> float:
