@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from diwa_bridge.arm.bridge import Bridge
 from diwa_bridge.arm.franka import Arm, ArmError
 from diwa_bridge.arm.gripper import Gripper
 from diwa_bridge.arm.limits import ServoLimits
+from diwa_bridge.arm.recovery import REFUSED_BELOW
 from diwa_bridge.arm.snapshots import BridgeSnapshot
 from diwa_runtime.command_gate import Command, CommandGate
 from diwa_runtime.errors import InputError
@@ -86,6 +88,14 @@ class Simulator:
             assert self._process.stdout is not None
             self._process.stdout.close()
             self._process = None
+
+
+@contextmanager
+def any_machine() -> Iterator[None]:
+    """Refuse no arm because this machine is busy: fewer of its commands arrive in time than an arm must have."""
+    measure = Arm.measure_communication
+    with patch.object(Arm, "measure_communication", lambda arm: max(measure(arm), REFUSED_BELOW)):
+        yield
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("franky", reason="needs franky-control")
 
-from robot_rig import PATIENCE_S, Rig, Simulator, raised_threads, rest_after_s, simulator
+from robot_rig import PATIENCE_S, Rig, Simulator, any_machine, raised_threads, rest_after_s, simulator
 
 from diwa_bridge.arm import franka
 from diwa_bridge.arm import gripper as gripper_module
@@ -37,6 +37,12 @@ pytestmark = pytest.mark.franka
 DRILLS = int(os.environ.get("DIWA_DRILLS", "1"))
 HAND_PORT = 1338
 FORTH = np.array([0.004, 0.0, 0.0, 0.0, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def busy() -> Iterator[None]:
+    with any_machine():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -276,8 +282,8 @@ def test_f21_a_frozen_bridge_leaves_the_arm_at_rest(tmp_path: Path) -> None:
         for drill in range(DRILLS):
             code = (
                 "import sys, time; sys.path.insert(0, sys.argv[2])\n"
-                "import numpy as np; from robot_rig import Rig\n"
-                "rig = Rig(sys.argv[1]); sign = int(sys.argv[3])\n"
+                "import numpy as np; from robot_rig import Rig, any_machine\n"
+                "busy = any_machine(); busy.__enter__(); rig = Rig(sys.argv[1]); sign = int(sys.argv[3])\n"
                 "while True:\n"
                 "    rig.drive(lambda _: sign * np.array([0, 0.004, 0, 0, 0, 0.0]), 30); sign = -sign\n"
                 "    print('moving', flush=True)"
