@@ -169,6 +169,13 @@ class Rig:
             command = Command(motion(number), gripper, "policy", self.snapshots[-1].stamp_ns)
             assert self.bridge.gate.offer(command, time.monotonic_ns()) is None
 
+    def command_fingers(self, gripper: float, reached: Callable[[], object]) -> None:
+        """Say it again and again until something is so: a bridge that stalled has dropped what it was told."""
+        end = time.monotonic() + PATIENCE_S
+        while not reached():
+            assert time.monotonic() < end, f"never; {self.bridge.mode.name}, {self.bridge.fault}"
+            self.drive(lambda _: np.zeros(6), 1, gripper)
+
     def recover(self) -> None:
         """Call for recovery, and turn until it is over."""
         work = self.bridge.recover()
