@@ -86,14 +86,15 @@ def _delay_s(rig: Rig, motion: NDArray[np.float64]) -> float:
     """Command an arm at rest; return the robot's seconds until it moves."""
     rig.robot_seconds(0.1)
     start = rig.arm.read()
-    rig.drive(lambda _: motion, 1)
+    rig.next_snapshot()
+    rig.command(motion)
     commanded = rig.arm.read()
     number = 0
     while np.linalg.norm(rig.arm.read().state.position - start.state.position) < MOVED_M:
         before = len(rig.snapshots)
         rig.poll()
         if len(rig.snapshots) > before:
-            rig.drive(lambda _: motion, 1)
+            rig.command(motion)
             number += 1
         if number > 30:
             raise RuntimeError(f"the arm does not move; {rig.bridge.mode.name} {rig.bridge.fault or ''}".rstrip())

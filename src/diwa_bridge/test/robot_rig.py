@@ -162,12 +162,25 @@ class Rig:
         self.poll_until(lambda: self.snapshots[-1].stamp_ns >= end_ns)
 
     def drive(self, motion: Callable[[int], np.ndarray], count: int, gripper: float = 1.0) -> None:
-        """Answer `count` snapshots with motions (6,), as a policy does."""
-        for number in range(count):
-            before = len(self.snapshots)
-            self.poll_until(lambda before=before: len(self.snapshots) > before)  # type: ignore[misc]
-            command = Command(motion(number), gripper, "policy", self.snapshots[-1].stamp_ns)
-            assert self.bridge.gate.offer(command, time.monotonic_ns()) is None
+        """Have `count` motions (6,) done, one a snapshot; what a stalled bridge dropped is commanded anew."""
+        done, end = 0, time.monotonic() + PATIENCE_S
+        self.next_snapshot()
+        while done < count:
+            assert time.monotonic() < end, f"{done} of {count} done; {self.bridge.mode.name}, {self.bridge.fault}"
+            answered_ns = self.command(motion(done), gripper)
+            self.next_snapshot()
+            done += self.snapshots[-1].answered_ns == answered_ns
+
+    def command(self, motion: np.ndarray, gripper: float = 1.0) -> int:
+        """Answer the newest snapshot with a motion (6,); return that snapshot's stamp."""
+        command = Command(motion, gripper, "policy", self.snapshots[-1].stamp_ns)
+        assert self.bridge.gate.offer(command, time.monotonic_ns()) is None
+        return command.answers_ns
+
+    def next_snapshot(self) -> None:
+        """Turn until there is a newer one."""
+        before = len(self.snapshots)
+        self.poll_until(lambda: len(self.snapshots) > before)
 
     def command_fingers(self, gripper: float, reached: Callable[[], object]) -> None:
         """Say it again and again until something is so: a bridge that stalled has dropped what it was told."""
