@@ -126,7 +126,7 @@ def _honesty(records: Sequence[Record]) -> list[str]:
 def _below(found: Sequence[Tuning], below: float) -> str:
     """Say how far that is by all episodes, which is too much, and by halves of them, which is too little."""
     apart = below_best_judged_apart(found)
-    return f"{below:.1f}" + (f"; {mean_points(apart)} by halves" if apart else "")
+    return f"{below:.2f}" + (f"; {mean_points(apart)} by halves" if apart else "")
 
 
 def _verdict(records: Sequence[Record]) -> list[str]:

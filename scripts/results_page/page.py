@@ -261,7 +261,7 @@ def the_records(records: Sequence[Record]) -> list[str]:
         "",
         "Both scripts list their records. What is kept here was made by their steps, some of them one by one, over",
         "weeks. *Again* are runs of the same settings that were repeated on another machine, with other starts, some",
-        "tasks each; the BC weights and budgets are theirs, on LIBERO without .1. `play_table_untouched` and",
+        "tasks each; the BC weights and budgets are theirs, .1 on LIBERO that of seed 3. `play_table_untouched` and",
         "`play_table_updates_12000` lack a task that the script has. `libero_scene1_contact_once` is of an earlier",
         "revision, in which contact counted once.",
         "",
