@@ -20,7 +20,7 @@ check:  ## lint, format and types
 try:  ## the policies that ship with DiWA, before and after fine-tuning: a table and films, in about a minute
 	@scripts/try $(ARGS)
 
-demo:  ## from nothing to three better policies, in 17 to 27 minutes on two cores (MODE=hybrid, vision: from cameras)
+demo:  ## from nothing to three better policies, in 23 to 27 minutes on two cores (MODE=hybrid, vision: from cameras)
 	@scripts/demo $(ARGS)
 
 bundles:  ## make the policies that ship with DiWA anew, from the demo

@@ -82,12 +82,17 @@ def _gains(records: Sequence[Record], mean: float, least: float, each: float | N
 
 
 def _never_worse(records: Sequence[Record]) -> list[str]:
-    """Row on the worst that came of any fine-tuning, with good and bad models and rewards alike."""
-    tasks = [task for record in records for task in record.tasks.values()]
-    if not tasks:
+    """Row on the worst that came of any fine-tuning, with good and bad models and rewards, with and without anchors."""
+    gains = [
+        100 * (policy.real.rate - task.base.rate)
+        for record in records
+        for task in record.tasks.values()
+        for policy in task.policies.values()
+    ]
+    if not gains:
         return []
-    worst = min(100 * (task.tuned.real.rate - task.base.rate) for task in tasks)
-    goal = f"all {len(tasks)} fine-tunings, of good and bad models: gain of the kept policy at worst, points"
+    worst = min(gains)
+    goal = f"all {len(gains)} fine-tunings, of good and bad models: gain of the kept policy at worst, points"
     return [_row(goal, "-3", f"{worst:+.0f}", worst >= -3)]
 
 
@@ -101,7 +106,7 @@ def _best_weight(records: Sequence[Record]) -> list[str]:
                 below.append(100 * (max(fixed) - task.tuned.real.rate))
     if not below:
         return []
-    goal = f"the defaults below the best fixed BC weight at most, points, {len(below)} task{'s' * (len(below) > 1)}"
+    goal = f"the defaults below the best fixed BC weight at most, points, in {len(below)} run{'s' * (len(below) > 1)} of a task"
     return [_row(goal, "3", f"{max(below):.0f}", max(below) <= 3)]
 
 
