@@ -106,7 +106,7 @@ def _best_weight(records: Sequence[Record]) -> list[str]:
                 below.append(100 * (max(fixed) - task.tuned.real.rate))
     if not below:
         return []
-    goal = f"the defaults below the best fixed BC weight at most, points, in {len(below)} run{'s' * (len(below) > 1)} of a task"
+    goal = f"the defaults below the best fixed BC weight at most, points, {len(below)} run{'s' * (len(below) > 1)}"
     return [_row(goal, "3", f"{max(below):.0f}", max(below) <= 3)]
 
 

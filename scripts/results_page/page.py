@@ -118,7 +118,7 @@ def other_conditions(records: Sequence[Record], defaults: Mapping[str, Sequence[
     ]
     return [
         "## Other models and rewards",
-        "What was other than by the defaults, and beside it what they give for the same task. Not all met the same starts.",
+        "What was other than by the defaults, and beside it what they give for the same task, some on other starts.",
         "",
         *means,
         "",
