@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,8 @@ def draw_scatter(records: Sequence[Record], path: Path) -> None:
                 alpha=1 if is_large else 0.6,
             )
     for (simulator, task), colour in colours.items():
-        label = task.replace("_", " ") + (f" ({simulator})" if len(shapes) > 1 else "")
-        axes.scatter([], [], 40, marker=shapes.get(simulator, "x"), color=colour, label=label)
+        shape, label = shapes.get(simulator, "x"), _label(simulator, task, shapes)
+        axes.scatter([], [], 40, marker=shape, color=colour, label=label)
     axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="imagined success", ylabel="real success")
     axes.set_title("hollow: base policies; full: kept; small: other checkpoints", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -113,7 +113,8 @@ def _of_curves(found: Sequence[Tuning]) -> dict[str, Any]:
 
 def draw_compute(records: Mapping[tuple[str, str], Sequence[Record]], path: Path) -> None:
     """Plot success of base (hollow) and fine-tuned (full) policies over the world model's updates, a colour a task."""
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    simulators = {simulator for simulator, _ in records}
     for index, ((simulator, task), found) in enumerate(records.items()):
         updates = sorted({record.updates for record in found})
         for which, face, style in (("base", "none", ":"), ("fine-tuned", f"C{index}", "-")):
@@ -127,12 +128,17 @@ def draw_compute(records: Mapping[tuple[str, str], Sequence[Record]], path: Path
                 f"o{style}",
                 color=f"C{index}",
                 markerfacecolor=face,
-                label=f"{task.replace('_', ' ')} ({simulator}), {which}",
+                label=None if which == "base" else _label(simulator, task, simulators),
             )
     axes.set(ylim=(0, 1.02), xlabel="updates of the world model", ylabel="real success")
     axes.set_xlim(left=0)
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_title("dotted: base policies; full: fine-tuned", fontsize=10)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _save(figure, path)
+
+
+def _label(simulator: str, task: str, simulators: Collection[str]) -> str:
+    return task.replace("_", " ") + (f" ({simulator})" if len(simulators) > 1 else "")
 
 
 def _rate(record: Record, task: str, which: str) -> float:
