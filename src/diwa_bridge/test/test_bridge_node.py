@@ -163,7 +163,7 @@ def test_f01_f19_what_is_refused_is_said_and_how_fast_the_arm_may_be(rig: NodeRi
     values = {pair.key: pair.value for pair in arm.values}
     assert values["arm"] == "fr3"
     assert (values["speed"], float(values["fastest_m_s"])) == ("0.2", pytest.approx(0.234, abs=0.001))
-    assert 0.9 <= float(values["success_rate"]) <= 1
+    assert float(values["success_rate"]) > 0.9
     rig.x = 0.002
     rig.spin_until(lambda: rig.mode is RobotMode.MOVING)
     second = rig.peer.create_publisher(EndEffectorDelta, "robot/command", 10)

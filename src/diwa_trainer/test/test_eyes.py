@@ -158,10 +158,10 @@ def test_one_camera_of_any_size_will_do(tmp_path, mode):
     assert np.isfinite(seen).all()
 
 
-@pytest.mark.parametrize(("workers", "folds", "crash_at"), [(1, 2, 7), (2, 1, 2)])
-def test_resumed_eyes_are_the_same_eyes(tmp_path, monkeypatch, workers, folds, crash_at):
+@pytest.mark.parametrize(("workers", "crash_at"), [(1, 7), (2, 6)])
+def test_resumed_eyes_are_the_same_eyes(tmp_path, monkeypatch, workers, crash_at):
     data = write_toy(tmp_path / "dataset", spec=spec_of("hybrid"))
-    changes = {"updates": 4, "save_every": 2, "log_every": 1, "folds": folds, "workers": workers}
+    changes = {"updates": 4, "save_every": 2, "log_every": 1, "folds": 2, "workers": workers}
     monkeypatch.setattr(train_eyes, "settled", lambda config, *_: dataclasses.replace(config, precision="bfloat16"))
     train_eyes.run(config_of(data, tmp_path / "straight", **changes))
 
