@@ -17,7 +17,7 @@ test:  ## run every test (ARGS="-k name" chooses)
 check:  ## lint, format and types
 	@scripts/check
 
-try:  ## the policies that ship with DiWA, before and after fine-tuning: a table and films, in about a minute
+try:  ## the policies that ship with DiWA, before and after fine-tuning: a table and films, in one to two minutes
 	@scripts/try $(ARGS)
 
 demo:  ## from nothing to three better policies, in 23 to 27 minutes on two cores (MODE=hybrid, vision: from cameras)
